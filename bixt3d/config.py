@@ -1,0 +1,290 @@
+"""Experiment settings: typed dataclasses filled from YAML and the command line.
+
+A preset is a named bundle of settings. ``preset: x`` in a file stands below the file's own keys; given as
+an override it stands above the file and below the other overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from bixt3d.suggest import nearest
+
+
+@dataclass
+class DataConfig:
+    """Which clouds, and how they are laid out before training."""
+
+    name: str = "modelnet40"
+    root: str = "data"
+    num_points: int = 1024
+    # "stored": the first num_points as stored (PointMLP's protocol); "fps": farthest-point order.
+    order: str = "stored"
+    # "train" holds out a fixed validation part; "trainval" trains on all of the official training set.
+    train_split: str = "train"
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes to training clouds; the defaults are PointMLP's (scale an axis, shift, shuffle)."""
+
+    scale_low: float = 2.0 / 3.0
+    scale_high: float = 1.5
+    shift: float = 0.2
+    jitter_std: float = 0.0
+    jitter_clip: float = 0.05
+    rotate_degrees: float = 0.0
+    dropout: float = 0.0
+    shuffle: bool = True
+
+
+@dataclass
+class ModelConfig:
+    """A model's name and its own arguments, as `bixt3d.create_model` takes them."""
+
+    name: str = "bixt_ti_cls"
+    args: dict[str, Any] = field(default_factory=dict)
+    # An official ImageNet BiXT checkpoint whose trunk the model starts from.
+    init_from: str | None = None
+
+
+@dataclass
+class OptimConfig:
+    """Optimiser, schedule and loss."""
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    min_lr: float = 1e-6
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    # Decay biases, norms and latents as well.
+    decay_all: bool = False
+    warmup_epochs: float = 10.0
+    # Change the learning rate at every "step" or every "epoch".
+    schedule_unit: str = "step"
+    clip_norm: float = 1.0
+    # Mass moved from the true class to the others together (PointMLP's and PointNeXt's definition).
+    label_smoothing: float = 0.2
+
+
+@dataclass
+class TrainConfig:
+    """The loop."""
+
+    epochs: int = 300
+    batch_size: int = 32
+    # Batches whose gradients are added up before a step.
+    accumulate: int = 1
+    eval_batch_size: int = 64
+    # Epochs between looks at the validation split; the last epoch is always looked at.
+    eval_every: int = 1
+    # 0 turns the moving average of the weights off.
+    ema_decay: float = 0.999
+    # bfloat16 autocast.
+    amp: bool = False
+    compile: bool = False
+    seed: int = 42
+
+
+@dataclass
+class RunConfig:
+    """Where results go."""
+
+    # runs/<name of the config file> if empty.
+    dir: str = ""
+    tensorboard: bool = True
+
+
+@dataclass
+class Config:
+    """One experiment."""
+
+    preset: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # The recipe for LayerNorm Transformers on small clouds: AdamW, warm-up, cosine, moving average.
+    "bixt3d": {
+        "optim": {
+            "name": "adamw",
+            "lr": 1e-3,
+            "min_lr": 1e-6,
+            "weight_decay": 0.05,
+            "decay_all": False,
+            "warmup_epochs": 10.0,
+            "schedule_unit": "step",
+            "clip_norm": 1.0,
+            "label_smoothing": 0.2,
+        },
+        "train": {"epochs": 300, "batch_size": 32, "ema_decay": 0.999, "amp": True},
+    },
+    # PointMLP's released training script for ModelNet40.
+    "pointmlp": {
+        "optim": {
+            "name": "sgd",
+            "lr": 0.1,
+            "min_lr": 0.005,
+            "momentum": 0.9,
+            "weight_decay": 2e-4,
+            "decay_all": True,
+            "warmup_epochs": 0.0,
+            "schedule_unit": "epoch",
+            "clip_norm": 1.0,
+            "label_smoothing": 0.2,
+        },
+        "train": {"epochs": 300, "batch_size": 32, "ema_decay": 0.0, "amp": False},
+    },
+}
+
+CHOICES = {
+    "data.order": ("stored", "fps"),
+    "data.train_split": ("train", "trainval"),
+    "optim.name": ("adamw", "sgd"),
+    "optim.schedule_unit": ("step", "epoch"),
+}
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read an experiment's settings.
+
+    Args:
+        path: A YAML file.
+        overrides: Settings such as ``"optim.lr=1e-3"``, which go before the file's.
+
+    Returns:
+        The settings, every key known and of the right type.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: For an unknown key (naming the nearest), a wrong type, or a value out of range.
+    """
+    from omegaconf import OmegaConf
+
+    path = Path(path)
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f"; {path.parent} holds {', '.join(beside)}" if beside else ""
+        raise FileNotFoundError(f"no config file {path}{hint}")
+    try:
+        stated = OmegaConf.load(path)
+    except Exception as error:  # YAML has its own family of errors, which quote line and column.
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    return _combine(OmegaConf.to_container(stated), overrides, str(path))
+
+
+def config_from(stated: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Check settings that come as a dictionary, such as a checkpoint's, and apply overrides.
+
+    Raises:
+        ValueError: As `load_config`.
+    """
+    return _combine(stated, overrides, "config")
+
+
+def _combine(stated: Any, overrides: Sequence[str], source: str) -> Config:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for text in overrides:
+        if "=" not in text:
+            raise ValueError(f"override {text!r}: expected key=value, such as optim.lr=1e-3")
+    try:
+        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except Exception as error:  # the value of an override is YAML, with that family of errors
+        raise ValueError(f"overrides {' '.join(overrides)}: {error}") from None
+    if not isinstance(stated, Mapping) or not isinstance(given, Mapping):
+        raise ValueError(f"{source}: expected keys and values at the top, got {type(stated).__name__}")
+    layers = [_preset(stated, source), stated, _preset(given, "override"), given]
+    merged = OmegaConf.structured(Config)
+    for origin, layer in zip((source, source, "override", "override"), layers, strict=True):
+        _check_keys(Config, layer, "", origin)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", "") or ""
+            raise ValueError(f"{origin}: {key}: {str(error).splitlines()[0]}") from None
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    check_config(config)
+    return config
+
+
+def check_config(config: Config) -> None:
+    """Raise ValueError for a setting out of its range or choices."""
+    for key, known in CHOICES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value not in known:
+            raise ValueError(f"{key}: expected one of {', '.join(known)}, got {value!r}{nearest(value, known)}")
+    optim, train, augment = config.optim, config.train, config.augment
+    positive = {
+        "data.num_points": config.data.num_points,
+        "train.epochs": train.epochs,
+        "train.batch_size": train.batch_size,
+        "train.accumulate": train.accumulate,
+        "train.eval_batch_size": train.eval_batch_size,
+        "train.eval_every": train.eval_every,
+        "optim.lr": optim.lr,
+        "augment.scale_low": augment.scale_low,
+    }
+    for key, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{key}: expected more than 0, got {value}")
+    share = {
+        "train.ema_decay": train.ema_decay,
+        "optim.label_smoothing": optim.label_smoothing,
+        "augment.dropout": augment.dropout,
+        "optim.momentum": optim.momentum,
+    }
+    for key, value in share.items():
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{key}: expected 0 <= value < 1, got {value}")
+    if augment.scale_high < augment.scale_low:
+        raise ValueError(f"augment.scale_high: expected at least scale_low, got {augment.scale_high}")
+    for key, value in {
+        "augment.shift": augment.shift,
+        "augment.jitter_std": augment.jitter_std,
+        "augment.jitter_clip": augment.jitter_clip,
+        "optim.weight_decay": optim.weight_decay,
+        "optim.warmup_epochs": optim.warmup_epochs,
+        "optim.clip_norm": optim.clip_norm,
+        "optim.min_lr": optim.min_lr,
+    }.items():
+        if not value >= 0.0:
+            raise ValueError(f"{key}: expected 0 or more, got {value}")
+
+
+def _preset(layer: Mapping[Any, Any], source: str) -> Mapping[str, Any]:
+    name = layer.get("preset", "")
+    if not name:
+        return {}
+    if name not in PRESETS:
+        known = tuple(PRESETS)
+        raise ValueError(
+            f"{source}: unknown preset {name!r}{nearest(name, known)}; known: {', '.join(known)}"
+        )
+    return PRESETS[name]
+
+
+def _check_keys(schema: type, layer: Mapping[Any, Any], prefix: str, source: str) -> None:
+    known = {f.name: f for f in fields(schema)}
+    for key, value in layer.items():
+        if key not in known:
+            raise ValueError(
+                f"{source}: unknown key {prefix}{key}{nearest(key, tuple(known))}; "
+                f"{prefix or 'the top level '}has: {', '.join(known)}"
+            )
+        default = known[key].default_factory
+        if isinstance(default, type) and is_dataclass(default):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{source}: {prefix}{key}: expected keys and values, got {value!r}")
+            _check_keys(default, value, f"{prefix}{key}.", source)

@@ -1,0 +1,148 @@
+"""Batches of a split that lies on the device: no workers, no copies but the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from bixt3d.datasets.split import Split
+from bixt3d.ops import farthest_point_sample, gather_points
+
+ORDERS = ("stored", "fps")
+
+
+@dataclass
+class Batch:
+    """Clouds on the device: points (B, N, C), label (B,), and for part data parts (B, N), category (B,)."""
+
+    points: Tensor
+    label: Tensor
+    parts: Tensor | None = None
+    category: Tensor | None = None
+
+
+def arrange(points: Tensor, num_points: int, order: str = "stored", chunk: int = 256) -> Tensor:
+    """Choose and order the points of every cloud: (S, N, C) -> indices (S, num_points).
+
+    Args:
+        points: Clouds (S, N, C).
+        num_points: Points to keep of each.
+        order: ``"stored"``: the first ones, as they stand. ``"fps"``: farthest-point order, in which the
+            first n points are the farthest-point sample of size n, for every n.
+        chunk: Clouds handled at a time.
+
+    Raises:
+        ValueError: For more points than there are, or an unknown order.
+    """
+    if order not in ORDERS:
+        raise ValueError(f"order: expected one of {', '.join(ORDERS)}, got {order!r}")
+    if not 1 <= num_points <= points.shape[1]:
+        raise ValueError(f"num_points: expected 1 to {points.shape[1]}, as each cloud has, got {num_points}")
+    if order == "stored":
+        return torch.arange(num_points, device=points.device).expand(points.shape[0], -1)
+    return torch.cat([farthest_point_sample(part[..., :3], num_points) for part in points.split(chunk)])
+
+
+def arrange_split(split: Split, num_points: int, order: str = "stored") -> Split:
+    """Return the split with `num_points` points a cloud, chosen and ordered as by `arrange`."""
+    index = arrange(split.points, num_points, order)
+    parts = None if split.parts is None else split.parts.gather(1, index)
+    return Split(
+        gather_points(split.points, index),
+        split.label,
+        split.classes,
+        parts,
+        split.category,
+        split.categories,
+        split.parts_of_category,
+        split.names,
+    )
+
+
+class CloudLoader:
+    """Iterate over a split in batches on its device.
+
+    The order of an epoch follows from the seed and the epoch's number alone, so a run can start again at
+    any epoch. With several processes each takes every ``world_size``-th cloud of the same order.
+
+    Args:
+        split: The clouds.
+        batch_size: Clouds in a batch of this process.
+        shuffle: Draw a new order every epoch.
+        drop_last: Leave out a last batch that is not full.
+        augment: ``augment(points, generator) -> points``, applied to every batch.
+        seed: Seed of order and augmentation.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Raises:
+        ValueError: For sizes below 1, or fewer clouds than one full batch when ``drop_last``.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        augment: Callable[[Tensor, Generator], Tensor] | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Keep the settings; nothing is copied."""
+        if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"expected batch_size, world_size >= 1 and 0 <= rank < world_size, got batch_size={batch_size}, "
+                f"rank={rank}, world_size={world_size}"
+            )
+        if drop_last and len(split) // world_size < batch_size:
+            raise ValueError(
+                f"batch_size: {len(split)} clouds over {world_size} processes do not fill one batch of "
+                f"{batch_size}; use a smaller batch"
+            )
+        self.split, self.batch_size, self.shuffle, self.drop_last = split, batch_size, shuffle, drop_last
+        self.augment, self.seed, self.rank, self.world_size = augment, seed, rank, world_size
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        total = len(self.split)
+        if self.drop_last:
+            return total // self.world_size // self.batch_size
+        return -(-len(range(self.rank, total, self.world_size)) // self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of epoch ``number``."""
+        split, device = self.split, self.split.points.device
+        generator = Generator(device=device)
+        if self.shuffle:
+            generator.manual_seed(_mix(self.seed, number, 0))
+            order = torch.randperm(len(split), generator=generator, device=device)  # (S,)
+        else:
+            order = torch.arange(len(split), device=device)  # (S,)
+        # Another stream for each process, so that no two change their clouds alike.
+        generator.manual_seed(_mix(self.seed, number, 1 + self.rank))
+        order = order[self.rank :: self.world_size]
+        for index in order.split(self.batch_size)[: len(self)]:
+            points = split.points[index]
+            if self.augment is not None:
+                points = self.augment(points, generator)
+            yield Batch(
+                points,
+                split.label[index],
+                None if split.parts is None else split.parts[index],
+                None if split.category is None else split.category[index],
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of epoch 0."""
+        return self.epoch(0)
+
+
+def _mix(seed: int, epoch: int, stream: int) -> int:
+    # Odd multipliers keep (seed, epoch, stream) apart for any sizes that occur.
+    return (seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + stream * 0x94D049BB133111EB) % (1 << 63)

@@ -1,0 +1,309 @@
+"""The data set this project makes itself: shapes with parts, in the layouts of ModelNet40 and ShapeNetPart.
+
+The geometry is in `shape_models`; here shapes are drawn, sampled and written, so that the real loaders read
+them. Every shape depends on (seed, category, index) alone: the same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bixt3d.datasets.shape_models import MODELS, PARTS
+
+if TYPE_CHECKING:
+    import trimesh
+
+__all__ = [
+    "CATEGORIES",
+    "PARTS",
+    "PART_IDS",
+    "make_shape",
+    "sample_shape",
+    "shapes_are_ready",
+    "write_shapes",
+]
+
+CATEGORIES: tuple[str, ...] = tuple(sorted(PARTS))
+_NAMES = [(category, part) for category in CATEGORIES for part in PARTS[category]]
+PART_IDS: dict[str, dict[str, int]] = {
+    category: {part: _NAMES.index((category, part)) for part in PARTS[category]} for category in CATEGORIES
+}
+
+MODELNET = "modelnet40_ply_hdf5_2048"
+SHAPENET = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+FORMAT_VERSION = 1
+SHAPES_PER_FILE = 2048
+MESHES_PER_CLASS = 2
+STRETCH = 0.2
+
+Entry = tuple[str, int]
+
+
+def make_shape(category: str, rng: np.random.Generator) -> tuple[trimesh.Trimesh, np.ndarray]:
+    """Draw one shape of a category, in metres and y up, standing on about y = 0.
+
+    Args:
+        category: one of `CATEGORIES`.
+        rng: the source of every choice; equal states give equal shapes.
+
+    Returns:
+        The mesh, and for each of its faces the index of its part in `PARTS[category]`, (F,) int64.
+
+    Raises:
+        ValueError: the category is not one of `CATEGORIES`.
+    """
+    import trimesh
+
+    if category not in MODELS:
+        near = difflib.get_close_matches(str(category), CATEGORIES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown category {category!r}: expected one of {', '.join(CATEGORIES)}.{hint}")
+    pieces = MODELS[category](rng)
+    # A stretch a axis hides what is left of a category in the proportions of its bounding box.
+    stretch = np.exp(rng.uniform(-STRETCH, STRETCH, size=3))
+    starts = np.cumsum([0] + [len(mesh.vertices) for _, mesh in pieces])
+    vertices = np.concatenate([mesh.vertices for _, mesh in pieces]) * stretch  # (V, 3)
+    faces = np.concatenate(
+        [mesh.faces + start for (_, mesh), start in zip(pieces, starts, strict=False)]
+    )  # (F, 3)
+    face_parts = np.repeat(
+        [PARTS[category].index(part) for part, _ in pieces], [len(mesh.faces) for _, mesh in pieces]
+    )
+    return trimesh.Trimesh(vertices, faces, process=False), face_parts.astype(np.int64)
+
+
+def sample_shape(
+    mesh: trimesh.Trimesh, face_parts: np.ndarray, num_points: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sample a surface evenly by area, and centre and scale the points to the unit sphere.
+
+    Args:
+        mesh: F triangles.
+        face_parts: (F,) part of each face.
+        num_points: how many points to draw.
+        rng: the source of the draw.
+
+    Returns:
+        points (num_points, 3) float32 with mean 0 and largest norm 1, normals (num_points, 3) float32 of
+        length 1, and parts (num_points,) int64.
+
+    Raises:
+        ValueError: `face_parts` does not hold one part a face.
+    """
+    if len(face_parts) != len(mesh.faces):
+        raise ValueError(
+            f"face_parts: expected one part for each of {len(mesh.faces)} faces, got {len(face_parts)}."
+        )
+    corner, edge, other = np.moveaxis(np.asarray(mesh.vertices)[np.asarray(mesh.faces)], 1, 0)  # each (F, 3)
+    edge, other = edge - corner, other - corner
+    cross = np.cross(edge, other)
+    area = np.linalg.norm(cross, axis=1)
+    total = np.cumsum(area)
+    face = np.searchsorted(total, rng.random(num_points) * total[-1], side="right")
+    weights = rng.random((2, num_points, 1))
+    u, v = np.where(weights.sum(axis=0) > 1, 1 - weights, weights)  # folded back into the triangle
+    points = corner[face] + u * edge[face] + v * other[face]
+    points -= points.mean(axis=0)
+    points /= np.linalg.norm(points, axis=1).max()
+    normals = cross[face] / area[face, None]
+    return points.astype(np.float32), normals.astype(np.float32), np.asarray(face_parts, dtype=np.int64)[face]
+
+
+def shapes_are_ready(
+    root: str | os.PathLike[str],
+    *,
+    per_class: int | None = None,
+    num_points: int | None = None,
+    seed: int | None = None,
+) -> bool:
+    """Whether `root/shapes` holds a whole data set of this format, made with these arguments (None: any)."""
+    stamp = _read_stamp(Path(root) / "shapes")
+    wanted = {"per_class": per_class, "num_points": num_points, "seed": seed}
+    return stamp is not None and all(
+        value is None or stamp.get(name) == value for name, value in wanted.items()
+    )
+
+
+def write_shapes(
+    root: str | os.PathLike[str],
+    *,
+    per_class: int = 100,
+    num_points: int = 2048,
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Write the made data set to `root/shapes`, about 70 / 10 / 20 % train / val / test of each category.
+
+    It holds `modelnet40_ply_hdf5_2048` (with normals and part ids; the train file has train, then val),
+    `shapenetcore_partanno_segmentation_benchmark_v0_normal` with its `parts.json` (the same shapes, in the
+    order of its split lists), `meshes/test/<class>/*.off` (a few of the test shapes, at any scale and place)
+    and the stamp `shapes.json`. The folder appears at once when all is written. A data set that is already
+    there is kept where its stamp says the same, and replaced where it differs.
+
+    Args:
+        root: the folder that gets `shapes/`; made if missing.
+        per_class: shapes a category, at least 3.
+        num_points: points a shape, at least 32.
+        seed: 0 or larger; the same seed gives the same bytes.
+        progress: show a progress bar.
+
+    Returns:
+        The path `root/shapes`.
+
+    Raises:
+        ValueError: a number is out of range, `root` is a file, or `root/shapes` holds something else.
+    """
+    arguments = {
+        "per_class": _whole_number("per_class", per_class, 3),
+        "num_points": _whole_number("num_points", num_points, 32),
+        "seed": _whole_number("seed", seed, 0),
+    }
+    target = Path(root) / "shapes"
+    if shapes_are_ready(root, **arguments):
+        return target
+    for path in (target, *target.parents):
+        if path.is_file():
+            raise ValueError(f"{path} is a file: expected a folder to write the data set in.")
+    if target.is_dir() and any(target.iterdir()) and not (target / "shapes.json").is_file():
+        raise ValueError(
+            f"{target} holds something else (no shapes.json in it): move it away, or choose another root."
+        )
+
+    making = target.with_name(f".shapes.{os.getpid()}.making")
+    replaced = target.with_name(f".shapes.{os.getpid()}.replaced")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    try:
+        _write_all(making, **arguments, progress=progress)
+        (making / "shapes.json").write_text(
+            json.dumps({"format": FORMAT_VERSION, **arguments}, indent=2) + "\n"
+        )
+        if not shapes_are_ready(root, **arguments):  # another run may have been faster
+            if target.exists():
+                target.rename(replaced)
+            making.rename(target)
+    finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+    return target
+
+
+def _write_all(folder: Path, *, per_class: int, num_points: int, seed: int, progress: bool) -> None:
+    """Write every file but the stamp, in chunks of one HDF5 file."""
+    from tqdm import tqdm
+
+    splits = _split_entries(per_class, seed)
+    _write_tables(folder, splits)
+    with tqdm(
+        total=per_class * len(CATEGORIES), desc="making shapes", unit="shape", disable=not progress
+    ) as bar:
+        for name, entries in {"train": splits["train"] + splits["val"], "test": splits["test"]}.items():
+            files: list[str] = []
+            queue = iter(entries)
+            while chunk := list(islice(queue, SHAPES_PER_FILE)):
+                clouds = []
+                for entry in chunk:
+                    clouds.append(_make_cloud(folder, entry, per_class, num_points, seed))
+                    bar.update()
+                files.append(f"ply_data_{name}{len(files)}.h5")
+                _write_hdf5(folder / MODELNET / files[-1], chunk, clouds)
+            lines = "".join(f"data/{MODELNET}/{file}\n" for file in files)
+            (folder / MODELNET / f"{name}_files.txt").write_text(lines)
+
+
+def _split_entries(per_class: int, seed: int) -> dict[str, list[Entry]]:
+    """The shuffled (category, index) of each split; shape 0, which has every part, is always in train."""
+    test, val = max(1, round(0.2 * per_class)), max(1, round(0.1 * per_class))
+    bounds = {
+        "train": (0, per_class - val - test),
+        "val": (per_class - val - test, per_class - test),
+        "test": (per_class - test, per_class),
+    }
+    rng = np.random.default_rng(seed)
+    splits = {}
+    for split, (first, last) in bounds.items():
+        entries = [(category, index) for category in CATEGORIES for index in range(first, last)]
+        splits[split] = [entries[i] for i in rng.permutation(len(entries))]
+    return splits
+
+
+def _write_tables(folder: Path, splits: dict[str, list[Entry]]) -> None:
+    """Write the lists and tables of names of both layouts, and make their folders."""
+    (folder / MODELNET).mkdir()
+    (folder / MODELNET / "shape_names.txt").write_text("".join(f"{category}\n" for category in CATEGORIES))
+    (folder / SHAPENET / "train_test_split").mkdir(parents=True)
+    for category in CATEGORIES:
+        (folder / SHAPENET / _synset(category)).mkdir()
+        (folder / "meshes" / "test" / category).mkdir(parents=True)
+    synsets = "".join(f"{category}\t{_synset(category)}\n" for category in CATEGORIES)
+    (folder / SHAPENET / "synsetoffset2category.txt").write_text(synsets)
+    (folder / SHAPENET / "parts.json").write_text(json.dumps(PART_IDS, indent=2) + "\n")
+    for split, entries in splits.items():
+        names = [f"shape_data/{_synset(category)}/{_token(category, index)}" for category, index in entries]
+        path = folder / SHAPENET / "train_test_split" / f"shuffled_{split}_file_list.json"
+        path.write_text(json.dumps(names) + "\n")
+
+
+def _make_cloud(
+    folder: Path, entry: Entry, per_class: int, num_points: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Make one shape, write its text file (and of some test shapes the mesh), and return its arrays."""
+    category, index = entry
+    rng = np.random.default_rng([seed, CATEGORIES.index(category), index])
+    mesh, face_parts = make_shape(category, rng)
+    while index == 0 and len(np.unique(face_parts)) < len(PARTS[category]):
+        mesh, face_parts = make_shape(category, rng)
+    points, normals, parts = sample_shape(mesh, face_parts, num_points, rng)
+    parts = np.array(list(PART_IDS[category].values()))[parts]  # (num_points,)
+
+    table = np.concatenate([points, normals, parts[:, None]], axis=1)  # (num_points, 7)
+    text = ("%.6f %.6f %.6f %.6f %.6f %.6f %.6f\n" * num_points) % tuple(table.ravel().tolist())
+    (folder / SHAPENET / _synset(category) / f"{_token(category, index)}.txt").write_text(text)
+    if index >= per_class - MESHES_PER_CLASS and index > 0:
+        mesh.vertices *= 10 ** rng.uniform(-1, 2)
+        mesh.vertices += rng.uniform(-1, 1, size=3) * mesh.scale
+        mesh.export(folder / "meshes" / "test" / category / f"{_token(category, index)}.off")
+    return {"data": points, "normal": normals, "pid": parts}
+
+
+def _write_hdf5(path: Path, entries: list[Entry], clouds: list[dict[str, np.ndarray]]) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for key in ("data", "normal", "pid"):
+            file[key] = np.stack([cloud[key] for cloud in clouds])  # (n, num_points, 3), pid: (n, num_points)
+        file["label"] = np.array(
+            [[CATEGORIES.index(category)] for category, _ in entries], dtype=np.uint8
+        )  # (n, 1)
+
+
+def _synset(category: str) -> str:
+    return str(90000001 + CATEGORIES.index(category))
+
+
+def _token(category: str, index: int) -> str:
+    return f"{category}_{index:04d}"
+
+
+def _read_stamp(folder: Path) -> dict[str, Any] | None:
+    try:
+        stamp = json.loads((folder / "shapes.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return stamp if isinstance(stamp, dict) and stamp.get("format") == FORMAT_VERSION else None
+
+
+def _whole_number(name: str, value: int, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}.")
+    return int(value)

@@ -1,0 +1,264 @@
+"""Trunks: BiXT, its sequential variant, and the iterative Perceiver baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bixt3d.models.attention import (
+    BidirectionalCrossAttention,
+    CrossAttention,
+    Mlp,
+    SelfAttention,
+)
+
+ATTENTION = ("bidirectional", "sequential")
+LAST_LAYER = ("one_sided", "full")
+SHARE = ("all", "all_but_first")
+
+
+class Trunk(nn.Module):
+    """A stack of steps in which a few latents read many tokens.
+
+    It owns the latents; a subclass says what a step does. A caller that changes the tokens between
+    steps (grouping, hierarchy) walks the steps itself.
+    """
+
+    latents: nn.Parameter
+    depth: int
+    dim: int
+
+    def start(self, batch: int) -> Tensor:
+        """Return the learned latents for a batch, (B, M, D)."""
+        return self.latents.expand(batch, -1, -1)
+
+    def step(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply step ``index`` to latents (B, M, D) and tokens (B, N, D)."""
+        raise TypeError(f"{type(self).__name__} must define step")
+
+    def attention_map(self, index: int, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return the attention (B, H, M, N) of the latents over the tokens that step ``index`` uses."""
+        raise TypeError(f"{type(self).__name__} must define attention_map")
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map tokens (B, N, D) to latents (B, M, D) and tokens (B, N, D)."""
+        latents = self.start(tokens.shape[0])
+        for index in range(self.depth):
+            latents, tokens = self.step(index, latents, tokens)
+        return latents, tokens
+
+
+class BidirectionalLayer(nn.Module):
+    """Bi-directional cross-attention, then self-attention among the latents."""
+
+    def __init__(
+        self, dim: int, token_dim: int, num_heads: int, mlp_ratio: float, drop_path: float, backend: str
+    ) -> None:
+        """Build both blocks."""
+        super().__init__()
+        self.cross = BidirectionalCrossAttention(dim, token_dim, num_heads, mlp_ratio, drop_path, backend)
+        self.among = SelfAttention(dim, num_heads, mlp_ratio, drop_path)
+
+    def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map latents (B, M, D), tokens (B, N, D_tok) to the same shapes."""
+        latents, tokens = self.cross(latents, tokens)
+        return self.among(latents), tokens
+
+
+class SequentialLayer(nn.Module):
+    """Latents query the tokens, tokens query the updated latents, then the latents among themselves."""
+
+    def __init__(self, dim: int, token_dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
+        """Build the two cross-attentions and the self-attention."""
+        super().__init__()
+        self.cross = CrossAttention(dim, token_dim, dim, num_heads, mlp_ratio, drop_path)
+        self.back = CrossAttention(token_dim, dim, dim, num_heads, mlp_ratio, drop_path)
+        self.among = SelfAttention(dim, num_heads, mlp_ratio, drop_path)
+
+    def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map latents (B, M, D), tokens (B, N, D_tok) to the same shapes."""
+        latents = self.cross(latents, tokens)
+        return self.among(latents), self.back(tokens, latents)
+
+
+class OneSidedLayer(nn.Module):
+    """Only the latents are updated: the last layer of a model whose head reads latents alone."""
+
+    def __init__(self, dim: int, token_dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
+        """Build the cross-attention and the self-attention."""
+        super().__init__()
+        self.cross = CrossAttention(dim, token_dim, dim, num_heads, mlp_ratio, drop_path)
+        self.among = SelfAttention(dim, num_heads, mlp_ratio, drop_path)
+
+    def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map latents (B, M, D) to the same shape; the tokens pass unchanged."""
+        return self.among(self.cross(latents, tokens)), tokens
+
+
+class BiXT(Trunk):
+    """Bi-directional cross-attention Transformer (BiXT, section 3).
+
+    Args:
+        dim: Width D of the latents and of the attention.
+        depth: Number of layers.
+        num_heads: Attention heads.
+        num_latents: Number of latents M.
+        attention: ``"bidirectional"``, or ``"sequential"`` for two separate cross-attentions a layer.
+        last_layer: ``"one_sided"`` leaves the tokens unchanged in the last layer, for heads that read
+            the latents; ``"full"`` updates both.
+        token_dim: Width of the tokens, one number or one a layer; ``dim`` if None.
+        mlp_ratio: Hidden width of the feed-forward blocks, as a multiple of their width.
+        drop_path: Stochastic depth at the last layer; it grows linearly from 0 at the first.
+        backend: Backend of `bixt3d.ops.bidirectional_attention`.
+
+    Raises:
+        ValueError: For an unknown ``attention`` or ``last_layer``, or sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int = 192,
+        depth: int = 12,
+        num_heads: int = 6,
+        num_latents: int = 64,
+        attention: str = "bidirectional",
+        last_layer: str = "one_sided",
+        token_dim: int | Sequence[int] | None = None,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        backend: str = "auto",
+    ) -> None:
+        """Build the latents and the layers, initialised as in the official code."""
+        super().__init__()
+        _check_choice("attention", attention, ATTENTION)
+        _check_choice("last_layer", last_layer, LAST_LAYER)
+        _check_sizes(dim, depth, num_heads, num_latents, drop_path)
+        token_dim = dim if token_dim is None else token_dim
+        widths = [token_dim] * depth if isinstance(token_dim, int) else list(token_dim)
+        if len(widths) != depth:
+            raise ValueError(f"token_dim: expected one width or {depth}, one a layer, got {len(widths)}")
+        self.dim = dim
+        self.depth = depth
+        self.token_dims = tuple(widths)
+        self.latents = nn.Parameter(torch.empty(1, num_latents, dim))
+        rates = torch.linspace(0.0, drop_path, depth).tolist()
+        layers: list[nn.Module] = []
+        for index, (width, rate) in enumerate(zip(widths, rates, strict=True)):
+            if index == depth - 1 and last_layer == "one_sided":
+                layers.append(OneSidedLayer(dim, width, num_heads, mlp_ratio, rate))
+            elif attention == "sequential":
+                layers.append(SequentialLayer(dim, width, num_heads, mlp_ratio, rate))
+            else:
+                layers.append(BidirectionalLayer(dim, width, num_heads, mlp_ratio, rate, backend))
+        self.layers = nn.ModuleList(layers)
+        initialize(self)
+
+    def step(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply layer ``index`` to latents (B, M, D) and tokens (B, N, D_tok)."""
+        latents, tokens = self.layers[index](latents, tokens)
+        return latents, tokens
+
+    def attention_map(self, index: int, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return the attention (B, H, M, N) of the latents over the tokens in layer ``index``."""
+        cross = self.layers[index].cross
+        assert isinstance(cross, (BidirectionalCrossAttention, CrossAttention))
+        return cross.attention_map(latents, tokens)
+
+
+class Perceiver(Trunk):
+    """Iterative attention (Jaegle et al., 2021), the baseline of BiXT's section 4.1.
+
+    Each block lets the latents query the tokens once and then attend among themselves several times;
+    the tokens never change.
+
+    Args:
+        dim: Width D of latents and tokens.
+        num_blocks: Number of blocks, one cross-attention each.
+        self_attends_per_block: Self-attention blocks after each cross-attention.
+        share: ``"all"`` blocks use the same cross-attention, or ``"all_but_first"``.
+        num_heads: Attention heads.
+        num_latents: Number of latents M.
+        mlp_ratio: Hidden width of the feed-forward blocks, as a multiple of their width.
+        drop_path: Stochastic depth at the last block; it grows linearly from 0. The shared
+            cross-attention takes half of it.
+
+    Raises:
+        ValueError: For an unknown ``share`` or sizes that do not fit together.
+    """
+
+    def __init__(
+        self,
+        dim: int = 192,
+        num_blocks: int = 8,
+        self_attends_per_block: int = 6,
+        share: str = "all",
+        num_heads: int = 6,
+        num_latents: int = 64,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        """Build the latents, the shared cross-attentions and the self-attention blocks."""
+        super().__init__()
+        _check_choice("share", share, SHARE)
+        _check_sizes(dim, num_blocks, num_heads, num_latents, drop_path)
+        if share == "all_but_first" and num_blocks < 2:
+            raise ValueError('share="all_but_first" needs at least 2 blocks, got num_blocks=1')
+        self.dim = dim
+        self.depth = num_blocks
+        self.latents = nn.Parameter(torch.empty(1, num_latents, dim))
+        self.cross = nn.ModuleList(
+            CrossAttention(dim, dim, dim, num_heads, mlp_ratio, drop_path / 2)
+            for _ in range(1 if share == "all" else 2)
+        )
+        rates = torch.linspace(0.0, drop_path, num_blocks).tolist()
+        self.among = nn.ModuleList(
+            nn.Sequential(
+                *(SelfAttention(dim, num_heads, mlp_ratio, rate) for _ in range(self_attends_per_block))
+            )
+            for rate in rates
+        )
+        initialize(self)
+
+    def _cross(self, index: int) -> CrossAttention:
+        cross = self.cross[min(index, len(self.cross) - 1)]
+        assert isinstance(cross, CrossAttention)
+        return cross
+
+    def step(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply block ``index`` to latents (B, M, D); the tokens (B, N, D) pass unchanged."""
+        latents = self._cross(index)(latents, tokens)
+        return self.among[index](latents), tokens
+
+    def attention_map(self, index: int, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return the attention (B, H, M, N) of the latents over the tokens in block ``index``."""
+        return self._cross(index).attention_map(latents, tokens)
+
+
+def initialize(trunk: Trunk) -> None:
+    """Initialise as the official code does: Xavier weights, zero biases (1e-6 noise in the MLPs)."""
+    nn.init.trunc_normal_(trunk.latents, std=0.02)
+    for module in trunk.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    for module in trunk.modules():
+        if isinstance(module, Mlp):
+            nn.init.normal_(module.fc1.bias, std=1e-6)
+            nn.init.normal_(module.fc2.bias, std=1e-6)
+
+
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _check_sizes(dim: int, depth: int, num_heads: int, num_latents: int, drop_path: float) -> None:
+    if min(dim, depth, num_heads, num_latents) < 1 or dim % num_heads:
+        raise ValueError(
+            "expected positive sizes and a width divisible by the heads, got "
+            f"dim={dim}, depth={depth}, num_heads={num_heads}, num_latents={num_latents}"
+        )
+    if not 0.0 <= drop_path < 1.0:
+        raise ValueError(f"drop_path: expected 0 <= drop_path < 1, got {drop_path}")

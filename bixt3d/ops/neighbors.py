@@ -1,0 +1,133 @@
+"""Nearest neighbours, gathering and interpolation between clouds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bixt3d.ops import backends
+from bixt3d.ops.validate import check_count, check_points, check_same
+
+BACKENDS = ("auto", "torch", "torch_cluster", "pytorch3d")
+# Distances held at once: small enough for a CPU's cache, large enough to fill a GPU.
+CHUNK = {"cpu": 1 << 18, "cuda": 1 << 26}
+
+
+@torch.no_grad()
+def knn(
+    query: Tensor,
+    points: Tensor,
+    k: int,
+    backend: str = "auto",
+    chunk_size: int | None = None,
+    validate: bool = True,
+) -> Tensor:
+    """Find the ``k`` nearest points of each query, nearest first.
+
+    Distances are sums of squared differences in float32 at least (never the expanded form, which
+    loses small distances far from the origin), computed for a chunk of queries at a time, so memory
+    beyond the result does not grow with B x S x N.
+
+    Args:
+        query: Query points (B, S, 3).
+        points: Points to search (B, N, 3).
+        k: Number of neighbours, at most N.
+        backend: ``"torch"`` (reference), ``"torch_cluster"``, ``"pytorch3d"``, or ``"auto"``.
+        chunk_size: Queries of one cloud that are handled at a time; chosen by device if None.
+        validate: Look for NaN and infinity as well; on a GPU this waits for the device.
+
+    Returns:
+        Indices (B, S, k) into ``points``, int64.
+
+    Raises:
+        ValueError: For wrong shape, dtype or values, fewer than ``k`` points, or an unknown backend.
+        ImportError: When the backend asked for is not installed.
+    """
+    check_points(query, "query", (3,), finite=validate)
+    check_points(points, "points", (3,), finite=validate and points is not query)
+    check_same(query, "query", points, "points", dims=1)
+    backends.check_backend(backend, BACKENDS)
+    count = points.shape[1]
+    check_count(k, "k", count, f"each cloud has {count} points")
+    query, points = query.detach(), points.detach()
+    dtype = torch.promote_types(torch.promote_types(query.dtype, points.dtype), torch.float32)
+    query, points = query.to(dtype), points.to(dtype)
+    if backend == "torch_cluster":
+        return backends.knn_torch_cluster(query, points, k)
+    if backend == "pytorch3d":
+        return backends.knn_pytorch3d(query, points, k)
+    return _knn_torch(query, points, k, chunk_size)
+
+
+def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) -> Tensor:
+    batch, num_query, _ = query.shape
+    count = points.shape[1]
+    rows = points.transpose(1, 2).contiguous()  # (B, 3, N)
+    columns = query.transpose(1, 2).unsqueeze(-1).contiguous()  # (B, 3, S, 1)
+    budget = CHUNK["cuda" if query.is_cuda else "cpu"]
+    if chunk_size is None:
+        # A few clouds at a time first: whole rows of distances are contiguous in the cache.
+        clouds = max(1, min(batch, budget // (num_query * count)))
+        chunk_size = max(1, min(num_query, budget // count))
+    else:
+        clouds = batch
+        check_count(chunk_size, "chunk_size", num_query, "the number of queries")
+    index = torch.empty(batch, num_query, k, dtype=torch.int64, device=query.device)
+    for b in range(0, batch, clouds):
+        for s in range(0, num_query, chunk_size):
+            q, p = columns[b : b + clouds, :, s : s + chunk_size], rows[b : b + clouds, :, None]
+            squared = (q[:, 0] - p[:, 0]).square_()  # (b, s, N)
+            delta = torch.empty_like(squared)
+            for axis in (1, 2):
+                torch.sub(q[:, axis], p[:, axis], out=delta)
+                squared.addcmul_(delta, delta)
+            nearest = squared.topk(k, dim=-1, largest=False, sorted=True).indices
+            index[b : b + clouds, s : s + chunk_size] = nearest
+    return index
+
+
+def gather_points(features: Tensor, index: Tensor) -> Tensor:
+    """Pick rows of each cloud: features (B, N, C), index (B, ...) -> (B, ..., C), differentiable."""
+    batch, count, channels = features.shape
+    offset = torch.arange(batch, device=index.device).view(batch, *[1] * (index.ndim - 1)) * count
+    # One lookup table for the whole batch: its backward sums in parallel, unlike that of gather.
+    table = features.reshape(batch * count, channels)  # (B * N, C)
+    return F.embedding(index + offset, table)
+
+
+def interpolate(
+    fine_xyz: Tensor, coarse_xyz: Tensor, coarse_features: Tensor, k: int = 3, validate: bool = True
+) -> Tensor:
+    """Carry features from a coarse cloud to a fine one (PointNet++, section 3.4, equation 2).
+
+    Each fine point takes the mean of its ``k`` nearest coarse points, weighted by the inverse of the
+    squared distance + 1e-8. Fewer than ``k`` coarse points are all used.
+
+    Args:
+        fine_xyz: Points to carry to (B, N, 3).
+        coarse_xyz: Points to carry from (B, S, 3).
+        coarse_features: Their features (B, S, C).
+        k: Number of neighbours.
+        validate: Look for NaN and infinity as well; on a GPU this waits for the device.
+
+    Returns:
+        Features (B, N, C); gradients flow to ``coarse_features`` and to both sets of points.
+
+    Raises:
+        ValueError: For wrong shape, dtype or values, or ``k`` below 1.
+    """
+    check_points(coarse_features, "coarse_features", (), finite=validate)
+    check_points(fine_xyz, "fine_xyz", (3,), finite=validate)
+    check_points(coarse_xyz, "coarse_xyz", (3,), finite=validate)
+    check_same(coarse_xyz, "coarse_xyz", coarse_features, "coarse_features", dims=2)
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"k: expected a positive integer, got {k!r}")
+    index = knn(fine_xyz, coarse_xyz, min(k, coarse_xyz.shape[1]), validate=False)  # (B, N, k)
+    wide = torch.promote_types(fine_xyz.dtype, torch.float32)  # 1e-8 is nothing in half precision
+    coarse_xyz, fine_xyz = coarse_xyz.to(wide), fine_xyz.to(wide)
+    squared = (gather_points(coarse_xyz, index) - fine_xyz[:, :, None]).square().sum(-1)  # (B, N, k)
+    weight = 1.0 / (squared + 1e-8)
+    weight = weight / weight.sum(-1, keepdim=True)
+    neighbors = gather_points(coarse_features, index)  # (B, N, k, C)
+    return (weight.to(neighbors.dtype)[..., None] * neighbors).sum(2)

@@ -1,0 +1,75 @@
+"""Farthest point sampling."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bixt3d.ops import backends
+from bixt3d.ops.validate import check_count, check_points
+
+BACKENDS = ("auto", "torch", "torch_cluster", "pytorch3d")
+
+
+@torch.no_grad()
+def farthest_point_sample(
+    xyz: Tensor, num_samples: int, start: int | str = 0, backend: str = "auto", validate: bool = True
+) -> Tensor:
+    """Choose points one after another, each the farthest from all chosen before (PointNet++, section 3.2).
+
+    The choice is greedy, so the first ``n`` of ``S`` samples are the samples of ``num_samples=n``.
+    Distances are computed in float32 at least, also under autocast; ties go to the lowest index.
+
+    Args:
+        xyz: Points (B, N, 3).
+        num_samples: S, at most N.
+        start: Index of the first sample in every cloud, or ``"random"`` for one drawn from torch's
+            generator.
+        backend: ``"torch"`` (reference), ``"torch_cluster"``, ``"pytorch3d"``, or ``"auto"``.
+        validate: Look for NaN and infinity as well; on a GPU this waits for the device.
+
+    Returns:
+        Indices (B, S), int64, on the device of ``xyz``.
+
+    Raises:
+        ValueError: For wrong shape, dtype or values, too few points, or an unknown start or backend.
+        ImportError: When the backend asked for is not installed.
+    """
+    check_points(xyz, "xyz", (3,), finite=validate)
+    backends.check_backend(backend, BACKENDS)
+    batch, count, _ = xyz.shape
+    check_count(num_samples, "num_samples", count, f"each cloud has {count} points")
+    if start == "random":
+        first = torch.randint(count, (batch,), device=xyz.device)
+    elif isinstance(start, int) and not isinstance(start, bool) and 0 <= start < count:
+        first = torch.full((batch,), start, dtype=torch.int64, device=xyz.device)
+    else:
+        raise ValueError(f'start: expected 0 to {count - 1} or "random", got {start!r}')
+    xyz = xyz.detach()
+    if xyz.dtype in (torch.float16, torch.bfloat16):
+        xyz = xyz.float()
+    if backend == "torch_cluster":
+        return backends.fps_torch_cluster(xyz, num_samples, first)
+    if backend == "pytorch3d":
+        return backends.fps_pytorch3d(xyz, num_samples, first)
+    return _fps_torch(xyz, num_samples, first)
+
+
+def _fps_torch(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
+    # Three contiguous rows and buffers written in place: the loop is bound by the number of passes
+    # over (B, N), and a (B, N, 3) layout would stride through memory on each of them.
+    x, y, z = (axis.contiguous() for axis in xyz.unbind(-1))  # 3 x (B, N)
+    nearest = torch.full_like(x, torch.inf)
+    squared, delta = torch.empty_like(x), torch.empty_like(x)
+    index = torch.empty(xyz.shape[0], num_samples, dtype=torch.int64, device=xyz.device)
+    current = first[:, None]  # (B, 1)
+    for sample in range(num_samples):
+        index[:, sample : sample + 1] = current
+        torch.sub(x, x.gather(1, current), out=squared).square_()
+        torch.sub(y, y.gather(1, current), out=delta)
+        squared.addcmul_(delta, delta)
+        torch.sub(z, z.gather(1, current), out=delta)
+        squared.addcmul_(delta, delta)
+        torch.minimum(nearest, squared, out=nearest)
+        current = nearest.argmax(1, keepdim=True)
+    return index

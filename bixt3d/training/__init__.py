@@ -1,0 +1,8 @@
+"""One trainer for every task, and the checkpoints that it writes."""
+
+from bixt3d.training.checkpoint import load_checkpoint, load_model
+from bixt3d.training.evaluate import evaluate
+from bixt3d.training.tasks import ClassificationTask
+from bixt3d.training.trainer import Trainer
+
+__all__ = ["ClassificationTask", "Trainer", "evaluate", "load_checkpoint", "load_model"]

@@ -1,0 +1,91 @@
+"""Where a run computes: the device, its memory allocator, and the processes that share the work."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+# malloc's options, from <malloc.h>.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among those that train together; one alone unless torchrun started more."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of ``value`` over all processes."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Return the device of that name; by default CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: If the device does not exist here.
+    """
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and "LOCAL_RANK" in os.environ and device.index is None:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from None
+    return device
+
+
+def join_workers(device: torch.device) -> Workers:
+    """Join the processes that torchrun started, if it did."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return Workers()
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Workers(dist.get_rank(), dist.get_world_size())
+
+
+def leave_workers() -> None:
+    """Leave the processes that train together."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed memory instead of giving it back to the kernel.
+
+    A training step on the CPU allocates and frees the same large buffers again and again; handing their
+    pages back and faulting them in again costs up to a third of the step (results/cpu_training.md).
+
+    Returns:
+        Whether it took effect; other C libraries are left as they are.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    limit = 2**31 - 1
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, limit) and mallopt(M_TOP_PAD, 64 << 20))

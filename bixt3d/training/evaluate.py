@@ -1,0 +1,63 @@
+"""Evaluation of a model on a split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bixt3d.datasets.loader import CloudLoader
+from bixt3d.datasets.split import Split
+from bixt3d.training.device import Workers
+from bixt3d.training.tasks import Task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss, metrics by name, and the counts that they come from."""
+
+    loss: float
+    metrics: dict[str, float]
+    counts: Tensor
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    task: Task,
+    batch_size: int = 64,
+    amp: bool = False,
+    workers: Workers | None = None,
+) -> Evaluation:
+    """Evaluate a model once on every cloud of a split, without augmentation.
+
+    Args:
+        model: The model; it is left in the mode it came in.
+        split: The clouds, on the model's device.
+        task: Says how the model is called and what is counted.
+        batch_size: Clouds at a time in each process.
+        amp: Use bfloat16 autocast.
+        workers: Processes that share the split; every cloud is counted exactly once.
+
+    Returns:
+        Mean loss over all clouds, metrics as fractions of 1, and the summed counts.
+    """
+    workers = workers or Workers()
+    device = split.points.device
+    loader = CloudLoader(split, batch_size, rank=workers.rank, world_size=workers.world_size)
+    counts = task.start(device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    training = model.training
+    model.eval()
+    try:
+        for batch in loader:
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                logits = task.forward(model, batch)
+            loss += task.loss(logits, batch).double() * len(batch.label)
+            counts += task.count(logits, batch)
+    finally:
+        model.train(training)
+    counts, loss = workers.sum(counts), workers.sum(loss)
+    return Evaluation(float(loss) / len(split), task.metrics(counts), counts)

@@ -1,0 +1,44 @@
+"""Optimiser, parameter groups and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from bixt3d.config import OptimConfig
+
+
+def learning_rate(step: int, config: OptimConfig, epochs: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of step ``step``: linear warm-up, then a half cosine down to ``min_lr``.
+
+    It depends on nothing else, so a run that resumes needs no schedule's state.
+    """
+    if config.schedule_unit == "epoch":
+        done, total = float(step // steps_per_epoch), float(epochs)
+        warmup = config.warmup_epochs
+    else:
+        done, total = float(step), float(epochs * steps_per_epoch)
+        warmup = config.warmup_epochs * steps_per_epoch
+    if done < warmup:
+        return config.lr * (done + 1) / (warmup + 1)
+    share = min(1.0, (done - warmup) / max(1.0, total - warmup))
+    return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * share))
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Build the optimiser; weight decay spares vectors and what the model names in ``no_weight_decay``."""
+    named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    spared: set[str] = set()
+    if not config.decay_all:
+        own = getattr(model, "no_weight_decay", None)
+        spared = own() if callable(own) else {name for name, value in named if value.ndim < 2}
+    groups = [
+        {"params": [v for n, v in named if n not in spared], "weight_decay": config.weight_decay},
+        {"params": [v for n, v in named if n in spared], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)

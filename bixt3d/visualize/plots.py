@@ -1,0 +1,258 @@
+"""Plots of a finished or running training: confusion matrix, and curves of loss, score and learning rate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+# Okabe and Ito's palette, made for colour-blind readers; its yellow is left out, too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("", "o", "s", "^", "D", "v")
+COUNTS_UP_TO = 12  # classes: with more of them a number no longer fits its cell
+SCORES = (("oa", "overall accuracy"), ("instance_miou", "instance mIoU"), ("macc", "mean class accuracy"))
+
+
+def confusion_matrix(confusion: Tensor | NDArray[Any], classes: Sequence[str], path: str | Path) -> Path:
+    """Draw which classes a classifier takes for which.
+
+    Colour is the share of the true class (each row sums to one) on a square-root scale, so that confusions
+    of a few per cent stay visible; up to 12 classes the counts are written into the cells. A class without
+    a sample is hatched, and does not count in mAcc.
+
+    Args:
+        confusion: Counts (K, K), rows = truth, columns = prediction.
+        classes: Names of the K classes, in the order of the rows.
+        path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: If `confusion` is not a square table of counts with one name per row, or the suffix is
+            unknown.
+        ImportError: If matplotlib is not installed.
+    """
+    counts = _counts(confusion, classes)
+    figure = _new_figure()
+    from matplotlib.colors import PowerNorm
+
+    size = len(classes)
+    side = max(3.2, 0.62 * size) if size <= COUNTS_UP_TO else max(7.5, 0.24 * size)  # inches, as is all here
+    font = 10.0 if size <= 25 else 9.0
+    longest = 0.09 * max(map(len, classes))
+    rotation = 90 if size > COUNTS_UP_TO else 45 if longest > side / size else 0
+    figure.set_size_inches(side + 3.2, side + 2.2)
+    axes = figure.add_subplot()
+
+    per_class = counts.sum(axis=1)
+    share = counts / np.maximum(per_class, 1)[:, None]
+    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(gamma=0.5, vmin=0, vmax=1))
+    for row in np.flatnonzero(per_class == 0):
+        axes.axhspan(row - 0.5, row + 0.5, facecolor="0.93", edgecolor="0.7", hatch="////", linewidth=0)
+    axes.set_xticks(range(size), classes, rotation=rotation, parse_math=False)
+    axes.set_yticks(range(size), classes, parse_math=False)
+    if rotation == 45:
+        for label in axes.get_xticklabels():
+            label.set(horizontalalignment="right", rotation_mode="anchor")
+    axes.tick_params(labelsize=font, length=2)
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.88", linewidth=0.5)
+    axes.tick_params(which="minor", length=0)
+    axes.set_xlabel("predicted class", fontsize=font + 2)
+    axes.set_ylabel("true class", fontsize=font + 2)
+    if size <= COUNTS_UP_TO:
+        for row, column in np.argwhere(counts > 0):
+            colour = "white" if share[row, column] > 0.35 else "black"
+            text = f"{counts[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=font)
+
+    recall = np.diag(counts)[per_class > 0] / per_class[per_class > 0]
+    accuracy = np.trace(counts) / counts.sum()
+    axes.set_title(
+        f"OA {accuracy:.2%}   mAcc {recall.mean():.2%}   ({counts.sum():.0f} samples)",
+        fontsize=font + 3,
+        pad=12,
+    )
+    ticks = [0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1]
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=ticks)
+    bar.ax.set_yticklabels([f"{tick:.0%}" for tick in ticks], fontsize=font)
+    bar.set_label("share of the true class", fontsize=font + 1)
+    return _save(figure, Path(path))
+
+
+def training_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path) -> Path:
+    """Draw loss, score and learning rate against the epoch, several runs over each other.
+
+    Dashed lines are measured on the training split, solid ones on the validation split. The score is the
+    first of overall accuracy, instance mIoU and mean class accuracy that any run logs. Where an epoch was
+    logged twice (a resumed run), the later row counts.
+
+    Args:
+        runs: Name -> rows as `read_metrics` gives them, with `epoch` and any of `train_loss`, `val_loss`,
+            `lr`, `train_<score>` and `val_<score>`, scores being fractions of one.
+        path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: If there is no run, a run has no row with an epoch, or the suffix is unknown.
+        ImportError: If matplotlib is not installed.
+    """
+    if not runs:
+        raise ValueError("no runs to draw: give at least one, as {name: rows of its metrics.jsonl}")
+    for name, rows in runs.items():
+        if not any("epoch" in row for row in rows):
+            raise ValueError(f"run {name!r}: none of its {len(rows)} rows has an 'epoch', nothing to draw")
+    figure = _new_figure()
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    figure.set_size_inches(13, 4.2 + 0.22 * ((len(runs) + 2) // 3))
+    loss, score, rate = figure.subplots(1, 3)
+    logged = {key for rows in runs.values() for row in rows for key in row}
+    score_key, score_title = next(
+        (entry for entry in SCORES if {f"train_{entry[0]}", f"val_{entry[0]}"} & logged), SCORES[0]
+    )
+    handles: list[Line2D] = []
+    for index, (name, rows) in enumerate(runs.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        marker = MARKERS[index // len(COLOURS) % len(MARKERS)]
+        for axes, key, dashed in (
+            (loss, "train_loss", True),
+            (loss, "val_loss", False),
+            (score, f"train_{score_key}", True),
+            (score, f"val_{score_key}", False),
+            (rate, "lr", False),
+        ):
+            _draw(axes, rows, key, colour, marker, dashed)
+        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=2.5, label=name))
+
+    titles = ("loss", score_title, "learning rate")
+    for axes, title in zip((loss, score, rate), titles, strict=True):
+        axes.set_title(title, fontsize=13)
+        axes.set_xlabel("epoch", fontsize=11)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        if not axes.lines:
+            axes.set(xticks=[], yticks=[])
+            axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes, color="0.4")
+    score.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    if rate.lines:
+        rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    styles = [
+        Line2D([], [], color="0.3", linestyle="--", linewidth=1.5, label="train"),
+        Line2D([], [], color="0.3", linewidth=2, label="validation"),
+    ]
+    (score if score.lines else loss).legend(handles=styles, fontsize=10, frameon=False, loc="best")
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(3, len(handles)), fontsize=11, frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return _save(figure, Path(path))
+
+
+def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
+    """Read the rows that a training wrote to `metrics.jsonl`, one JSON object a line, in the file's order.
+
+    A last line without its newline is being written still, or was cut off by a crash: unless whole, it is
+    left out.
+
+    Args:
+        run_dir: The folder of the run.
+
+    Returns:
+        One dict a line; empty for a run that has not finished its first epoch.
+
+    Raises:
+        FileNotFoundError: If the folder has no `metrics.jsonl`.
+        ValueError: If a line is not a JSON object; the message names its number.
+    """
+    path = Path(run_dir) / "metrics.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"no metrics.jsonl in {run_dir}: give the folder a training wrote its run to")
+    rows: list[dict[str, Any]] = []
+    lines = path.read_bytes().split(b"\n")  # the entry after the last newline is empty, or torn
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}, line {number} is damaged: {line[:60]!r} is no JSON ({error})"
+            ) from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is damaged: expected a JSON object, got {line[:60]!r}")
+        rows.append(row)
+    return rows
+
+
+def _counts(confusion: Tensor | NDArray[Any], classes: Sequence[str]) -> NDArray[np.float64]:
+    array = confusion.detach().cpu().numpy() if isinstance(confusion, Tensor) else np.asarray(confusion)
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.size == 0:
+        raise ValueError(f"confusion must be a square (K, K) table of counts, got shape {array.shape}")
+    if len(classes) != array.shape[0]:
+        raise ValueError(f"confusion has {array.shape[0]} classes, and {len(classes)} names were given")
+    counts = array.astype(np.float64)
+    if not np.isfinite(counts).all() or (counts < 0).any() or (counts != counts.round()).any():
+        raise ValueError("confusion must hold counts, whole numbers from 0 up, before any normalisation")
+    if counts.sum() == 0:
+        raise ValueError("confusion is all zero: no sample was counted")
+    return counts
+
+
+def _draw(
+    axes: Axes, rows: Sequence[Mapping[str, float]], key: str, colour: str, marker: str, dashed: bool
+) -> None:
+    values = {row["epoch"]: row[key] for row in rows if "epoch" in row and row.get(key) is not None}
+    if not values:
+        return
+    epochs = sorted(values)
+    only = "o" if len(epochs) == 1 else marker  # one value makes no line
+    axes.plot(
+        epochs,
+        [values[epoch] for epoch in epochs],
+        color=colour,
+        marker=only,
+        markersize=5,
+        markevery=max(1, len(epochs) // 10),
+        linestyle="--" if dashed else "-",
+        linewidth=1.2 if dashed else 1.9,
+        alpha=0.75 if dashed else 1.0,
+    )
+
+
+def _new_figure() -> Figure:
+    """A figure without pyplot: nothing global is touched, and no display is needed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plots need matplotlib: pip install "bixt3d[plots]"') from error
+    return Figure(layout="constrained", facecolor="white")
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    formats = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix[1:].lower() not in formats:
+        raise ValueError(f"no picture format ends like {path.name!r}: use one of .{', .'.join(formats)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path

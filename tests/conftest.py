@@ -1,0 +1,73 @@
+"""The same seed and number of threads for every test, and `--no-skip` for machines that must not skip."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Generator
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+from tests import markers
+
+hypothesis.settings.register_profile("bixt3d", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("bixt3d")
+
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))  # test tensors are small: more threads only wait
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skip",
+        default="",
+        metavar="NAMES",
+        help=f"comma-separated names for whose want no test may be skipped: {', '.join(markers.NAMES)}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = _forbidden(config) - set(markers.NAMES)
+    if unknown:
+        raise pytest.UsageError(f"--no-skip: {sorted(unknown)} not among {', '.join(markers.NAMES)}")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    _fail_forbidden_skip(report, item.config)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    _fail_forbidden_skip(report, collector.config)
+    return report
+
+
+def _forbidden(config: pytest.Config) -> set[str]:
+    return {name for name in config.getoption("--no-skip").split(",") if name}
+
+
+def _fail_forbidden_skip(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> None:
+    """Turns a skip whose reason begins with needs_<name> into a failure, for the names of --no-skip."""
+    if not report.skipped or not isinstance(report.longrepr, tuple):
+        return  # an expected failure also counts as skipped, without such a tuple
+    reason = report.longrepr[2].removeprefix("Skipped: ")
+    name = reason.partition(":")[0].removeprefix("needs_")
+    if reason.startswith("needs_") and name in _forbidden(config):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and --no-skip={name} forbids it: {reason}"

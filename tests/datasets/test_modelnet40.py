@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from bixt3d.datasets import open_dataset
+from bixt3d.datasets.cache import FOLDER
+from bixt3d.datasets.modelnet40 import HDF5_FOLDER, NORMAL_FOLDER
+from tests.markers import data_dir, needs_data
+
+CLASSES = ["chair", "night_stand", "sofa"]
+
+
+def write_hdf5(
+    path: Path, count: int, points: int, *, seed: int, names: bool = True, **changes: Any
+) -> dict[str, Any]:
+    """Writes a file in the official layout; `changes` replace an array, or leave it out where None."""
+    draw = np.random.default_rng(seed)
+    arrays = {
+        "data": draw.normal(size=(count, points, 3)).astype(np.float32),
+        "label": (np.arange(count) % 3).astype(np.uint8)[:, None],
+        "name": np.array([f"{seed}_{i:04d}".encode() for i in range(count)]) if names else None,
+    }
+    arrays |= changes
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            if value is not None:
+                file.create_dataset(key, data=value)
+    return arrays
+
+
+@pytest.fixture
+def hdf5(tmp_path: Path) -> Path:
+    """A data folder with 8 + 7 train shapes in two files, listed in reverse order, and 4 test shapes."""
+    folder = tmp_path / HDF5_FOLDER
+    folder.mkdir()
+    (folder / "shape_names.txt").write_text("\n".join(CLASSES) + "\n")
+    (folder / "train_files.txt").write_text(
+        f"data/{HDF5_FOLDER}/ply_data_train1.h5\ndata/{HDF5_FOLDER}/ply_data_train0.h5\n"
+    )
+    (folder / "test_files.txt").write_text(f"data/{HDF5_FOLDER}/ply_data_test0.h5\n")
+    write_hdf5(folder / "ply_data_train0.h5", 8, 16, seed=0)
+    write_hdf5(folder / "ply_data_train1.h5", 7, 16, seed=1)
+    write_hdf5(folder / "ply_data_test0.h5", 4, 16, seed=2)
+    return tmp_path
+
+
+def hdf5_arrays(path: Path) -> tuple[np.ndarray[Any, Any], list[int]]:
+    with h5py.File(path) as file:
+        return file["data"][()], file["label"][()].reshape(-1).tolist()
+
+
+def test_hdf5_is_read_as_stored_in_the_order_of_the_list(
+    hdf5: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    whole = open_dataset("modelnet40", hdf5, "trainval")
+    (second, second_label), (first, first_label) = (
+        hdf5_arrays(hdf5 / HDF5_FOLDER / f"ply_data_train{i}.h5") for i in (1, 0)
+    )
+    np.testing.assert_array_equal(whole.points.numpy(), np.concatenate([second, first]))
+    assert whole.label.tolist() == second_label + first_label
+    assert whole.classes == tuple(CLASSES)
+    assert whole.names[:2] == ("1_0000", "1_0001") and whole.names[7] == "0_0000"
+    assert "15 train shapes of 16 points" in caplog.text
+
+
+def test_hdf5_root_may_be_the_folder_itself(hdf5: Path) -> None:
+    expected = open_dataset("modelnet40", hdf5, "test").points
+    own = (hdf5 / HDF5_FOLDER).rename(hdf5 / "some_other_name")
+    assert torch.equal(open_dataset("modelnet40", str(own), "test").points, expected)
+
+
+def test_train_and_val_add_up(hdf5: Path) -> None:
+    parts = {split: open_dataset("modelnet40", hdf5, split) for split in ("train", "val", "trainval", "test")}
+    assert sorted(parts["train"].names + parts["val"].names) == sorted(parts["trainval"].names)
+    assert sorted(parts["val"].label.tolist()) == [0, 1, 2]
+    assert len(parts["test"]) == 4
+    again = open_dataset("modelnet40", hdf5, "val")
+    assert again.names == parts["val"].names
+
+
+def test_num_points_takes_the_first(hdf5: Path) -> None:
+    whole, few = (open_dataset("modelnet40", hdf5, "test", num_points=n) for n in (None, 5))
+    assert few.points.is_contiguous()
+    assert torch.equal(few.points, whole.points[:, :5])
+    assert torch.equal(open_dataset("modelnet40", hdf5, "test", num_points=16).points, whole.points)
+    with pytest.raises(ValueError, match=r"num_points=17, but .*ply_data_test0\.h5 holds 16"):
+        open_dataset("modelnet40", hdf5, "test", num_points=17)
+
+
+def test_hdf5_cache(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_dataset("modelnet40", hdf5, "test")
+    assert (hdf5 / HDF5_FOLDER / FOLDER / "modelnet40-test.npz").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py, "File", None)  # the second time no HDF5 file is opened
+        second = open_dataset("modelnet40", hdf5, "test")
+    assert torch.equal(first.points, second.points) and first.names == second.names
+    new = write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_test0.h5", 6, 16, seed=9)
+    np.testing.assert_array_equal(open_dataset("modelnet40", hdf5, "test").points.numpy(), new["data"])
+
+
+def test_hdf5_without_lists_reads_all_sorted(hdf5: Path) -> None:
+    (hdf5 / HDF5_FOLDER / "train_files.txt").unlink()
+    assert open_dataset("modelnet40", hdf5, "trainval").names[0] == "0_0000"
+    for path in (hdf5 / HDF5_FOLDER).glob("ply_data_train*.h5"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"holds no ply_data_train\*\.h5"):
+        open_dataset("modelnet40", hdf5, "train")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label": np.array([0, 2, 1, 1], dtype=np.int32)},
+        {"data": np.ones((4, 16, 3), dtype=np.float64)},
+        {"name": None},
+        {"name": np.arange(7)},
+        {"extra": np.zeros(3)},
+    ],
+    ids=["flat label", "float64", "no names", "name is something else", "extra key"],
+)
+def test_hdf5_variants_are_read(hdf5: Path, changes: dict[str, Any]) -> None:
+    arrays = write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_test0.h5", 4, 16, seed=3, **changes)
+    split = open_dataset("modelnet40", hdf5, "test")
+    np.testing.assert_array_equal(split.points.numpy(), arrays["data"])
+    assert split.label.tolist() == arrays["label"].reshape(-1).tolist()
+    assert len(split.names) == (0 if "name" in changes else 4)
+
+
+def test_names_only_where_all_files_hold_them(hdf5: Path) -> None:
+    write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_train0.h5", 8, 16, seed=0, names=False)
+    assert open_dataset("modelnet40", hdf5, "trainval").names == ()
+
+
+def test_names_of_variable_length_strings(hdf5: Path) -> None:
+    names = np.array(["a", "längst", "c", "d"], dtype=object)
+    write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_test0.h5", 4, 16, seed=3, name=names)
+    assert open_dataset("modelnet40", hdf5, "test").names == tuple(names)
+
+
+def with_value(value: float) -> np.ndarray[Any, Any]:
+    points = np.zeros((4, 16, 3), dtype=np.float32)
+    points[2, 3, 1] = value
+    return points
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "it has no data; it holds label, name"),
+        ({"label": None}, "it has no label; it holds data, name"),
+        ({"data": np.zeros((4, 16, 6), np.float32)}, r"expected data \(n, P, 3\) float, came \(4, 16, 6\)"),
+        ({"data": np.zeros((4, 16), np.float32)}, r"came \(4, 16\)"),
+        ({"data": np.zeros((4, 0, 3), np.float32)}, r"came \(4, 0, 3\)"),
+        ({"data": np.zeros((4, 16, 3), np.int32)}, "int32"),
+        ({"data": with_value(np.nan)}, "NaN or infinity in 1 shapes, first 2"),
+        ({"data": with_value(-np.inf)}, "NaN or infinity in 1 shapes, first 2"),
+        ({"label": np.zeros((5, 1), np.uint8)}, r"for the 4 shapes of data, came \(5, 1\)"),
+        ({"label": np.zeros((4, 3), np.uint8)}, r"came \(4, 3\)"),
+        ({"label": np.zeros(4, np.float32)}, "whole-number label.*float32"),
+        ({"label": np.array([0, 1, 2, 3], np.uint8)}, r"labels in 0\.\.2.*came 0\.\.3"),
+        ({"label": np.array([0, -1, 2, 1], np.int8)}, r"came -1\.\.2"),
+        ({"name": np.array([b"a", b"b"])}, r"expected name \(4,\)"),
+    ],
+)
+def test_foreign_hdf5_is_named(hdf5: Path, changes: dict[str, Any], message: str) -> None:
+    write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_test0.h5", 4, 16, seed=3, **changes)
+    with pytest.raises(ValueError, match=rf"ply_data_test0\.h5: .*{message}"):
+        open_dataset("modelnet40", hdf5, "test")
+    assert not (hdf5 / HDF5_FOLDER / FOLDER).exists()  # nothing wrong is kept
+
+
+def test_a_group_is_not_an_array(hdf5: Path) -> None:
+    path = hdf5 / HDF5_FOLDER / "ply_data_test0.h5"
+    with h5py.File(path, "w") as file:
+        file.create_group("data")
+    with pytest.raises(ValueError, match="it has no data; it holds data"):
+        open_dataset("modelnet40", hdf5, "test")
+
+
+def test_damaged_hdf5_is_named(hdf5: Path) -> None:
+    path = hdf5 / HDF5_FOLDER / "ply_data_test0.h5"
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:-1], b"", b"<html>moved</html>" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"ply_data_test0\.h5: not a whole HDF5 file"):
+            open_dataset("modelnet40", hdf5, "test")
+
+
+def test_a_damaged_chunk_is_named(hdf5: Path) -> None:
+    path = hdf5 / HDF5_FOLDER / "ply_data_test0.h5"
+    with h5py.File(path, "w") as file:
+        chunked = file.create_dataset(
+            "data", data=np.ones((4, 16, 3), np.float32), compression="gzip", fletcher32=True
+        )
+        file["label"] = np.zeros(4, np.uint8)
+        offset = chunked.id.get_chunk_info(0).byte_offset
+    content = bytearray(path.read_bytes())
+    content[offset + 4] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"ply_data_test0\.h5: not a whole HDF5 file"):
+        open_dataset("modelnet40", hdf5, "test")
+
+
+def test_files_of_different_point_counts(hdf5: Path) -> None:
+    write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_train0.h5", 8, 12, seed=0)
+    with pytest.raises(ValueError, match=r"train0\.h5 holds 12 points .*train1\.h5 16: .*num_points=12"):
+        open_dataset("modelnet40", hdf5, "train")
+    with pytest.raises(ValueError, match=r"num_points=13, but .*train0\.h5 holds 12"):
+        open_dataset("modelnet40", hdf5, "train", num_points=13)
+    assert open_dataset("modelnet40", hdf5, "trainval", num_points=12).points.shape == (15, 12, 3)
+
+
+def test_missing_files_are_named(hdf5: Path) -> None:
+    folder = hdf5 / HDF5_FOLDER
+    (folder / "ply_data_train1.h5").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"ply_data_train1\.h5 is missing, one of 1 that .*train_files\.txt"
+    ):
+        open_dataset("modelnet40", hdf5, "train")
+    (folder / "shape_names.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"shape_names\.txt is missing"):
+        open_dataset("modelnet40", hdf5, "test")
+    with pytest.raises(FileNotFoundError, match=rf"{HDF5_FOLDER}.*data/README\.md"):
+        open_dataset("modelnet40", hdf5 / "nowhere", "test")
+
+
+def test_h5py_missing_says_what_to_install(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ImportError, match="pip install h5py"):
+        open_dataset("modelnet40", hdf5, "test")
+
+
+def test_a_file_without_permission_is_not_called_damaged(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Unable to synchronously open file")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(PermissionError, match=r"ply_data_test0\.h5: no permission"):
+        open_dataset("modelnet40", hdf5, "test")
+
+
+def cloud(seed: int, rows: int = 30) -> np.ndarray[Any, Any]:
+    draw = np.random.default_rng(seed)
+    normal = draw.normal(size=(rows, 3))
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    return np.concatenate([draw.uniform(-3, 9, size=(rows, 3)), normal], axis=1).round(6)
+
+
+def write_cloud(path: Path, rows: np.ndarray[Any, Any]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(",".join(f"{value:.6f}" for value in row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def normal(tmp_path: Path) -> Path:
+    """A data folder with 3 train shapes and 1 test shape of each of three classes."""
+    folder = tmp_path / NORMAL_FOLDER
+    folder.mkdir()
+    (folder / "modelnet40_shape_names.txt").write_text("\n".join(CLASSES))
+    train = [f"{name}_{i:04d}" for i in range(1, 4) for name in CLASSES]
+    test = [f"{name}_0100" for name in CLASSES]
+    for part, names in (("train", train), ("test", test)):
+        (folder / f"modelnet40_{part}.txt").write_text("\n".join(names) + "\n")
+        for name in names:
+            write_cloud(folder / name.rpartition("_")[0] / f"{name}.txt", cloud(seed_of(name)))
+    return tmp_path
+
+
+def seed_of(name: str) -> int:
+    return CLASSES.index(name.rpartition("_")[0]) * 1000 + int(name[-4:])
+
+
+def test_normal_is_read_into_the_unit_sphere(normal: Path) -> None:
+    split = open_dataset("modelnet40_normal", normal, "trainval", num_points=20)
+    assert split.points.shape == (9, 20, 6)
+    assert split.names[:3] == ("chair_0001", "night_stand_0001", "sofa_0001")
+    assert split.label.tolist() == [0, 1, 2] * 3 and split.classes == tuple(CLASSES)
+    for points, name in zip(split.points, split.names, strict=True):
+        stored = cloud(seed_of(name))[:20]
+        xyz = stored[:, :3] - stored[:, :3].mean(axis=0)
+        xyz /= np.linalg.norm(xyz, axis=1).max()
+        np.testing.assert_allclose(points[:, :3].numpy(), xyz, atol=1e-5)
+        np.testing.assert_array_equal(points[:, 3:].numpy(), stored[:, 3:].astype(np.float32))
+
+
+def test_normal_splits(normal: Path) -> None:
+    own = normal / NORMAL_FOLDER
+    train, val, test = (open_dataset("modelnet40_normal", own, split) for split in ("train", "val", "test"))
+    assert (len(train), len(val), len(test)) == (6, 3, 3)
+    assert not set(train.names) & set(val.names)
+    assert test.num_points == 30  # None keeps all lines
+
+
+def test_normal_cache_holds_the_first_lines(normal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bixt3d.datasets.modelnet40.CACHED_ROWS", 10)
+    cache = normal / NORMAL_FOLDER / FOLDER
+    few = open_dataset("modelnet40_normal", normal, "test", num_points=4)
+    with monkeypatch.context() as patch:
+        patch.setattr("bixt3d.datasets.modelnet40.read_rows", None)  # nothing is parsed again
+        ten = open_dataset("modelnet40_normal", normal, "test", num_points=10)
+    assert torch.equal(ten.points[:, :4, 3:], few.points[..., 3:])
+    assert [path.name for path in cache.iterdir()] == ["modelnet40_normal-test-10.npz"]
+    assert open_dataset("modelnet40_normal", normal, "test", num_points=11).num_points == 11
+    assert open_dataset("modelnet40_normal", normal, "test").num_points == 30
+    assert sorted(path.name for path in cache.iterdir()) == [
+        f"modelnet40_normal-test-{rows}.npz" for rows in ("10", "11", "all")
+    ]
+    write_cloud(normal / NORMAL_FOLDER / "sofa" / "sofa_0100.txt", cloud(5, rows=31))
+    changed = open_dataset("modelnet40_normal", normal, "test", num_points=4)
+    np.testing.assert_array_equal(
+        changed.points[2, :, 3:].numpy(), cloud(5, rows=31)[:4, 3:].astype(np.float32)
+    )
+
+
+def test_normal_shorter_file_is_named(normal: Path) -> None:
+    write_cloud(normal / NORMAL_FOLDER / "sofa" / "sofa_0100.txt", cloud(5, rows=7))
+    with pytest.raises(ValueError, match=r"num_points=8, but .*sofa/sofa_0100\.txt holds 7"):
+        open_dataset("modelnet40_normal", normal, "test", num_points=8)
+    with pytest.raises(ValueError, match=r"sofa/sofa_0100\.txt holds 7 .* 30"):
+        open_dataset("modelnet40_normal", normal, "test")
+    assert open_dataset("modelnet40_normal", normal, "test", num_points=7).num_points == 7
+
+
+def test_normal_bad_files_are_named(normal: Path) -> None:
+    folder = normal / NORMAL_FOLDER
+    path = folder / "night_stand" / "night_stand_0100.txt"
+    good = path.read_text().splitlines()
+    path.write_text("\n".join([*good[:4], "1,2,3", *good[5:]]))
+    with pytest.raises(ValueError, match=r"night_stand_0100\.txt, line 5: expected 6 numbers, came 3"):
+        open_dataset("modelnet40_normal", normal, "test", num_points=8)
+    path.write_text("\n".join([*good[:4], "1,2,3,4,5,six", *good[5:]]))
+    with pytest.raises(
+        ValueError, match=r"night_stand_0100\.txt, line 5: expected finite numbers, came 'six'"
+    ):
+        open_dataset("modelnet40_normal", normal, "test", num_points=8)
+    path.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"night_stand_0100\.txt is missing, one of 1 .*modelnet40_test\.txt"
+    ):
+        open_dataset("modelnet40_normal", normal, "test")
+    (folder / "modelnet40_test.txt").write_text("boat_0001\n")
+    with pytest.raises(ValueError, match=r"modelnet40_test\.txt: expected <class>_<number>.*'boat_0001'"):
+        open_dataset("modelnet40_normal", normal, "test")
+    (folder / "modelnet40_test.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"modelnet40_test\.txt is missing"):
+        open_dataset("modelnet40_normal", normal, "test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("modelnet41", "test"),
+            "modelnet40, modelnet40_normal, shapes, came 'modelnet41'; did you mean modelnet40?",
+        ),
+        (("zzz", "test"), "came 'zzz'$"),
+        (("modelnet40", "tset"), "split: expected one of train, val, test, trainval, came 'tset'"),
+        (("modelnet40", "test", 0), "num_points: expected a whole number above 0"),
+        (("modelnet40", "test", True), "num_points"),
+        (("modelnet40", "test", 5.0), "num_points"),
+    ],
+)
+def test_open_dataset_refuses(tmp_path: Path, arguments: tuple[Any, ...], message: str) -> None:
+    name, *rest = arguments
+    with pytest.raises(ValueError, match=message):
+        open_dataset(name, tmp_path, *rest)
+
+
+def test_shapes_are_made_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = pytest.importorskip("bixt3d.datasets.shapes")
+    made = []
+
+    def few(root: Path) -> Path:
+        made.append(root)
+        return write(root, per_class=3, num_points=32, progress=False)
+
+    write = shapes.write_shapes
+    monkeypatch.setattr(shapes, "write_shapes", few)
+    train = open_dataset("shapes", tmp_path / "data", "train")
+    val = open_dataset("shapes", tmp_path / "data" / "shapes", "val", num_points=8)
+    whole = open_dataset("shapes", tmp_path / "data", "trainval")
+    assert made == [tmp_path / "data"]
+    assert len(train) + len(val) == len(whole) and val.num_points == 8
+    own = tmp_path / "other" / "shapes"  # the data set's own folder, which is not there yet
+    assert torch.equal(open_dataset("shapes", own, "trainval").points, whole.points)
+    assert made == [tmp_path / "data", tmp_path / "other"]
+
+
+@needs_data
+def test_real_modelnet40(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    root = data_dir()
+    whole, train, val, test = (
+        open_dataset("modelnet40", root, s, 256) for s in ("trainval", "train", "val", "test")
+    )
+    assert len(whole) in (9840, 9843) and len(test) == 2468  # the official HDF5 lacks three shapes
+    assert len(train) + len(val) == len(whole) and len(whole.classes) == 40
+    assert whole.classes[0] == "airplane" and whole.classes[39] == "xbox"
+    if whole.names:
+        assert sorted(train.names + val.names) == sorted(whole.names) and not set(train.names) & set(
+            val.names
+        )
+        assert all(
+            n.rpartition("_")[0] == whole.classes[c]
+            for n, c in zip(whole.names, whole.label.tolist(), strict=True)
+        )
+    share = val.label.bincount(minlength=40) / whole.label.bincount(minlength=40)
+    assert 0.08 < float(share.min()) and float(share.max()) < 0.12
+    assert float(test.points.norm(dim=-1).max()) < 1.01
