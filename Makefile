@@ -15,7 +15,7 @@ help:
 	@echo "make demo    train a small classifier on the CPU, evaluate it and predict one shape"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types"
-	@echo "make bench   measure the attention"
+	@echo "make bench   measure the operations against their plain twins"
 	@echo "Another Python: make PYTHON=python3.12 demo"
 
 demo: $(VENV)/.core
@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m mypy
 
 bench: $(VENV)/.dev
-	$(RUN) -m benchmarks.attention
+	$(RUN) -m benchmarks.ops --out results/ops.md
 
 # What `make demo` needs. PyTorch comes first and alone, so that no later requirement chooses its version.
 $(VENV)/.core: pyproject.toml constraints.txt

@@ -148,7 +148,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 CHOICES = {
     "data.order": ("stored", "fps"),
     "data.train_split": ("train", "trainval"),
-    "optim.name": ("adamw", "sgd"),
+    "optim.name": ("adamw", "muon", "sgd"),
     "optim.schedule_unit": ("step", "epoch"),
 }
 
@@ -224,7 +224,8 @@ def check_config(config: Config) -> None:
         section, name = key.split(".")
         value = getattr(getattr(config, section), name)
         if value not in known:
-            raise ValueError(f"{key}: expected one of {', '.join(known)}, got {value!r}{nearest(value, known)}")
+            hint = nearest(value, known)
+            raise ValueError(f"{key}: expected one of {', '.join(known)}, got {value!r}{hint}")
     optim, train, augment = config.optim, config.train, config.augment
     positive = {
         "data.num_points": config.data.num_points,

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "suggest": set(),
     "ops": {"suggest"},
     "config": {"suggest"},
-    "metrics": {"suggest"},
+    "metrics": {"suggest", "ops"},
     "models": {"suggest", "ops"},
     "datasets": {"suggest", "ops"},
     "training": {"models", "datasets"} | LOWER,

@@ -21,7 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="weights file, its name without suffix, or a run's folder")
     parser.add_argument("--cfg", help="YAML file; by default the settings of the checkpoint's training")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
     parser.add_argument("--split", default="test", help="train, val, trainval or test (default)")
     parser.add_argument("--out", type=Path, help="folder for the results; beside the checkpoint by default")

@@ -11,8 +11,10 @@ from bixt3d.training.device import pick_device
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", help="meshes (.off .obj .ply .stl .glb) or clouds (.xyz .npy ...)")
-    parser.add_argument("--checkpoint", required=True, help="weights file, name without suffix, or run folder")
+    parser.add_argument("files", nargs="+", help="meshes (.off .obj .ply ...) or clouds (.xyz .npy ...)")
+    parser.add_argument(
+        "--checkpoint", required=True, help="weights file, its name without suffix, or a run's folder"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
     parser.add_argument("--top", type=int, default=3, help="how many classes to show")
     args = parser.parse_args()

@@ -47,7 +47,7 @@ def rotate_up(points: Tensor, degrees: float, generator: Generator) -> Tensor:
     angle = _uniform(points, (points.shape[0],), -reach, reach, generator)  # (B,)
     sin, cos, zero, one = angle.sin(), angle.cos(), torch.zeros_like(angle), torch.ones_like(angle)
     rows = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], -1).view(-1, 3, 3)  # (B, 3, 3)
-    vectors = points.unflatten(-1, (-1, 3))  # (B, N, 1 or 2, 3)
+    vectors = points.reshape(*points.shape[:2], -1, 3)  # (B, N, 1 or 2, 3)
     return torch.einsum("bij,bnvj->bnvi", rows, vectors).flatten(2)  # (B, N, 3 or 6)
 
 

@@ -43,7 +43,8 @@ def arrange(points: Tensor, num_points: int, order: str = "stored", chunk: int =
         raise ValueError(f"num_points: expected 1 to {points.shape[1]}, as each cloud has, got {num_points}")
     if order == "stored":
         return torch.arange(num_points, device=points.device).expand(points.shape[0], -1)
-    return torch.cat([farthest_point_sample(part[..., :3], num_points) for part in points.split(chunk)])
+    parts = torch.split(points[..., :3], chunk)
+    return torch.cat([farthest_point_sample(part, num_points) for part in parts])
 
 
 def arrange_split(split: Split, num_points: int, order: str = "stored") -> Split:
@@ -97,8 +98,8 @@ class CloudLoader:
         """Keep the settings; nothing is copied."""
         if batch_size < 1 or world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(
-                f"expected batch_size, world_size >= 1 and 0 <= rank < world_size, got batch_size={batch_size}, "
-                f"rank={rank}, world_size={world_size}"
+                "expected batch_size, world_size >= 1 and 0 <= rank < world_size, got "
+                f"batch_size={batch_size}, rank={rank}, world_size={world_size}"
             )
         if drop_last and len(split) // world_size < batch_size:
             raise ValueError(
@@ -127,7 +128,7 @@ class CloudLoader:
         # Another stream for each process, so that no two change their clouds alike.
         generator.manual_seed(_mix(self.seed, number, 1 + self.rank))
         order = order[self.rank :: self.world_size]
-        for index in order.split(self.batch_size)[: len(self)]:
+        for index in torch.split(order, self.batch_size)[: len(self)]:
             points = split.points[index]
             if self.augment is not None:
                 points = self.augment(points, generator)

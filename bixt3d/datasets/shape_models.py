@@ -6,15 +6,16 @@ lamps and tables as small as mugs, so that a shape is known by its structure and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bixt3d.datasets.shape_primitives import Pieces, around, ball, box, lathe, plate, rounded, tube, turned
+from bixt3d.datasets.shape_vehicles import airplane, car, rocket
+
 if TYPE_CHECKING:
     import trimesh
-
-Vector = Sequence[float] | np.ndarray
 
 PARTS: dict[str, tuple[str, ...]] = {
     "airplane": ("body", "wing", "tail", "engine"),
@@ -30,128 +31,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Pieces(list[tuple[str, Any]]):
-    """The meshes of one shape, each with the name of its part."""
-
-    def add(self, part: str, *meshes: trimesh.Trimesh) -> None:
-        """Append meshes that belong to `part`."""
-        self.extend((part, mesh) for mesh in meshes)
-
-
-# ---------------------------------------------------------------- primitives
-
-
-def box(size: Vector, at: Vector) -> trimesh.Trimesh:
-    """A box of `size` (x, y, z) centred at `at`."""
-    import trimesh
-
-    mesh: trimesh.Trimesh = trimesh.creation.box(extents=size)
-    mesh.apply_translation(at)
-    return mesh
-
-
-def ball(radius: float, at: Vector) -> trimesh.Trimesh:
-    """A sphere of `radius` centred at `at`."""
-    import trimesh
-
-    mesh: trimesh.Trimesh = trimesh.creation.icosphere(subdivisions=2, radius=radius)
-    mesh.apply_translation(at)
-    return mesh
-
-
-def lathe(profile: Sequence[tuple[float, float]], at: Vector = (0, 0, 0), sides: int = 24) -> trimesh.Trimesh:
-    """A solid turned about y from a profile of (radius, height): up on the outside, down on the inside."""
-    import trimesh
-
-    mesh = trimesh.creation.revolve(np.asarray(profile, dtype=np.float64), sections=sides)
-    turn = np.array([[0, 1, 0, at[0]], [0, 0, 1, at[1]], [1, 0, 0, at[2]], [0, 0, 0, 1]])
-    mesh.apply_transform(turn)
-    return mesh
-
-
-def tube(
-    path: Sequence[Vector] | np.ndarray, radius: float | Vector, sides: int = 10, flat: Vector | None = None
-) -> trimesh.Trimesh:
-    """A closed tube along `path`, one radius or one a point; `flat` is the normal of a bent path's plane."""
-    import trimesh
-
-    points = np.asarray(path, dtype=np.float64)
-    radii = np.broadcast_to(np.asarray(radius, dtype=np.float64), (len(points),))
-    tangent = np.gradient(points, axis=0)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
-    normal = (
-        np.asarray(flat, dtype=np.float64) if flat is not None else np.eye(3)[np.abs(tangent[0]).argmin()]
-    )
-    first = np.cross(normal, tangent)
-    first /= np.linalg.norm(first, axis=1, keepdims=True)
-    second = np.cross(tangent, first)
-
-    angle = (np.arange(sides) + 0.5) * 2 * np.pi / sides
-    ring = np.cos(angle)[:, None, None] * first + np.sin(angle)[:, None, None] * second  # (sides, path, 3)
-    rings = points[:, None] + radii[:, None, None] * ring.transpose(1, 0, 2)  # (path, sides, 3)
-    vertices = np.concatenate([rings.reshape(-1, 3), points[[0, -1]]])  # (path * sides + 2, 3)
-
-    a = np.arange((len(points) - 1) * sides)
-    b = a - a % sides + (a + 1) % sides
-    here, after = np.arange(sides), (np.arange(sides) + 1) % sides
-    last, start, end = (len(points) - 1) * sides, len(vertices) - 2, len(vertices) - 1
-    faces = np.concatenate(
-        [
-            np.stack([a, b, b + sides], axis=1),
-            np.stack([a, b + sides, a + sides], axis=1),
-            np.stack([after, here, np.full(sides, start)], axis=1),
-            np.stack([here + last, after + last, np.full(sides, end)], axis=1),
-        ]
-    )
-    return trimesh.Trimesh(vertices, faces, process=False)
-
-
-def plate(outline: np.ndarray, thickness: float, axis: int, at: Vector = (0, 0, 0)) -> trimesh.Trimesh:
-    """A prism of `thickness` along `axis`; its outline (K, 2), in the other two, is a star about its mean."""
-    import trimesh
-
-    count = len(outline)
-    rim = np.concatenate([outline, outline.mean(axis=0, keepdims=True)])
-    lower, upper = np.insert(rim, axis, -thickness / 2, axis=1), np.insert(rim, axis, thickness / 2, axis=1)
-    a, b = np.arange(count), (np.arange(count) + 1) % count
-    c, shift = np.full(count, count), count + 1
-    faces = np.concatenate(
-        [
-            np.stack([b, a, c], axis=1),
-            np.stack([a, b, c], axis=1) + shift,
-            np.stack([a, b, b + shift], axis=1),
-            np.stack([a, b + shift, a + shift], axis=1),
-        ]
-    )
-    mesh = trimesh.Trimesh(np.concatenate([lower, upper]) + np.asarray(at), faces, process=False)
-    if mesh.volume < 0:
-        mesh.invert()
-    return mesh
-
-
-def rounded(width: float, depth: float, power: float, count: int = 28) -> np.ndarray:
-    """The outline (count, 2) of a superellipse: power 2 is an ellipse, large powers approach a rectangle."""
-    angle = np.linspace(0, 2 * np.pi, count, endpoint=False) + np.pi / count
-    cos, sin = np.cos(angle), np.sin(angle)
-    radius = (np.abs(cos) ** power + np.abs(sin) ** power) ** (-1 / power)
-    return np.stack([cos * radius * width / 2, sin * radius * depth / 2], axis=1)
-
-
-def _turned(mesh: trimesh.Trimesh, x: float, z: float) -> trimesh.Trimesh:
-    """The mesh turned about y, so that what was along x is along (x, z), a unit vector."""
-    turn = np.array([[x, 0, -z, 0], [0, 1, 0, 0], [z, 0, x, 0], [0, 0, 0, 1]])
-    return mesh.apply_transform(turn)
-
-
-def _around(count: int, radius: float, phase: float = 0.0) -> list[tuple[float, float]]:
-    """`count` places (x, z) evenly on a circle about y."""
-    angles = 2 * np.pi * np.arange(count) / count + phase
-    return [(radius * float(np.cos(angle)), radius * float(np.sin(angle))) for angle in angles]
-
-
-# ------------------------------------------------------- furniture and its legs
-
-
 def _legs(rng: np.random.Generator, width: float, depth: float, height: float) -> list[trimesh.Trimesh]:
     """Three or four posts, two panels, or a pedestal: `height` tall, under a top of width x depth."""
     kind = rng.choice(["four", "three", "pedestal", "panels"], p=[0.5, 0.15, 0.25, 0.1])
@@ -165,11 +44,11 @@ def _legs(rng: np.random.Generator, width: float, depth: float, height: float) -
         if rng.random() < 0.5:
             return [pole, plate(rounded(2 * wide, 2 * deep, 2.0), thick, 1, (0, thick / 2, 0))]
         rise = height * rng.uniform(0.05, 0.2) + thick
-        feet = [(x * wide, thick / 2, z * deep) for x, z in _around(int(rng.integers(3, 6)), 1.0)]
+        feet = [(x * wide, thick / 2, z * deep) for x, z in around(int(rng.integers(3, 6)), 1.0)]
         return [pole] + [tube([(0, rise, 0), foot], thick / 2) for foot in feet]
     corners = [(x, z) for x in (-0.85, 0.85) for z in (-0.85, 0.85)]
     if kind == "three":
-        corners = _around(3, 0.8, np.pi / 2)
+        corners = around(3, 0.8, np.pi / 2)
     splay, taper, sides = rng.uniform(0.9, 1.2), rng.uniform(0.5, 1.0), int(rng.choice([4, 10]))
     inset = rng.uniform(0.8, 1.0)
     tops = [np.array([x * inset * width / 2, height, z * inset * depth / 2]) for x, z in corners]
@@ -233,7 +112,7 @@ def lamp(rng: np.random.Generator) -> Pieces:
     pieces = Pieces()
     if kind == "tripod":
         foot = height * rng.uniform(0.2, 0.5)
-        pieces.add("base", *[tube([(0, foot, 0), (x, 0, z)], slim) for x, z in _around(3, reach)])
+        pieces.add("base", *[tube([(0, foot, 0), (x, 0, z)], slim) for x, z in around(3, reach)])
     elif kind == "disc":
         foot = rng.uniform(0.02, 0.06)
         pieces.add("base", lathe([(0, 0), (reach, 0), (reach, foot), (0, foot)]))
@@ -308,7 +187,7 @@ def bottle(rng: np.random.Generator) -> Pieces:
     top = height + shoulder
     pieces = Pieces()
     # An eighth of a turn brings the four sides of a square body in line with the axes.
-    pieces.add("body", _turned(lathe([(0, 0), *rim, (0, top)], sides=sides), 0.5**0.5, 0.5**0.5))
+    pieces.add("body", turned(lathe([(0, 0), *rim, (0, top)], sides=sides), 0.5**0.5, 0.5**0.5))
     pieces.add("neck", tube([(0, top, 0), (0, top + tall, 0)], [slim, slim * rng.uniform(0.7, 1.0)], 16))
     if rng.random() < 0.65:
         wide, high = slim * rng.uniform(1.1, 1.5), rng.uniform(0.06, 0.2)
@@ -373,101 +252,6 @@ def guitar(rng: np.random.Generator) -> Pieces:
     if rng.random() < 0.5:
         for y in (top + tall * np.array([0.25, 0.5, 0.75])).tolist():
             pieces.add("head", tube([(-0.8 * wide, y, face), (0.8 * wide, y, face)], slim * 0.12, 6))
-    return pieces
-
-
-# ------------------------------------------------------------- things that move
-
-
-def car(rng: np.random.Generator) -> Pieces:
-    """A body along z, four or six wheels, and a roof (sedan, van or pickup) on all but open cars."""
-    width, length, height = rng.uniform(0.6, 1.3), rng.uniform(0.9, 2.0), rng.uniform(0.2, 0.6)
-    wheel = rng.uniform(0.14, 0.32)
-    floor = wheel * rng.uniform(0.7, 1.2)
-    side = rounded(height, length, rng.choice([4.0, 8.0, 20.0]))
-    pieces = Pieces()
-    pieces.add("body", plate(side, width, 0, (0, floor + height / 2, 0)))
-    tread = wheel * rng.uniform(0.25, 0.3)
-    for z in (
-        (-0.3 * length, 0.3 * length)
-        if rng.random() < 0.75
-        else (-0.33 * length, 0.12 * length, 0.33 * length)
-    ):
-        for x in (-width / 2, width / 2):
-            pieces.add("wheel", tube([(x - tread, wheel, z), (x + tread, wheel, z)], wheel, 18))
-    if rng.random() < 0.85:
-        tall, slant = rng.uniform(0.2, 0.75), rng.uniform(0.02, 0.25)
-        # sedan, van, pickup: where the cabin begins and ends
-        back, front = rng.choice([(-0.38, 0.22), (-0.48, 0.44), (-0.02, 0.36)])
-        ends = np.array([[0, back], [0, front], [tall, front - slant * 0.6], [tall, back + slant * 0.4]])
-        cabin = plate(ends * (1, length), width * rng.uniform(0.8, 0.98), 0, (0, floor + height - 0.01, 0))
-        pieces.add("roof", cabin)
-    return pieces
-
-
-def _wing(root: float, tip: float, span: float, sweep: float) -> np.ndarray:
-    """The outline (4, 2) of half a wing: span along the first axis, chord along the second, swept back."""
-    return np.array([[0, root / 2], [span, tip / 2 - sweep], [span, -tip / 2 - sweep], [0, -root / 2]])
-
-
-def airplane(rng: np.random.Generator) -> Pieces:
-    """A body along z, wings (straight, swept, delta, or two decks), a tail, and engines on most."""
-    length, radius = rng.uniform(1.0, 2.2), rng.uniform(0.07, 0.2)
-    level = radius * 3
-    zs = np.array([-0.5, -0.4, -0.2, 0.1, 0.35, 0.45, 0.5]) * length
-    fullness = np.array([0.15, 0.45, 0.85, 1.0, 1.0, 0.7, 0.2])
-    pieces = Pieces()
-    pieces.add("body", tube([(0, level, z) for z in zs], radius * fullness, 16))
-
-    span, root = rng.uniform(0.35, 1.2), rng.uniform(0.2, 0.55)
-    tip, sweep, thick = root * rng.uniform(0.2, 0.9), rng.uniform(-0.05, 0.5), rng.uniform(0.02, 0.05)
-    seat, low = rng.uniform(-0.05, 0.2) * length, level + rng.uniform(-0.7, 0.8) * radius
-    short, fin = span * rng.uniform(0.3, 0.45), rng.uniform(0.2, 0.6)
-    decks = [low]
-    if rng.random() < 0.2:
-        decks = [level - 0.8 * radius, level + 0.8 * radius + rng.uniform(0.15, 0.35)]
-    for side in (-1, 1):
-        outline = _wing(root, tip, span, sweep) * (side, 1)
-        pieces.add("wing", *[plate(outline, thick, 1, (0, y, seat)) for y in decks])
-        if len(decks) == 2:
-            x, z = side * 0.6 * span, seat - 0.6 * sweep
-            pieces.add("wing", tube([(x, decks[0], z), (x, decks[1], z)], thick / 2, 6))
-        outline = _wing(root * 0.6, tip * 0.6, short, sweep * 0.4) * (side, 1)
-        pieces.add("tail", plate(outline, thick * 0.8, 1, (0, level + radius * 0.4, -0.42 * length)))
-    outline = _wing(root * 0.7, tip * 0.6, fin, fin * 0.4)
-    pieces.add("tail", plate(outline, thick * 0.8, 0, (0, level + radius * 0.3, -0.4 * length)))
-    if rng.random() < 0.7:
-        bulk, long = radius * rng.uniform(0.35, 0.6), rng.uniform(0.15, 0.3)
-        for share in (0.4,) if rng.random() < 0.6 else (0.3, 0.6):
-            z, y = seat - share * sweep + 0.1, decks[0] - bulk
-            for x in (-share * span, share * span):
-                pieces.add("engine", tube([(x, y, z - long), (x, y, z + long / 2)], bulk, 12))
-    return pieces
-
-
-def rocket(rng: np.random.Generator) -> Pieces:
-    """An upright body, a nose (cone or ogive), three to five fins, and boosters on some."""
-    radius, height = rng.uniform(0.12, 0.38), rng.uniform(0.5, 1.4)
-    tall, power = radius * rng.uniform(1.0, 3.0), rng.choice([1.0, 0.6])
-    waist = rng.uniform(0.75, 1.1)
-    pieces = Pieces()
-    levels = np.linspace(0, 1, 6)
-    belly = radius * (waist + (1 - waist) * np.sin(levels * np.pi / 2))
-    rim = [(float(r), float(height * t)) for r, t in zip(belly, levels, strict=True)]
-    pieces.add("body", lathe([(0, 0), *rim, (0, height)]))
-    tip = [(float(radius * (1 - t) ** power), float(tall * t)) for t in levels]
-    pieces.add("nose", lathe([(0, 0), *tip], (0, height, 0)))
-
-    count, span, root = int(rng.integers(3, 6)), rng.uniform(0.15, 0.6), rng.uniform(0.2, 0.5) * height
-    outline = _wing(root, root * rng.uniform(0.2, 0.8), span, rng.uniform(0.0, 0.6) * root)
-    phase, thick, rise = rng.uniform(0, 2 * np.pi), 0.02 + 0.03 * radius, root * rng.uniform(0.45, 0.55)
-    for x, z in _around(count, 1.0, phase):
-        pieces.add("fin", _turned(plate(outline, thick, 2, (radius * 0.8, rise, 0)), x, z))
-    if rng.random() < 0.4:
-        slim, high = radius * rng.uniform(0.35, 0.55), height * rng.uniform(0.4, 0.75)
-        cone = [(0.0, 0.0), (slim, 0.0), (slim, high), (0.0, high + 2.5 * slim)]
-        places = _around(count, radius + slim, phase + np.pi / count)
-        pieces.add("booster", *[lathe(cone, (x, 0, z), 12) for x, z in places])
     return pieces
 
 

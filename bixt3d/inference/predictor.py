@@ -133,7 +133,7 @@ class Predictor:
         wanted = self.num_points or len(points)
         if len(points) < wanted:
             raise ValueError(
-                f"{name}: expected at least the {wanted} points that the model was trained on, got {len(points)}"
+                f"{name}: expected at least {wanted} points, as the model was trained on, got {len(points)}"
             )
         points = torch.cat([unit_sphere(points[:, :3]), points[:, 3:]], -1)
         index = arrange(points[None], wanted, self.order)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bixt3d.ops.attention import attention_map, bidirectional_attention
+from bixt3d.ops.attention import attention, attention_map, bidirectional_attention
 
 NORM_EPS = 1e-6
 
@@ -142,7 +142,7 @@ class CrossAttention(nn.Module):
         """Map queries (B, M, D) with a context (B, N, C) to (B, M, D)."""
         (query,) = split_heads(self.query(self.norm_query(x)), 1, self.num_heads)
         key, value = split_heads(self.key_value(self.norm_context(context)), 2, self.num_heads)
-        update = F.scaled_dot_product_attention(query, key, value)  # (B, H, M, d)
+        update = attention(query, key, value)  # (B, H, M, d)
         x = x + self.drop_path(self.out(merge_heads(update)))
         out: Tensor = self.ffn(x)
         return out
@@ -170,7 +170,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, M, D) -> (B, M, D)."""
         query, key, value = split_heads(self.qkv(self.norm(x)), 3, self.num_heads)
-        update = F.scaled_dot_product_attention(query, key, value)  # (B, H, M, d)
+        update = attention(query, key, value)  # (B, H, M, d)
         x = x + self.drop_path(self.out(merge_heads(update)))
         out: Tensor = self.ffn(x)
         return out

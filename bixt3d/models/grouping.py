@@ -150,12 +150,11 @@ class GroupingStage(nn.Module):
             self.beta,
             self.linear.weight,
             center=self.center,
+            pool=len(self.blocks) == 0,
             fused=self.fused,
-        )  # (B, S, k, hidden)
-        if len(self.blocks):
-            pooled = self.blocks(F.relu(self.norm(grouped))).max(2).values  # (B, S, hidden)
-        else:
-            pooled = F.relu(self.norm(grouped.max(2).values))  # (B, S, hidden)
+        )  # (B, S, k, hidden), or (B, S, hidden) without blocks
+        grouped = F.relu(self.norm(grouped))
+        pooled = self.blocks(grouped).max(2).values if len(self.blocks) else grouped  # (B, S, hidden)
         if self.reduction > 1:
             tokens = gather_points(tokens, near.anchors)  # (B, S, C_in)
             xyz = gather_points(xyz, near.anchors)  # (B, S, 3)

@@ -33,7 +33,8 @@ def bidirectional_attention(
         scale: Factor on the similarity; d ** -0.5 if None.
         backend: ``"torch"`` builds S once, explicitly: the definition, with memory for M x N.
             ``"sdpa"`` calls torch's fused attention twice: the same result without M x N memory.
-            ``"auto"`` chooses the fused calls.
+            ``"auto"`` takes the fused calls, but for training on a CPU the explicit matrix where it is
+            faster: in half precision, or while it is small.
 
     Returns:
         Latent update (B, H, M, d) and token update (B, H, N, d).
@@ -45,7 +46,7 @@ def bidirectional_attention(
     _check(r_lat, v_lat, r_tok, v_tok)
     if scale is None:
         scale = r_lat.shape[-1] ** -0.5
-    if backend == "torch":
+    if backend == "torch" or (backend == "auto" and _explicit_is_faster(r_lat, r_tok)):
         return _explicit(r_lat, v_lat, r_tok, v_tok, scale)
     return (
         F.scaled_dot_product_attention(r_lat, r_tok, v_tok, scale=scale),
@@ -60,6 +61,22 @@ def _explicit(
     latents = similarity.softmax(-1) @ v_tok  # (B, H, M, d)
     tokens = similarity.softmax(-2).transpose(-1, -2) @ v_lat  # (B, H, N, d)
     return latents, tokens
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return softmax(query key^T / sqrt(d)) value: (B, H, M, d), (B, H, N, d) x2 -> (B, H, M, d)."""
+    if _explicit_is_faster(query, key):
+        similarity = query.shape[-1] ** -0.5 * query @ key.transpose(-1, -2)  # (B, H, M, N)
+        explicit: Tensor = similarity.softmax(-1) @ value
+        return explicit
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def _explicit_is_faster(query: Tensor, key: Tensor) -> bool:
+    # torch's fused attention for CPUs has a slow backward in half precision: ten times the explicit one's.
+    if query.device.type != "cpu" or not (torch.is_grad_enabled() and query.requires_grad):
+        return False
+    return query.dtype != torch.float32 or query.shape[-2] * key.shape[-2] <= 1 << 13
 
 
 def _check(r_lat: Tensor, v_lat: Tensor, r_tok: Tensor, v_tok: Tensor) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bixt3d.ops.neighbors import gather_points, knn
+from bixt3d.ops.neighbors import gather_points, knn, reduce_points
 from bixt3d.ops.sampling import farthest_point_sample
 from bixt3d.ops.validate import check_count, check_points, check_same, describe
 
@@ -89,7 +89,9 @@ def linear_of_affine_group(
     beta: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
+    *,
     center: str = "anchor",
+    pool: bool = False,
     fused: bool = True,
 ) -> Tensor:
     """Apply a linear map to affine groups without building them.
@@ -108,10 +110,12 @@ def linear_of_affine_group(
         weight: Linear weight (D, channels of source + C).
         bias: Linear bias (D,).
         center: ``"anchor"`` or ``"center"``.
+        pool: Take the maximum over each group's neighbours; what is the same for all of them is then added
+            once a group, and no tensor with an entry per neighbour is kept.
         fused: Take the short way.
 
     Returns:
-        Mapped groups (B, S, k, D).
+        Mapped groups (B, S, k, D), or (B, S, D) with ``pool``.
 
     Raises:
         ValueError: For an unknown ``center`` or affine parameters of the wrong size.
@@ -122,7 +126,8 @@ def linear_of_affine_group(
     if not fused:
         grouped = _normalize(source, anchors, index, alpha, beta, center)
         anchor = gather_points(features, anchors)[:, :, None].expand(-1, -1, index.shape[-1], -1)
-        return F.linear(torch.cat([grouped, anchor], -1), weight, bias)
+        groups = F.linear(torch.cat([grouped, anchor], -1), weight, bias)  # (B, S, k, D)
+        return groups.max(2).values if pool else groups
     of_neighbor, of_anchor = weight[:, :channels], weight[:, channels:]
     shift = of_neighbor @ beta.flatten() if bias is None else of_neighbor @ beta.flatten() + bias
     mapped = F.linear(source, of_neighbor * alpha.flatten())  # (B, N, D)
@@ -131,6 +136,11 @@ def linear_of_affine_group(
     inverse = inverse.to(mapped.dtype)[:, None, None]  # (B, 1, 1)
     # Scaled once a point, so that the only work per neighbour is one gather and one sum.
     mapped = mapped * inverse
+    if pool:
+        neighbors = reduce_points(mapped, index, "max")  # (B, S, D)
+        at_anchor = center == "anchor"
+        middle = gather_points(mapped, anchors) if at_anchor else reduce_points(mapped, index, "mean")
+        return neighbors + (constant - middle)
     neighbors = gather_points(mapped, index)  # (B, S, k, D)
     middle = gather_points(mapped, anchors) if center == "anchor" else neighbors.mean(2)  # (B, S, D)
     return neighbors + (constant - middle)[:, :, None]

@@ -89,11 +89,22 @@ def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) ->
 
 def gather_points(features: Tensor, index: Tensor) -> Tensor:
     """Pick rows of each cloud: features (B, N, C), index (B, ...) -> (B, ..., C), differentiable."""
+    # One lookup table for the whole batch: its backward sums in parallel, unlike that of gather.
+    return F.embedding(*_table(features, index))
+
+
+def reduce_points(features: Tensor, index: Tensor, mode: str) -> Tensor:
+    """Pick rows and reduce each group to its ``"max"`` or ``"mean"``: index (B, S, k) -> (B, S, C)."""
+    rows, table = _table(features, index)
+    batch, groups, k = index.shape
+    pooled = F.embedding_bag(rows.view(batch * groups, k), table, mode=mode)  # (B * S, C)
+    return pooled.view(batch, groups, -1)  # (B, S, C)
+
+
+def _table(features: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     batch, count, channels = features.shape
     offset = torch.arange(batch, device=index.device).view(batch, *[1] * (index.ndim - 1)) * count
-    # One lookup table for the whole batch: its backward sums in parallel, unlike that of gather.
-    table = features.reshape(batch * count, channels)  # (B * N, C)
-    return F.embedding(index + offset, table)
+    return index + offset, features.reshape(batch * count, channels)  # (B, ...), (B * N, C)
 
 
 def interpolate(

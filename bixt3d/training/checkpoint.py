@@ -125,7 +125,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is not a whole checkpoint ({error}); it may be truncated or of another format"
         ) from None
     if header is None:
-        raise ValueError(f"{path} holds tensors but no bixt3d description: it was not written by this project")
+        raise ValueError(f"{path} holds tensors but no description: it was not written by bixt3d")
     try:
         meta = json.loads(header)
         format_, model = meta["format"], meta["model"]
@@ -176,7 +176,7 @@ def load_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a damaged or foreign file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be resumed from, it is damaged or of another kind ({reason})") from None
+        raise ValueError(f"{path}: damaged or of another kind, cannot resume from it ({reason})") from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: expected the state of a run, got {type(state).__name__}")
     return state

@@ -66,7 +66,7 @@ def build_model(config: Config, description: dict[str, Any]) -> nn.Module:
     source = config.model.init_from
     if source is not None:
         if not Path(source).is_file():
-            raise FileNotFoundError(f"model.init_from: no file {source}; it is an official BiXT checkpoint (.pth)")
+            raise FileNotFoundError(f"model.init_from: no file {source}, an official BiXT checkpoint (.pth)")
         assert isinstance(model, PointClassifier)
         try:
             state = torch.load(source, map_location="cpu", weights_only=True)

@@ -158,4 +158,4 @@ def _tensorboard(run_dir: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(run_dir / "tensorboard"))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(run_dir / "tensorboard"))

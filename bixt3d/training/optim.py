@@ -27,18 +27,36 @@ def learning_rate(step: int, config: OptimConfig, epochs: int, steps_per_epoch: 
     return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * share))
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Build the optimiser; weight decay spares vectors and what the model names in ``no_weight_decay``."""
+def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """Build the optimisers; weight decay spares vectors and what the model names in ``no_weight_decay``.
+
+    ``muon`` orthogonalises the updates of hidden matrices (K. Jordan, 2024), at AdamW's learning rate and
+    update size; everything else, tokenizer and head included, goes to AdamW beside it.
+    """
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     spared: set[str] = set()
     if not config.decay_all:
         own = getattr(model, "no_weight_decay", None)
         spared = own() if callable(own) else {name for name, value in named if value.ndim < 2}
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.name == "muon":
+        ends = ("head.", "encoder.tokenizer.")
+        hidden = [(n, v) for n, v in named if v.ndim == 2 and not n.startswith(ends)]
+        named = [(n, v) for n, v in named if n not in dict(hidden)]
+        if hidden:
+            optimizers.append(
+                torch.optim.Muon(
+                    [v for _, v in hidden],
+                    lr=config.lr,
+                    weight_decay=config.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
     groups = [
         {"params": [v for n, v in named if n not in spared], "weight_decay": config.weight_decay},
         {"params": [v for n, v in named if n in spared], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        return [torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)]
+    return [*optimizers, torch.optim.AdamW(groups, lr=config.lr, fused=True)]

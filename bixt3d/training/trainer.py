@@ -23,7 +23,7 @@ from bixt3d.training.checkpoint import load_state, save_model, save_state
 from bixt3d.training.device import Workers, join_workers, keep_freed_memory
 from bixt3d.training.evaluate import Evaluation, evaluate
 from bixt3d.training.log import RunLog
-from bixt3d.training.optim import build_optimizer, learning_rate
+from bixt3d.training.optim import build_optimizers, learning_rate
 from bixt3d.training.tasks import Task
 
 
@@ -92,10 +92,10 @@ class Trainer:
             raise ValueError(
                 f"train.accumulate: an epoch has {len(self.loader)} batches, fewer than {settings.accumulate}"
             )
-        self.optimizer = build_optimizer(self.model, config.optim)
+        self.optimizers = build_optimizers(self.model, config.optim)
         self.average: AveragedModel | None = None
         if settings.ema_decay > 0:
-            average = get_ema_multi_avg_fn(settings.ema_decay)
+            average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.model, multi_avg_fn=average)
         self.step = 0
         self.epoch = 0
@@ -108,7 +108,7 @@ class Trainer:
         wrapped: nn.Module = self.model
         if self.workers.world_size > 1:
             wrapped = DistributedDataParallel(self.model)
-        self.forward = torch.compile(wrapped) if settings.compile else wrapped
+        self.forward: nn.Module = torch.compile(wrapped) if settings.compile else wrapped  # type: ignore[assignment]
 
     @property
     def result(self) -> nn.Module:
@@ -156,7 +156,7 @@ class Trainer:
         """Take every step of one epoch; the device is waited for once, at the end."""
         self.model.train()
         settings = self.config.train
-        # Dropout and stochastic depth follow from seed, epoch and rank, so resuming needs no generator's state.
+        # Dropout and stochastic depth follow from seed, epoch and rank: resuming needs no random state.
         torch.manual_seed((settings.seed * 1_000_003 + self.epoch) * 4096 + self.workers.rank)
         counts = self.task.start(self.device)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -164,7 +164,7 @@ class Trainer:
         batches = self.loader.epoch(self.epoch)
         for _ in range(self.steps_per_epoch):
             rate = learning_rate(self.step, self.config.optim, settings.epochs, self.steps_per_epoch)
-            for group in self.optimizer.param_groups:
+            for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
                 group["lr"] = rate
             for _ in range(settings.accumulate):
                 batch = next(batches)
@@ -173,8 +173,9 @@ class Trainer:
                 counts += self.task.count(logits, batch)
             if self.config.optim.clip_norm > 0:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.model.zero_grad(set_to_none=True)
             if self.average is not None:
                 self.average.update_parameters(self.model)
             self.step += 1
@@ -183,8 +184,8 @@ class Trainer:
         loss_mean = float(total) / (self.steps_per_epoch * settings.accumulate)
         if not math.isfinite(loss_mean):
             raise RuntimeError(
-                f"the loss of epoch {self.epoch + 1} is {loss_mean}: training was stopped and nothing of this "
-                "epoch was saved; try a smaller optim.lr, a smaller optim.clip_norm, or train.amp=false"
+                f"the loss of epoch {self.epoch + 1} is {loss_mean}: training was stopped and nothing of "
+                "this epoch was saved; try a smaller optim.lr, a smaller optim.clip_norm, or train.amp=false"
             )
         scores = self.task.metrics(self.workers.sum(counts))
         return {
@@ -221,7 +222,7 @@ class Trainer:
             "best": self.best,
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "description": json.dumps(self.description, sort_keys=True),
         }
 
@@ -238,7 +239,10 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise ValueError(f"cannot resume {self.run_dir}: optim.name was changed since")
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.log.rewind(self.epoch)
 

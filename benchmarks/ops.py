@@ -1,0 +1,175 @@
+"""Measure the operations against their plain twins, alternately, in one run.
+
+python -m benchmarks.ops --out results/ops.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.table import environment_line, markdown_table
+from bixt3d.ops import bidirectional_attention, farthest_point_sample, knn, linear_of_affine_group
+from bixt3d.training.device import keep_freed_memory, pick_device
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    keep_freed_memory()
+    torch.manual_seed(0)
+    rows = [*attention(device, args.repeats), *grouping(device, args.repeats), *search(device, args.repeats)]
+    head = ["operation", "size", "plain ms", "ours ms", "plain / ours", "spread of the ratio"]
+    text = (
+        f"# Operations against their plain twins\n\n{markdown_table(head, rows)}\n\n"
+        "Medians of alternating runs; the spread is the range of the ratio's middle half.\n\n"
+        f"`python -m benchmarks.ops`\n\n{environment_line()}\n"
+    )
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+def compare(
+    name: str,
+    size: str,
+    plain: Callable[[], object],
+    ours: Callable[[], object],
+    device: torch.device,
+    n: int,
+) -> list[str]:
+    """Time two ways of the same thing, one after the other, n times."""
+    times: list[tuple[float, float]] = []
+    for repeat in range(n + 1):
+        pair = []
+        for run in (plain, ours):
+            begun = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            pair.append(1e3 * (time.perf_counter() - begun))
+        if repeat:  # the first one warms up
+            times.append((pair[0], pair[1]))
+    ratio = sorted(a / b for a, b in times)
+    low, high = ratio[len(ratio) // 4], ratio[-1 - len(ratio) // 4]
+    first, second = (statistics.median(column) for column in zip(*times, strict=True))
+    middle = statistics.median(ratio)
+    return [name, size, f"{first:.1f}", f"{second:.1f}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+
+
+def attention(device: torch.device, repeats: int) -> list[list[str]]:
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for train in (False, True):
+            for latents, tokens in ((32, 128), (64, 1024)):
+                sizes = (latents, latents, tokens, tokens)
+                inputs = [
+                    torch.randn(16, 6, n, 32, dtype=dtype, device=device, requires_grad=train) for n in sizes
+                ]
+
+                def run(backend: str, inputs: list[Tensor] = inputs, train: bool = train) -> None:
+                    out = bidirectional_attention(*inputs, backend=backend)
+                    if train:
+                        torch.autograd.grad(out, inputs, [torch.ones_like(value) for value in out])
+
+                kind = f"{str(dtype).removeprefix('torch.')}, {'forward + backward' if train else 'forward'}"
+                rows.append(
+                    compare(
+                        f"bidirectional_attention: explicit matrix, then auto ({kind})",
+                        f"16 x 6 heads, {latents} x {tokens}",
+                        lambda run=run: run("torch"),
+                        lambda run=run: run("auto"),
+                        device,
+                        repeats,
+                    )
+                )
+    return rows
+
+
+def grouping(device: torch.device, repeats: int) -> list[list[str]]:
+    rows = []
+    for pool in (False, True):
+        points = torch.randn(16, 512, 3, device=device)
+        tokens = torch.randn(16, 512, 64, device=device, requires_grad=True)
+        anchors = farthest_point_sample(points, 128)
+        index = knn(points.gather(1, anchors[..., None].expand(-1, -1, 3)), points, 24)
+        affine = torch.ones(64, device=device), torch.zeros(64, device=device)
+        weight = torch.randn(64, 128, device=device, requires_grad=True)
+
+        def run(
+            fused: bool,
+            pool: bool = pool,
+            tokens: Tensor = tokens,
+            anchors: Tensor = anchors,
+            index: Tensor = index,
+            affine: tuple[Tensor, Tensor] = affine,
+            weight: Tensor = weight,
+        ) -> None:
+            out = linear_of_affine_group(
+                tokens, tokens, anchors, index, *affine, weight, pool=pool, fused=fused
+            )
+            torch.autograd.grad(out, [tokens, weight], torch.ones_like(out))
+
+        rows.append(
+            compare(
+                "linear_of_affine_group: group, then map" + (", then maximum" if pool else ""),
+                "16 x 512 -> 128, 24 neighbours, 64 wide, training",
+                lambda run=run: run(False),
+                lambda run=run: run(True),
+                device,
+                repeats,
+            )
+        )
+    return rows
+
+
+def search(device: torch.device, repeats: int) -> list[list[str]]:
+    points = torch.randn(16, 1024, 3, device=device)
+    query = points[:, :512].contiguous()
+
+    def loop() -> None:
+        # The usual loop: a (B, N, 3) difference and a sum at every sample.
+        nearest = torch.full(points.shape[:2], torch.inf, device=device)
+        chosen = torch.zeros(len(points), dtype=torch.int64, device=device)
+        rows = torch.arange(len(points), device=device)
+        for _ in range(512):
+            squared = ((points - points[rows, chosen][:, None]) ** 2).sum(-1)  # (B, N)
+            nearest = torch.minimum(nearest, squared)
+            chosen = nearest.argmax(1)
+
+    def pairwise() -> None:
+        torch.cdist(query, points).topk(24, largest=False)
+
+    size = "16 x 1024 -> 512"
+    return [
+        compare(
+            "farthest_point_sample: usual loop",
+            size,
+            loop,
+            lambda: farthest_point_sample(points, 512),
+            device,
+            repeats,
+        ),
+        compare(
+            "knn: cdist and topk at once",
+            f"{size}, 24 neighbours",
+            pairwise,
+            lambda: knn(query, points, 24),
+            device,
+            repeats,
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Train PointMLP for a fixed time on this machine, with the same trainer and data as our CPU experiment.
+
+It is given its own recipe (SGD 0.1, cosine, PointMLP's augmentation, 1024 points) and as many steps as fit
+into the time, measured beforehand, so that its schedule ends when the time does. Example:
+
+    python -m benchmarks.pointmlp_cpu --data data --minutes 30 --out results/pointmlp_cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.peers.pointmlp import pointmlp, pointmlp_elite
+from bixt3d.config import Config, load_config
+from bixt3d.datasets.split import Split
+from bixt3d.training import ClassificationTask, Trainer, evaluate
+from bixt3d.training.device import keep_freed_memory, pick_device
+from bixt3d.training.experiment import open_splits
+from bixt3d.training.log import environment
+
+PEERS: dict[str, Callable[[int], nn.Module]] = {"pointmlp": pointmlp, "pointmlp_elite": pointmlp_elite}
+CFG = Path(__file__).parent.parent / "configs" / "modelnet40_naive.yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", choices=sorted(PEERS), default="pointmlp")
+    parser.add_argument("--data", default="data", help="folder that holds modelnet40_ply_hdf5_2048")
+    parser.add_argument("--minutes", type=float, default=30.0, help="wall time, evaluation included")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--device")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    begun = time.perf_counter()
+    overrides = [
+        "preset=pointmlp",
+        "data.train_split=trainval",
+        f"data.root={args.data}",
+        f"train.amp={'true' if args.amp else 'false'}",
+        f"train.seed={args.seed}",
+        "train.epochs=1",
+        "run.tensorboard=false",
+        "optim.schedule_unit=step",
+        "train.eval_batch_size=16",
+    ]
+    config = load_config(CFG, overrides)
+    device = pick_device(args.device)
+    keep_freed_memory()
+    splits, _ = open_splits(config, device, ("trainval", "test"))
+    train, test = splits["trainval"], splits["test"]
+    torch.manual_seed(args.seed)
+    model = PEERS[args.model](len(train.classes)).to(device)
+    step, cloud = rates(config, PEERS[args.model](len(train.classes)).to(device), train)
+    left = 60 * args.minutes - (time.perf_counter() - begun) - 1.1 * cloud * len(test)
+    steps = int(0.95 * left / step)
+    batch = config.train.batch_size
+    print(f"{step:.2f} s a step of {batch}, {1e3 * cloud:.0f} ms a test cloud: {steps} steps", flush=True)
+    epochs = max(1, -(-steps * batch // len(train)))
+    # A schedule that fills the time exactly: every epoch sees an equal random part of the training set.
+    chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(args.seed))
+    part = train.select(chosen[: max(batch, steps * batch // epochs)].sort().values)
+    config.train.epochs = epochs
+    task = ClassificationTask(train.classes, config.optim.label_smoothing)
+    with tempfile.TemporaryDirectory() as folder:
+        about = {"model": {"name": args.model, "args": {}}, "classes": list(train.classes)}
+        Trainer(config, model, task, part, None, folder, about).fit()
+    seen = evaluate(model, test, task, config.train.eval_batch_size, config.train.amp)
+    result = {
+        "model": args.model,
+        "parameters": sum(value.numel() for value in model.parameters()),
+        "minutes": round((time.perf_counter() - begun) / 60, 2),
+        "steps": epochs * (len(part) // batch),
+        "clouds_trained": epochs * (len(part) // batch) * batch,
+        "test_oa": seen.metrics["oa"],
+        "test_macc": seen.metrics["macc"],
+        "environment": environment(),
+    }
+    print(json.dumps(result, indent=2))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def rates(config: Config, model: nn.Module, train: Split) -> tuple[float, float]:
+    """Measure seconds of a training step and of a cloud in evaluation."""
+    points = train.points[: config.train.batch_size]
+    label = train.label[: config.train.batch_size]
+    amp = torch.autocast(points.device.type, torch.bfloat16, enabled=config.train.amp)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    for repeat in range(3):
+        if repeat == 1:
+            begun = time.perf_counter()
+        with amp:
+            logits = model(points)
+        F.cross_entropy(logits.float(), label).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    step = (time.perf_counter() - begun) / 2
+    model.eval()
+    begun = time.perf_counter()
+    with torch.no_grad(), amp:
+        model(points)
+    return step, (time.perf_counter() - begun) / len(points)
+
+
+if __name__ == "__main__":
+    main()

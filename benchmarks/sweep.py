@@ -1,0 +1,95 @@
+"""Train an experiment once for each value of one setting and seed, and compare them on the validation split.
+
+The test split is never opened. Example, the sweep behind the tokenizer's default:
+
+    python -m benchmarks.sweep --cfg configs/modelnet40_cpu.yaml --key model.args.coord_scale \
+        --values 1 3.14 10 40 100 --set train.epochs=2 --out results/coord_scale.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.table import environment_line, markdown_table
+from bixt3d.config import Config, load_config
+from bixt3d.datasets.split import Split
+from bixt3d.training import ClassificationTask, Trainer
+from bixt3d.training.device import pick_device
+from bixt3d.training.experiment import build_model, describe, open_splits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cfg", required=True)
+    parser.add_argument("--key", required=True, help="the setting that is varied")
+    parser.add_argument("--values", nargs="+", required=True)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--device")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice by default")
+    parser.add_argument("--title", default="Sweep")
+    parser.add_argument("--out", type=Path, help="markdown file that the table is appended to")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = pick_device(args.device)
+    rows = []
+    for value in args.values:
+        scores, minutes = [], []
+        for seed in args.seeds:
+            overrides = [*args.set, f"{args.key}={value}", f"train.seed={seed}", "run.tensorboard=false"]
+            begun = time.process_time()
+            row = train(load_config(args.cfg, overrides), device)
+            minutes.append((time.process_time() - begun) / 60)
+            scores.append(row)
+            print(json.dumps({args.key: value, "seed": seed, **row}), flush=True)
+        oa = [100 * row["val_oa"] for row in scores]
+        spread = f" ± {statistics.stdev(oa):.2f}" if len(oa) > 1 else ""
+        macc = statistics.mean(100 * row["val_macc"] for row in scores)
+        loss = statistics.mean(row["train_loss"] for row in scores)
+        rows.append(
+            [
+                value,
+                f"{statistics.mean(oa):.2f}{spread}",
+                f"{macc:.2f}",
+                f"{loss:.3f}",
+                f"{statistics.mean(minutes):.1f}",
+            ]
+        )
+    table = markdown_table([args.key, "val OA %", "val mAcc %", "train loss", "CPU minutes"], rows)
+    changed = f" --set {' '.join(args.set)}" if args.set else ""
+    command = (
+        f"python -m benchmarks.sweep --cfg {args.cfg} --key {args.key} --values {' '.join(args.values)}"
+        f" --seeds {' '.join(map(str, args.seeds))}{changed}"
+    )
+    text = f"## {args.title}\n\n{table}\n\n`{command}`\n\n{environment_line()}\n"
+    print(text)
+    if args.out:
+        before = args.out.read_text() + "\n" if args.out.exists() else ""
+        args.out.write_text(before + text)
+
+
+def train(config: Config, device: torch.device) -> dict[str, float]:
+    """Train once and return the last epoch's row of metrics."""
+    splits, stored_points = open_splits(config, device, ("train", "val"))
+    train_split: Split = splits["train"]
+    description = describe(config, train_split, stored_points)
+    task = ClassificationTask(train_split.classes, config.optim.label_smoothing)
+    with tempfile.TemporaryDirectory() as folder:
+        model = build_model(config, description)
+        trainer = Trainer(
+            config, model, task, train_split, splits["val"], folder, description, progress=False
+        )
+        trainer.fit()
+        return json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Tables and the line that says what they were measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bixt3d.training.log import environment
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a markdown table with aligned columns."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def environment_line() -> str:
+    """Return processor, threads, versions and commit in one line."""
+    found = environment()
+    device = found["gpu"] or f"{found['processor']}, {found['threads']} threads"
+    versions = f"torch {found['torch']}, Python {found['python']}"
+    return f"Measured on {device}; {versions}, commit {found['commit']}."

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import trimesh
+from torch import Generator, Tensor
+
+from bixt3d.datasets.augment import augment, drop_points, jitter, rotate_up, scale, shift, shuffle_order
+
+Change = Callable[[Tensor, Generator], Tensor]
+
+CHANGES: dict[str, Change] = {
+    "scale": lambda points, generator: scale(points, 0.5, 1.5, generator),
+    "shift": lambda points, generator: shift(points, 0.2, generator),
+    "jitter": lambda points, generator: jitter(points, 0.01, 0.05, generator),
+    "rotate_up": lambda points, generator: rotate_up(points, 180.0, generator),
+    "drop_points": lambda points, generator: drop_points(points, 0.9, generator),
+    "shuffle_order": shuffle_order,
+    "augment": lambda points, generator: augment(
+        points,
+        generator,
+        scale_low=0.5,
+        scale_high=1.5,
+        shift_reach=0.2,
+        jitter_std=0.01,
+        rotate_degrees=180.0,
+        dropout=0.5,
+        shuffle=True,
+    ),
+}
+every_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def clouds(batch: int, count: int, channels: int = 3) -> Tensor:
+    """Points of norm about 1 that stay away from the axes, with unit normals for six channels."""
+    sign = torch.randint(0, 2, (batch, count, channels), generator=seeded(1)) * 2 - 1
+    points = sign * (0.2 + torch.rand(batch, count, channels, generator=seeded(2)))  # (B, N, C)
+    points[..., 3:] = torch.nn.functional.normalize(points[..., 3:], dim=-1)
+    return points
+
+
+@every_change
+@pytest.mark.parametrize("channels", [3, 6])
+def test_input_and_global_random_state_stay_untouched(change: Change, channels: int) -> None:
+    points = clouds(3, 40, channels)
+    before, state = points.clone(), torch.get_rng_state()
+    out = change(points, seeded())
+    assert torch.equal(points, before)
+    assert torch.equal(state, torch.get_rng_state())
+    assert out.shape == points.shape and out.dtype == points.dtype
+    assert not torch.equal(out, points)
+    out.zero_()
+    assert torch.equal(points, before)
+
+
+@every_change
+def test_generator_alone_decides(change: Change) -> None:
+    points = clouds(3, 40, 6)
+    torch.manual_seed(1)
+    first = change(points, seeded(5))
+    torch.manual_seed(2)
+    assert torch.equal(first, change(points, seeded(5)))
+    assert not torch.equal(first, change(points, seeded(6)))
+    running = seeded(5)
+    assert torch.equal(first, change(points, running))
+    assert not torch.equal(first, change(points, running))
+
+
+@every_change
+def test_double_precision_is_kept(change: Change) -> None:
+    assert change(clouds(2, 10, 6).double(), seeded()).dtype == torch.float64
+
+
+def test_scale_draws_one_factor_for_each_axis_of_each_cloud() -> None:
+    points = clouds(400, 7)
+    factor = scale(points, 2 / 3, 1.5, seeded()) / points  # (B, N, 3)
+    torch.testing.assert_close(factor, factor[:, :1].expand_as(factor))
+    factor = factor[:, 0]  # (B, 3)
+    assert factor.min() >= 2 / 3 - 1e-6 and factor.max() <= 1.5 + 1e-6
+    assert factor.min() < 0.68 and factor.max() > 1.48  # the whole range is used
+    assert factor.mean() == pytest.approx((2 / 3 + 1.5) / 2, abs=0.03)
+    correlation = torch.corrcoef(factor.T) - torch.eye(3)
+    assert correlation.abs().max() < 0.2  # each axis by itself
+
+
+def test_shift_moves_a_cloud_as_a_whole() -> None:
+    points = clouds(400, 7, 6)
+    out = shift(points, 0.2, seeded())
+    offset = out[..., :3] - points[..., :3]  # (B, N, 3)
+    torch.testing.assert_close(offset, offset[:, :1].expand_as(offset), atol=1e-6, rtol=0)
+    offset = offset[:, 0]  # (B, 3)
+    assert offset.abs().max() <= 0.2 + 1e-6
+    assert offset.min() < -0.19 and offset.max() > 0.19
+    assert (torch.corrcoef(offset.T) - torch.eye(3)).abs().max() < 0.2
+    assert torch.equal(out[..., 3:], points[..., 3:])
+
+
+def test_jitter_is_normal_noise_that_is_cut() -> None:
+    points = torch.zeros(20, 500, 6)
+    points[..., 5] = 1.0
+    free = jitter(points, 0.02, 1.0, seeded())
+    assert free[..., :3].std() == pytest.approx(0.02, rel=0.03)
+    assert abs(free[..., :3].mean()) < 1e-3
+    assert torch.equal(free[..., 3:], points[..., 3:])
+    cut = jitter(points, 0.02, 0.03, seeded())
+    torch.testing.assert_close(cut[..., :3], free[..., :3].clamp(-0.03, 0.03))
+    assert cut.min() == pytest.approx(-0.03)
+
+
+def turn_of(before: Tensor, after: Tensor) -> Tensor:
+    """The matrix R with after = before R^T, by least squares: (N, 3), (N, 3) -> (3, 3)."""
+    return torch.linalg.lstsq(before, after).solution.T
+
+
+def test_rotation_is_a_proper_turn_about_y() -> None:
+    points = clouds(300, 9, 6).double()
+    out = rotate_up(points, 60.0, seeded())
+    torch.testing.assert_close(out[..., 1], points[..., 1])
+    torch.testing.assert_close(out[..., 4], points[..., 4])
+    torch.testing.assert_close(out[..., :3].norm(dim=-1), points[..., :3].norm(dim=-1))
+    angles = []
+    for before, after in zip(points, out, strict=True):
+        turn = turn_of(before[:, :3], after[:, :3])
+        torch.testing.assert_close(turn @ turn.T, torch.eye(3).double())
+        assert torch.linalg.det(turn) == pytest.approx(1.0)
+        torch.testing.assert_close(after[:, 3:], before[:, 3:] @ turn.T)  # normals turn alike
+        angles.append(float(torch.rad2deg(torch.atan2(turn[0, 2], turn[0, 0]))))
+    assert max(map(abs, angles)) <= 60.0 + 1e-6
+    assert min(angles) < -57 and max(angles) > 57
+
+
+def test_a_full_turn_reaches_every_direction() -> None:
+    points = torch.tensor([[[1.0, 0.0, 0.0]]]).expand(400, -1, -1)
+    out = rotate_up(points, 180.0, seeded())[:, 0]  # (B, 3)
+    quadrant = (out[:, 0] > 0).int() + 2 * (out[:, 2] > 0).int()
+    assert torch.bincount(quadrant, minlength=4).min() > 60
+
+
+@pytest.mark.parametrize("name", ["scale", "rotate_up", "augment"])
+def test_normals_are_those_of_the_deformed_surface(name: str) -> None:
+    mesh = trimesh.creation.capsule(height=1.0, radius=0.4, count=[16, 16])
+    mesh.apply_transform(trimesh.transformations.rotation_matrix(0.7, [1.0, 2.0, 0.5]))
+    centres = torch.tensor(mesh.triangles_center)  # (F, 3)
+    one = torch.cat([centres, torch.tensor(mesh.face_normals)], -1)  # (F, 6)
+    points = one.expand(4, -1, -1)
+    changes: dict[str, Change] = {
+        **CHANGES,
+        "augment": lambda points, generator: augment(
+            points, generator, scale_low=0.5, scale_high=2.0, shift_reach=0.3, rotate_degrees=180.0
+        ),
+    }
+    out = changes[name](points, seeded())
+    torch.testing.assert_close(out[..., 3:].norm(dim=-1), torch.ones(4, len(one)).double())
+    homogeneous = torch.cat([centres, torch.ones(len(one), 1)], -1)  # (F, 4)
+    for cloud in out:
+        affine = torch.linalg.lstsq(homogeneous, cloud[:, :3]).solution  # (4, 3)
+        corners = torch.tensor(mesh.vertices) @ affine[:3] + affine[3]
+        deformed = trimesh.Trimesh(corners.numpy(), mesh.faces, process=False)
+        torch.testing.assert_close(torch.tensor(deformed.face_normals), cloud[:, 3:])
+
+
+def test_scale_leaves_missing_normals_zero() -> None:
+    points = clouds(2, 5, 6)
+    points[..., 3:] = 0.0
+    assert torch.equal(scale(points, 0.5, 1.5, seeded())[..., 3:], points[..., 3:])
+
+
+def test_dropped_points_lie_on_the_first() -> None:
+    points = clouds(300, 64, 6)
+    out = drop_points(points, 0.8, seeded())
+    kept = (out == points).all(-1)  # (B, N)
+    assert torch.equal(out[~kept], points[:, :1].expand_as(points)[~kept])
+    gone = (~kept).float().mean(1)  # (B,)
+    assert gone.mean() == pytest.approx(0.4, abs=0.04)
+    assert gone.min() < 0.05 and 0.7 < gone.max() < 0.8 + 0.15  # the rate differs from cloud to cloud
+
+
+def test_shuffle_is_one_permutation() -> None:
+    count = 50
+    points = torch.arange(count).float()[None, :, None].expand(3, -1, 3)
+    out = shuffle_order(points, seeded())
+    assert torch.equal(out[0, :, 0].sort().values, torch.arange(count).float())
+    assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
+    rows = clouds(2, count, 6)
+    moved = shuffle_order(rows, seeded())
+    assert torch.equal(moved, rows[:, out[0, :, 0].long()])  # normals go with their points
+
+
+def test_nothing_switched_on_changes_nothing() -> None:
+    points, generator = clouds(2, 5), seeded()
+    before = generator.get_state()
+    assert torch.equal(augment(points, generator), points)
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "alone"),
+    [
+        ({"rotate_degrees": 30.0}, lambda p, g: rotate_up(p, 30.0, g)),
+        ({"scale_low": 0.5}, lambda p, g: scale(p, 0.5, 1.0, g)),
+        ({"scale_high": 1.5}, lambda p, g: scale(p, 1.0, 1.5, g)),
+        ({"shift_reach": 0.1}, lambda p, g: shift(p, 0.1, g)),
+        ({"jitter_std": 0.1, "jitter_clip": 0.02}, lambda p, g: jitter(p, 0.1, 0.02, g)),
+        ({"dropout": 0.5}, lambda p, g: drop_points(p, 0.5, g)),
+        ({"shuffle": True}, shuffle_order),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_each_setting_switches_its_change_on(settings: dict[str, float], alone: Change) -> None:
+    points = clouds(3, 20, 6)
+    assert torch.equal(augment(points, seeded(), **settings), alone(points, seeded()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 5, 4), (2, 5), (2, 2, 5, 3), (3,)])
+def test_augment_refuses_another_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected \(B, N, 3\) or \(B, N, 6\), got"):
+        augment(torch.rand(shape), seeded(), shuffle=True)

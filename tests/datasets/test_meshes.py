@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+from numpy.typing import NDArray
+
+from bixt3d.datasets.meshes import ARRAYS, MESHES, TEXT, read_cloud
+
+EXTENTS = np.array([1.0, 2.0, 4.0])
+CENTRE = np.array([10.0, -3.0, 0.5])
+
+
+def box() -> trimesh.Trimesh:
+    return trimesh.creation.box(EXTENTS, trimesh.transformations.translation_matrix(CENTRE))
+
+
+def cloud(columns: int) -> NDArray[np.float64]:
+    return np.random.default_rng(0).normal(size=(40, columns)).round(5)
+
+
+def assert_on_box(points: NDArray[Any]) -> None:
+    """Every point lies on a face of the box, and every face has points, evenly by area."""
+    inside = (points[:, :3] - CENTRE) / (EXTENTS / 2)  # (N, 3), -1..1
+    assert np.abs(inside).max() <= 1 + 1e-5
+    on_face = np.isclose(np.abs(inside), 1.0, atol=1e-5)  # (N, 3)
+    assert on_face.any(1).all()
+    area = np.array([8.0, 4.0, 2.0]) / 14  # of the pair of faces across each axis
+    assert np.allclose(on_face.mean(0), area, atol=0.05)
+
+
+@pytest.mark.parametrize("suffix", MESHES)
+def test_meshes_are_sampled_on_their_surface(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"box{suffix}"
+    box().export(path)
+    points = read_cloud(path)
+    assert points.shape == (2048, 3) and points.dtype == np.float32 and points.flags.c_contiguous
+    assert_on_box(points)
+
+
+@pytest.mark.parametrize("suffix", MESHES)
+def test_six_channels_hold_the_faces_normals(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"box{suffix}"
+    box().export(path)
+    points = read_cloud(path, channels=6, num_samples=300)
+    assert points.shape == (300, 6) and points.dtype == np.float32
+    inside, normals = (points[:, :3] - CENTRE) / (EXTENTS / 2), points[:, 3:]
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-5)
+    # The coordinate that the normal points along is at its extreme, on the same side.
+    assert np.allclose((inside * normals).sum(1), 1.0, atol=1e-4)
+    assert np.array_equal(points[:, :3], read_cloud(path, num_samples=300))
+
+
+@pytest.mark.parametrize("suffix", MESHES)
+def test_sampling_repeats_by_its_seed(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"box{suffix}"
+    box().export(path)
+    np.random.seed(1)
+    first = read_cloud(path, num_samples=100)
+    np.random.seed(2)
+    assert np.array_equal(first, read_cloud(path, num_samples=100))
+    assert not np.array_equal(first, read_cloud(path, num_samples=100, seed=1))
+    assert read_cloud(path, num_samples=7).shape == (7, 3)
+
+
+def test_suffix_may_be_in_capitals(tmp_path: Path) -> None:
+    box().export(tmp_path / "box.off")
+    (tmp_path / "box.off").rename(tmp_path / "BOX.OFF")
+    assert_on_box(read_cloud(tmp_path / "BOX.OFF"))
+
+
+@pytest.mark.parametrize("header", ["OFF8 12 0\n", "OFF\n8 12 0\n", "OFF\n# made by hand\n8 12 0\n"])
+def test_off_headers_as_modelnet_has_them(header: str, tmp_path: Path) -> None:
+    """Hundreds of ModelNet40's files run the counts into the first word, as in `OFF490 518 0`."""
+    mesh = box()
+    body = "".join("{} {} {}\n".format(*vertex) for vertex in mesh.vertices)
+    body += "".join("3 {} {} {}\n".format(*face) for face in mesh.faces)
+    path = tmp_path / "box.off"
+    path.write_text(header + body)
+    assert_on_box(read_cloud(path))
+
+
+def test_off_with_polygons(tmp_path: Path) -> None:
+    path = tmp_path / "square.off"
+    path.write_text("OFF\n4 1 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n")
+    points = read_cloud(path, channels=6)
+    assert np.allclose(points[:, 2], 0) and np.allclose(np.abs(points[:, 5]), 1)
+    assert np.allclose(points[:, :2].mean(0), 0.5, atol=0.05)  # both triangles of it
+    assert points[:, 0].min() < 0.02 and points[:, 0].max() > 0.98
+
+
+def test_scene_of_several_meshes_stands_as_placed(tmp_path: Path) -> None:
+    scene = trimesh.Scene()
+    for number, place in enumerate(([-5.0, 0.0, 0.0], [5.0, 0.0, 0.0])):
+        scene.add_geometry(
+            trimesh.creation.icosphere(subdivisions=1),
+            node_name=f"ball {number}",
+            transform=trimesh.transformations.translation_matrix(place),
+        )
+    path = tmp_path / "two.glb"
+    path.write_bytes(scene.export(file_type="glb"))
+    points = read_cloud(path)
+    left, right = points[points[:, 0] < 0], points[points[:, 0] > 0]
+    assert len(left) == pytest.approx(1024, abs=100)
+    assert np.allclose(left.mean(0), [-5, 0, 0], atol=0.15)
+    assert np.allclose(right.mean(0), [5, 0, 0], atol=0.15)
+
+
+def test_ply_without_faces_is_a_cloud(tmp_path: Path) -> None:
+    path = tmp_path / "cloud.ply"
+    trimesh.PointCloud(cloud(3)).export(path)
+    assert np.array_equal(read_cloud(path, num_samples=5), cloud(3).astype(np.float32))
+
+
+@pytest.mark.parametrize("suffix", TEXT)
+@pytest.mark.parametrize("separator", [" ", ",", "\t"], ids=["blank", "comma", "tab"])
+@pytest.mark.parametrize("channels", [3, 6])
+def test_text_clouds(suffix: str, separator: str, channels: int, tmp_path: Path) -> None:
+    path = tmp_path / f"cloud{suffix}"
+    rows = [separator.join(map(repr, row.tolist())) for row in cloud(7)]
+    path.write_text("\n" + "\n".join(rows) + "\n\n")
+    assert np.array_equal(read_cloud(path, channels), cloud(7)[:, :channels].astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int32, np.uint8, ">f8"])
+def test_npy_clouds_of_any_number_type(dtype: Any, tmp_path: Path) -> None:
+    stored = (np.abs(cloud(6)) * 50).astype(dtype)
+    np.save(tmp_path / "cloud.npy", stored)
+    for channels in (3, 6):
+        points = read_cloud(tmp_path / "cloud.npy", channels)
+        assert points.dtype == np.float32 and points.flags.c_contiguous
+        assert np.array_equal(points, stored[:, :channels].astype(np.float32))
+
+
+def test_npz_clouds(tmp_path: Path) -> None:
+    np.savez(tmp_path / "named.npz", points=cloud(3), label=np.array(4))
+    np.savez_compressed(tmp_path / "lone.npz", anything=cloud(3))
+    expected = cloud(3).astype(np.float32)
+    assert np.array_equal(read_cloud(tmp_path / "named.npz"), expected)
+    assert np.array_equal(read_cloud(str(tmp_path / "lone.npz")), expected)
+    np.savez(tmp_path / "two.npz", a=cloud(3), b=cloud(3))
+    with pytest.raises(ValueError, match=r"two\.npz: expected the key 'points' or one array, came a, b"):
+        read_cloud(tmp_path / "two.npz")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no file .*gone\.off"):
+        read_cloud(tmp_path / "gone.off")
+    (tmp_path / "folder.ply").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"folder\.ply"):
+        read_cloud(tmp_path / "folder.ply")
+
+
+@pytest.mark.parametrize("name", ["scan.e57", "scan"])
+def test_unknown_kind_names_the_known(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("1 2 3\n")
+    with pytest.raises(ValueError, match=rf"{name}: expected one of \.off, .*\.npz, came"):
+        read_cloud(tmp_path / name)
+
+
+def refused(path: Path, channels: int = 3) -> str:
+    with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
+        read_cloud(path, channels)
+    assert type(caught.value) is ValueError  # not a subclass from some library
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [*MESHES, *TEXT, *ARRAYS])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"not a shape\n", bytes(range(256)) * 8, b"PK\x03\x04"])
+def test_garbage_is_refused_by_name(suffix: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"bad{suffix}"
+    path.write_bytes(content)
+    refused(path)
+
+
+@pytest.mark.parametrize("suffix", [suffix for suffix in MESHES if suffix != ".obj"])
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.9])
+def test_truncated_mesh(suffix: str, share: float, tmp_path: Path) -> None:
+    """OBJ has no counts: what is left of it is a mesh of its own."""
+    path = tmp_path / f"cut{suffix}"
+    trimesh.creation.icosphere(subdivisions=2).export(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    refused(path)
+
+
+@pytest.mark.parametrize("suffix", ARRAYS)
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_truncated_array(suffix: str, share: float, tmp_path: Path) -> None:
+    path = tmp_path / f"cut{suffix}"
+    np.save(path, cloud(3)) if suffix == ".npy" else np.savez(path, points=cloud(3))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    refused(path)
+
+
+class Trap:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("suffix", ARRAYS)
+def test_pickles_are_not_opened(suffix: str, tmp_path: Path) -> None:
+    sprung, path = tmp_path / "sprung", tmp_path / f"objects{suffix}"
+    objects = np.array([Trap(sprung), None], dtype=object)
+    np.save(path, objects) if suffix == ".npy" else np.savez(path, points=objects)
+    assert "without objects" in refused(path)
+    path.write_bytes(pickle.dumps(Trap(sprung)))
+    refused(path)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("array", "came"),
+    [
+        (np.zeros((0, 3)), r"\(0, 3\)"),
+        (np.zeros((5, 2)), r"\(5, 2\)"),
+        (np.zeros(6), r"\(6,\)"),
+        (np.zeros((2, 5, 3)), r"\(2, 5, 3\)"),
+        (np.array(1.0), r"\(\)"),
+        (np.full((5, 3), np.nan), "finite"),
+        (np.full((5, 3), np.inf), "finite"),
+        (np.zeros((5, 3), dtype=bool), "bool"),
+        (np.zeros((5, 3), dtype=complex), "complex"),
+        (np.full((5, 3), "a"), "<U1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_arrays_that_are_no_clouds(array: NDArray[Any], came: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "odd.npy", array)
+    assert re.search(came, refused(tmp_path / "odd.npy"))
+
+
+def test_bad_line_of_a_text_cloud_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cloud.xyz"
+    path.write_text("0 0 0\n1 1 1\n1 two 3\n")
+    assert "line 3" in refused(path)
+    path.write_text("0 0 0\n1 1\n")
+    assert "line 2" in refused(path)
+    path.write_text("0 0 0\n1 nan 1\n")
+    assert "line 2" in refused(path)
+
+
+def test_too_few_columns(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "cloud.txt", cloud(3))
+    assert "(N, 6)" in refused(tmp_path / "cloud.txt", channels=6)
+    trimesh.PointCloud(cloud(3)).export(tmp_path / "cloud.ply")
+    assert "(N, 6)" in refused(tmp_path / "cloud.ply", channels=6)
+
+
+@pytest.mark.parametrize("suffix", [".off", ".ply", ".obj"])
+def test_mesh_without_area(suffix: str, tmp_path: Path) -> None:
+    flat = trimesh.Trimesh([[0, 0, 0], [1, 0, 0], [2, 0, 0]], [[0, 1, 2]], process=False)
+    flat.export(tmp_path / f"flat{suffix}")
+    assert "no surface" in refused(tmp_path / f"flat{suffix}")
+
+
+def test_mesh_with_nan(tmp_path: Path) -> None:
+    path = tmp_path / "nan.off"
+    path.write_text("OFF\n3 1 0\n0 0 0\nnan 0 0\n0 1 0\n3 0 1 2\n")
+    refused(path)
+
+
+def test_face_without_its_vertex(tmp_path: Path) -> None:
+    path = tmp_path / "hole.off"
+    path.write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n")
+    refused(path)

@@ -1,0 +1,243 @@
+"""The grouping stage: the plain twin, sampling, reduction, a neighbourhood used again, clear errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bixt3d.models import grouping
+from bixt3d.models.grouping import BatchNorm, GroupingStage, ResidualMlp
+from bixt3d.ops import affine_group, farthest_point_sample, gather_points, knn
+from tests.models.randomize import randomize
+
+MODES = [(center, use_xyz) for center in ("anchor", "center") for use_xyz in (False, True)]
+
+
+def clouds(count: int = 40, channels: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.randn(3, count, 3).double(), torch.randn(3, count, channels).double()
+
+
+def stage(in_dim: int = 6, out_dim: int = 10, neighbors: int = 5, **args: Any) -> GroupingStage:
+    made = GroupingStage(in_dim, out_dim, neighbors=neighbors, **args).double()
+    randomize(made)
+    return made
+
+
+def values_and_gradients(
+    module: GroupingStage, xyz: Tensor, tokens: Tensor, pull: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    tokens = tokens.clone().requires_grad_()
+    module.zero_grad()
+    out = module(xyz, tokens)[1]
+    out.backward(pull)
+    gradients = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
+    assert tokens.grad is not None
+    assert len(gradients) == len(list(module.parameters()))
+    return out.detach(), {"tokens": tokens.grad, **gradients}
+
+
+class TestFusedAgainstPlain:
+    @pytest.mark.parametrize(("center", "use_xyz"), MODES)
+    @pytest.mark.parametrize("reduction", [1, 4])
+    @pytest.mark.parametrize("blocks", [0, 2])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_values_and_gradients(
+        self, center: str, use_xyz: bool, reduction: int, blocks: int, training: bool
+    ) -> None:
+        args: dict[str, Any] = {
+            "center": center,
+            "use_xyz": use_xyz,
+            "reduction": reduction,
+            "blocks": blocks,
+        }
+        fused = stage(fused=True, **args).train(training)
+        plain = stage(fused=False, **args).train(training)
+        plain.load_state_dict(fused.state_dict())
+        xyz, tokens = clouds()
+        pull = torch.randn(3, 40 // reduction, 10).double()
+        out, gradients = values_and_gradients(fused, xyz, tokens, pull)
+        expected, wanted = values_and_gradients(plain, xyz, tokens, pull)
+        torch.testing.assert_close(out, expected, rtol=1e-8, atol=1e-8)
+        assert gradients.keys() == wanted.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-6, atol=1e-8, msg=name)
+        for name, value in fused.state_dict().items():  # running statistics after a step in training
+            torch.testing.assert_close(value, plain.state_dict()[name])
+
+
+def test_agrees_with_the_published_grouping() -> None:
+    """Group with the operation, then map, normalise, take the maximum: the stage's formula."""
+    made = stage(reduction=4, blocks=0, use_xyz=True).eval()
+    xyz, tokens = clouds()
+    new_xyz, grouped = affine_group(xyz, tokens, 10, 5, made.alpha, made.beta, use_xyz=True)
+    mapped = grouped @ made.linear.weight.T  # (B, S, k, hidden)
+    mean, var = made.norm.running_mean, made.norm.running_var
+    assert mean is not None
+    assert var is not None
+    unit = (mapped.amax(2) - mean) / (var + made.norm.eps).sqrt() * made.norm.weight + made.norm.bias
+    anchors = gather_points(tokens, farthest_point_sample(xyz, 10))
+    shortcut = made.shortcut(anchors)
+    found_xyz, found, _ = made(xyz, tokens)
+    assert found_xyz.equal(new_xyz)
+    torch.testing.assert_close(found, shortcut + made.out(unit.relu()))
+
+
+def test_gradients_in_numbers() -> None:
+    made = stage(in_dim=2, out_dim=3, neighbors=4, reduction=2, blocks=1).eval()
+    xyz = torch.randn(2, 8, 3).double()
+    tokens = torch.randn(2, 8, 2).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: made(xyz, x)[1], (tokens,))
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        ("count", "reduction", "groups"), [(40, 1, 40), (40, 4, 10), (41, 4, 10), (5, 8, 1)]
+    )
+    @pytest.mark.parametrize("sampling", ["fps", "prefix"])
+    def test_reduction(self, count: int, reduction: int, groups: int, sampling: str) -> None:
+        xyz, tokens = clouds(count)
+        new_xyz, out, near = stage(reduction=reduction, sampling=sampling)(xyz, tokens)
+        assert new_xyz.shape == (3, groups, 3)
+        assert out.shape == (3, groups, 10)
+        assert (near is None) == (reduction > 1)
+
+    def test_all_points_stay_in_place_without_a_reduction(self) -> None:
+        xyz, tokens = clouds()
+        assert stage()(xyz, tokens)[0].equal(xyz)
+
+    def test_equal_widths_need_no_shortcut_map(self) -> None:
+        assert isinstance(stage(6, 6).shortcut, nn.Identity)
+        assert isinstance(stage(6, 10).shortcut, nn.Linear)
+
+    def test_widths_inside(self) -> None:
+        made = GroupingStage(6, 10, hidden=8, blocks=1, expansion=0.5, use_xyz=True)
+        shapes = {name: tuple(value.shape) for name, value in made.named_parameters()}
+        assert shapes["alpha"] == shapes["beta"] == (9,)
+        assert shapes["linear.weight"] == (8, 15)
+        assert shapes["blocks.0.fc1.weight"] == (4, 8)
+        assert shapes["out.weight"] == (10, 8)
+
+    def test_order_of_points_does_not_matter(self) -> None:
+        made, (xyz, tokens), order = stage().eval(), clouds(), torch.randperm(40)
+        _, out, _ = made(xyz, tokens)
+        _, permuted, _ = made(xyz[:, order], tokens[:, order])
+        torch.testing.assert_close(permuted, out[:, order])
+
+
+class TestSampling:
+    @pytest.mark.parametrize("reduction", [2, 4])
+    def test_prefix_of_a_cloud_in_farthest_point_order(self, reduction: int) -> None:
+        xyz, tokens = clouds()
+        order = farthest_point_sample(xyz, 40)
+        xyz, tokens = gather_points(xyz, order), gather_points(tokens, order)
+        by_fps, by_prefix = stage(reduction=reduction), stage(reduction=reduction, sampling="prefix")
+        by_prefix.load_state_dict(by_fps.state_dict())
+        found, wanted = by_prefix.eval()(xyz, tokens), by_fps.eval()(xyz, tokens)
+        assert found[0].equal(wanted[0])
+        assert found[1].equal(wanted[1])
+
+    def test_prefix_takes_the_first_points(self) -> None:
+        xyz, tokens = clouds()
+        assert stage(reduction=4, sampling="prefix")(xyz, tokens)[0].equal(xyz[:, :10])
+
+    def test_fps_does_not(self) -> None:
+        xyz, tokens = clouds()
+        new_xyz = stage(reduction=4)(xyz, tokens)[0]
+        assert new_xyz.equal(gather_points(xyz, farthest_point_sample(xyz, 10)))
+        assert not new_xyz.equal(xyz[:, :10])
+
+
+class TestNeighbourhood:
+    def test_of_the_anchors(self) -> None:
+        xyz, _ = clouds()
+        near = stage(reduction=4).find(xyz)
+        assert near.anchors.equal(farthest_point_sample(xyz, 10))
+        assert near.index.equal(knn(gather_points(xyz, near.anchors), xyz, 5))
+
+    def test_used_again_gives_the_same(self) -> None:
+        xyz, tokens = clouds()
+        first, second = stage(6, 6).eval(), stage(6, 10).eval()
+        _, middle, near = first(xyz, tokens)
+        assert near is not None
+        _, reused, again = second(xyz, middle, near)
+        assert reused.equal(second(xyz, middle)[1])
+        assert again is near
+
+    def test_is_not_searched_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        xyz, tokens = clouds()
+        first, second = stage(6, 6), stage(6, 10)
+        _, middle, near = first(xyz, tokens)
+        monkeypatch.setattr(grouping, "knn", None)
+        second(xyz, middle, near)
+        with pytest.raises(TypeError):
+            second(xyz, middle)
+
+    @pytest.mark.parametrize("changed", [{"neighbors": 4}, {"reduction": 2}])
+    def test_that_does_not_hold_is_searched_anew(self, changed: dict[str, int]) -> None:
+        xyz, tokens = clouds()
+        near = stage(6, 6)(xyz, tokens)[2]
+        other = stage(**changed).eval()
+        assert other(xyz, tokens, near)[1].equal(other(xyz, tokens)[1])
+
+
+class TestBatchNorm:
+    @pytest.mark.parametrize("shape", [(7, 4), (2, 7, 4), (2, 3, 5, 4)])
+    def test_normalises_the_last_axis(self, shape: tuple[int, ...]) -> None:
+        norm, x = BatchNorm(4).train(), torch.randn(shape) * 3 + 1
+        randomize(norm)
+        rows = x.reshape(-1, 4).numpy()
+        unit = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
+        expected = unit * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+        np.testing.assert_allclose(norm(x).detach().reshape(-1, 4).numpy(), expected, rtol=1e-4, atol=1e-5)
+
+    def test_statistics_and_names_are_those_of_torch(self) -> None:
+        ours, theirs = BatchNorm(4), nn.BatchNorm1d(4)
+        assert list(ours.state_dict()) == list(theirs.state_dict())
+        x = torch.randn(2, 7, 4) * 3 + 1
+        ours(x), theirs(x.flatten(0, 1))
+        for name, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+def test_residual_mlp_formula() -> None:
+    block = ResidualMlp(6, 0.5).double().eval()
+    randomize(block)
+
+    def normalised(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        return (x - norm.running_mean) / (norm.running_var + norm.eps).sqrt() * norm.weight + norm.bias
+
+    x = torch.randn(2, 3, 4, 6).double()
+    hidden = normalised(block.norm1, x @ block.fc1.weight.T).relu()
+    assert hidden.shape[-1] == 3
+    expected = (x + normalised(block.norm2, hidden @ block.fc2.weight.T)).relu()
+    torch.testing.assert_close(block(x), expected)
+
+
+class TestErrors:
+    def test_too_few_points_name_k(self) -> None:
+        xyz, tokens = clouds(4)
+        with pytest.raises(ValueError, match=r"k: expected 1 to 4 \(each cloud has 4 points\), got 5"):
+            stage()(xyz, tokens)
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"center": "centre"}, "center: expected one of anchor, center, got 'centre'"),
+            ({"sampling": "random"}, "sampling: expected one of fps, prefix, got 'random'"),
+            ({"neighbors": 0}, "sizes of at least 1.*neighbors=0"),
+            ({"reduction": 0}, "sizes of at least 1.*reduction=0"),
+            ({"in_dim": 0}, "sizes of at least 1.*in_dim=0"),
+            ({"out_dim": 0}, "sizes of at least 1.*out_dim=0"),
+            ({"blocks": -1}, "sizes of at least 1.*blocks=-1"),
+            ({"hidden": 0}, "hidden"),
+        ],
+    )
+    def test_arguments(self, changed: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            GroupingStage(**{"in_dim": 6, "out_dim": 10, **changed})

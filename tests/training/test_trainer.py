@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bixt3d
+from bixt3d.datasets.loader import Batch
+from bixt3d.training import ClassificationTask, evaluate, load_checkpoint
+from bixt3d.training.checkpoint import load_state
+from tests.markers import slow
+from tests.training.tiny import (
+    CALM,
+    CLASSES,
+    assert_same,
+    contents,
+    make_config,
+    make_split,
+    make_trainer,
+    rows_of,
+    weights,
+)
+
+
+def test_run_folder_holds_what_a_run_is(tmp_path: Path) -> None:
+    config = make_config("train.epochs=2", "data.root=somewhere")
+    make_trainer(tmp_path / "deep" / "run", config).fit()
+    run_dir = tmp_path / "deep" / "run"
+    assert set(contents(run_dir)) == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "last.safetensors",
+        "best.safetensors",
+        "resume.pt",
+    }
+    assert bixt3d.load_config(run_dir / "config.yaml") == config
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__
+    assert environment["threads"] == torch.get_num_threads()
+    assert {"command", "commit", "python", "numpy", "cuda", "gpu", "processor"} <= set(environment)
+    rows = rows_of(run_dir, timed=True)
+    assert [(row["epoch"], row["step"]) for row in rows] == [(1, 4), (2, 8)]
+    names = {"epoch", "step", "lr", "train_loss", "train_oa", "train_macc"}
+    names |= {"val_loss", "val_oa", "val_macc", "seconds", "clouds_per_second"}
+    assert all(set(row) == names for row in rows)
+    assert all(row["clouds_per_second"] > 0 and math.isfinite(row["train_loss"]) for row in rows)
+
+
+def test_preset_in_a_run_reloads(tmp_path: Path) -> None:
+    config = make_config("preset=pointmlp", "train.epochs=1", "train.batch_size=16")
+    make_trainer(tmp_path, config).fit()
+    assert bixt3d.load_config(tmp_path / "config.yaml") == config
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    config = make_config(*CALM, "train.epochs=8", "optim.lr=1e-2", "train.ema_decay=0.5")
+    trainer = make_trainer(tmp_path, config)
+    before = trainer.evaluate(make_split(40, seed=2)).metrics["oa"]
+    trainer.fit()
+    rows = rows_of(tmp_path)
+    assert rows[-1]["train_loss"] < 0.7 * rows[0]["train_loss"]
+    assert trainer.evaluate(make_split(40, seed=2)).metrics["oa"] > before + 0.5
+
+
+def test_rows_tell_the_rate_and_the_mean_loss(tmp_path: Path) -> None:
+    """At a rate of almost nothing the weights stay, and the head at zero gives ln K for every cloud."""
+    config = make_config("optim.lr=1e-30", "optim.min_lr=0", "train.epochs=1", "train.ema_decay=0")
+    make_trainer(tmp_path, config).fit()
+    (row,) = rows_of(tmp_path)
+    assert row["train_loss"] == pytest.approx(math.log(4), rel=1e-5)
+    assert row["val_loss"] == pytest.approx(math.log(4), rel=1e-5)
+    assert row["train_oa"] == row["train_macc"] == 0.25
+    assert 0 < row["lr"] <= 1e-30
+
+
+class Stopping(ClassificationTask):
+    """Stops like Ctrl-C or a kill at the given training batch."""
+
+    def __init__(self, at: int, smoothing: float) -> None:
+        super().__init__(CLASSES, smoothing)
+        self.left = at
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        if logits.requires_grad:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+        return super().loss(logits, batch)
+
+
+@pytest.mark.parametrize("batches", [8, 11], ids=["between epochs", "within an epoch"])
+@pytest.mark.parametrize("average", [0.8, 0.0], ids=["average", "no average"])
+@pytest.mark.parametrize("hierarchy", [False, True], ids=["naive", "hierarchy"])
+def test_interrupted_run_ends_as_one_in_one_go(
+    hierarchy: bool, average: float, batches: int, tmp_path: Path
+) -> None:
+    config = make_config(f"train.ema_decay={average}", hierarchy=hierarchy)
+    make_trainer(tmp_path / "straight", config).fit()
+
+    task = Stopping(batches, config.optim.label_smoothing)
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path / "stopped", config, task=task).fit()
+    assert load_state(tmp_path / "stopped" / "resume.pt")["epoch"] == 2
+    torch.manual_seed(77)  # whatever state a new process starts in
+    make_trainer(tmp_path / "stopped", config, resume=True).fit()
+
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "straight")
+    for name in ("last", "best"):
+        file = f"{name}.safetensors"
+        assert_same(weights(tmp_path / "stopped" / file), weights(tmp_path / "straight" / file))
+    first, second = (load_state(tmp_path / run / "resume.pt") for run in ("stopped", "straight"))
+    assert_same(first["model"], second["model"])
+    assert first["best"] == second["best"] and first["step"] == second["step"] == 12
+
+
+def test_interrupted_sgd_keeps_its_momentum(tmp_path: Path) -> None:
+    config = make_config("optim.name=sgd", "optim.lr=0.1", "train.epochs=2", "train.ema_decay=0")
+    make_trainer(tmp_path / "straight", config).fit()
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path / "stopped", config, task=Stopping(4, config.optim.label_smoothing)).fit()
+    make_trainer(tmp_path / "stopped", config, resume=True).fit()
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "straight")
+    last = "last.safetensors"
+    assert_same(weights(tmp_path / "stopped" / last), weights(tmp_path / "straight" / last))
+
+
+def test_stop_between_saving_and_logging_loses_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config("train.epochs=2")
+    make_trainer(tmp_path / "straight", config).fit()
+    trainer = make_trainer(tmp_path / "stopped", config)
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for owner, name in ((trainer.log, "row"), (trainer, "_save")):
+        monkeypatch.setattr(owner, name, _after(getattr(owner, name), stop, both=name == "_save"))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    make_trainer(tmp_path / "stopped", config, resume=(tmp_path / "stopped" / "resume.pt").exists()).fit()
+    assert [row["epoch"] for row in rows_of(tmp_path / "stopped")] == [1, 2]
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "straight")
+
+
+def _after(whole, then, both: bool):  # type: ignore[no-untyped-def]
+    def run(*arguments: object) -> None:
+        if both:
+            whole(*arguments)
+        then()
+
+    return run
+
+
+def test_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
+    config = make_config("train.epochs=2")
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, config, task=Stopping(4, 0.2)).fit()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"epoch": 2, "step": 8, "lr"')
+    make_trainer(tmp_path, config, resume=True).fit()
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2]
+
+
+def test_more_epochs_go_on_from_a_finished_run(tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
+    before = contents(tmp_path)
+    make_trainer(tmp_path, make_config("train.epochs=1"), resume=True).fit()
+    after = contents(tmp_path)
+    assert all(before[name] == after[name] for name in before if name != "environment.json")
+    make_trainer(tmp_path, make_config("train.epochs=3"), resume=True).fit()
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
+
+
+def test_two_small_batches_are_one_large(tmp_path: Path) -> None:
+    settings = (*CALM, "train.epochs=2", "train.ema_decay=0", "optim.name=sgd", "optim.lr=0.1")
+    whole = make_trainer(tmp_path / "whole", make_config(*settings, "train.batch_size=16"))
+    halves = make_trainer(
+        tmp_path / "halves", make_config(*settings, "train.batch_size=8", "train.accumulate=2")
+    )
+    start = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    whole.fit()
+    halves.fit()
+    moved = halves.model.state_dict()
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(moved[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    assert any((value - start[name]).abs().max() > 1e-3 for name, value in moved.items())
+    for one, other in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "halves"), strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_incomplete_accumulation_is_left_out(tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.accumulate=3", "train.epochs=1")).fit()
+    assert rows_of(tmp_path)[0]["step"] == 1  # 4 batches: 3 for the step
+
+
+def test_average_follows_its_definition_and_is_what_is_saved(tmp_path: Path) -> None:
+    decay = 0.7
+    config = make_config(f"train.ema_decay={decay}", "train.epochs=2", hierarchy=True)
+    trainer = make_trainer(tmp_path, config)
+    average: dict[str, Tensor] = {}
+    tick = trainer.log.tick
+
+    def follow() -> None:
+        tick()
+        for name, value in trainer.model.named_parameters():
+            value = value.detach().clone()
+            average[name] = decay * average[name] + (1 - decay) * value if name in average else value
+
+    trainer.log.tick = follow  # type: ignore[method-assign]
+    trainer.fit()
+    saved = weights(tmp_path / "last.safetensors")
+    for name, value in average.items():
+        torch.testing.assert_close(saved[name], value, atol=1e-6, rtol=1e-5)
+    assert any(not torch.allclose(saved[n], v) for n, v in trainer.model.named_parameters())
+    for name, value in trainer.model.named_buffers():
+        if name in saved:  # running statistics of BatchNorm go with them
+            assert torch.equal(saved[name], value)
+    assert_same(saved, trainer.result.state_dict())
+
+
+def test_without_average_the_weights_themselves_are_saved(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_config("train.ema_decay=0", "train.epochs=1"))
+    trainer.fit()
+    assert trainer.result is trainer.model
+    assert_same(weights(tmp_path / "last.safetensors"), trainer.model.state_dict())
+
+
+def test_saved_weights_are_the_evaluated(tmp_path: Path) -> None:
+    config = make_config("train.epochs=2", hierarchy=True)
+    make_trainer(tmp_path, config).fit()
+    model, meta = load_checkpoint(tmp_path / "last", "cpu")
+    task = ClassificationTask(CLASSES, config.optim.label_smoothing)
+    seen = evaluate(model, make_split(22, seed=1), task)
+    row = rows_of(tmp_path)[-1]
+    assert seen.loss == pytest.approx(row["val_loss"], rel=1e-6)
+    assert seen.metrics == {"oa": row["val_oa"], "macc": row["val_macc"]}
+    assert meta["classes"] == list(CLASSES) and meta["metrics"]["epoch"] == 2
+    assert meta["preprocess"] == {"num_points": 32, "order": "stored", "channels": 3, "stored_points": 32}
+
+
+class Scripted(ClassificationTask):
+    """Gives validation the scores of a list, one for each look."""
+
+    def __init__(self, scores: list[float]) -> None:
+        super().__init__(CLASSES)
+        self.scores = scores
+
+    def metrics(self, counts: Tensor) -> dict[str, float]:
+        validation = int(counts.sum()) == 22
+        return {"oa": self.scores.pop(0) if validation else 0.5, "macc": 0.5}
+
+
+def epoch_of(path: Path) -> int:
+    return int(load_checkpoint(path, "cpu")[1]["metrics"]["epoch"])
+
+
+def test_best_is_the_first_epoch_of_the_highest_val_score(tmp_path: Path) -> None:
+    config = make_config("train.epochs=5")
+    make_trainer(tmp_path, config, task=Scripted([0.1, 0.6, 0.3, 0.6, 0.2])).fit()
+    assert epoch_of(tmp_path / "best") == 2
+    assert epoch_of(tmp_path / "last") == 5
+    assert [row["val_oa"] for row in rows_of(tmp_path)] == [0.1, 0.6, 0.3, 0.6, 0.2]
+
+
+def test_best_survives_a_resume(tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.epochs=2"), task=Scripted([0.2, 0.9])).fit()
+    longer = make_config("train.epochs=4")
+    make_trainer(tmp_path, longer, resume=True, task=Scripted([0.3, 0.8])).fit()
+    assert epoch_of(tmp_path / "best") == 2
+    make_trainer(tmp_path, make_config("train.epochs=5"), resume=True, task=Scripted([0.95])).fit()
+    assert epoch_of(tmp_path / "best") == 5
+
+
+def test_validation_every_other_epoch_and_at_the_end(tmp_path: Path) -> None:
+    config = make_config("train.epochs=5", "train.eval_every=2")
+    make_trainer(tmp_path, config, task=Scripted([0.3, 0.2, 0.1])).fit()
+    assert [row["epoch"] for row in rows_of(tmp_path) if "val_oa" in row] == [2, 4, 5]
+    assert epoch_of(tmp_path / "best") == 2
+
+
+def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.epochs=2"), has_val=False).fit()
+    assert not (tmp_path / "best.safetensors").exists()
+    assert epoch_of(tmp_path) == 2  # the folder stands for its last
+    assert not any(name.startswith("val_") for row in rows_of(tmp_path) for name in row)
+
+
+def test_existing_run_is_not_written_over(tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match="holds a run already.*--resume.*run.dir"):
+        make_trainer(tmp_path, make_config("train.epochs=9"))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("model.args.dim=16",),
+        ("model.name=sequential_ti_cls",),
+        ("data.num_points=16",),
+        ("train.ema_decay=0",),
+        ("optim.name=sgd",),
+        ("optim.decay_all=true",),
+    ],
+    ids=lambda change: change[0],
+)
+def test_run_of_other_settings_is_not_resumed_and_stays_whole(change: tuple[str], tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match="resume"):
+        make_trainer(tmp_path, make_config("train.epochs=2", *change), resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_other_classes_are_not_resumed(tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
+    split = make_split()
+    other = type(split)(split.points, split.label, ("a", "b", "c", "d"))
+    with pytest.raises(ValueError, match="its classes was .*ball"):
+        make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=other)
+
+
+def test_settings_of_the_optimizer_hold_after_a_resume(tmp_path: Path) -> None:
+    """config.yaml then says 0.3, so 0.3 is what must be applied."""
+    make_trainer(tmp_path, make_config("train.epochs=1", "optim.weight_decay=0.01")).fit()
+    changed = make_config("train.epochs=2", "optim.weight_decay=0.3")
+    trainer = make_trainer(tmp_path, changed, resume=True)
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3, 0.0]
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing to resume from: .*resume\.pt.*without --resume"):
+        make_trainer(tmp_path / "run", make_config(), resume=True)
+    assert not (tmp_path / "run").exists()  # a refusal leaves no folder behind
+
+
+def test_foreign_state_is_not_resumed(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "weights": torch.zeros(2)}, tmp_path / "resume.pt")
+    with pytest.raises(ValueError, match=r"resume"):
+        make_trainer(tmp_path, make_config(), resume=True)
+
+
+class Diverging(ClassificationTask):
+    """The loss is infinite from the given training batch on."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(CLASSES)
+        self.left = at
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        self.left -= logits.requires_grad
+        return super().loss(logits, batch) * (math.inf if self.left < 0 else 1.0)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.8])
+def test_infinite_loss_stops_and_leaves_the_last_state(average: float, tmp_path: Path) -> None:
+    config = make_config(f"train.ema_decay={average}")
+    with pytest.raises(RuntimeError, match=r"loss of epoch 2 is (inf|nan).*stopped.*smaller optim\.lr"):
+        make_trainer(tmp_path, config, task=Diverging(7)).fit()
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1]
+    assert epoch_of(tmp_path / "last") == 1
+    make_trainer(tmp_path, config, resume=True).fit()  # with a task that does not diverge
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
+    assert all(value.isfinite().all() for value in weights(tmp_path / "last.safetensors").values())
+
+
+@pytest.mark.parametrize("has_val", [True, False])
+def test_last_step_that_breaks_the_weights_is_not_saved(has_val: bool, tmp_path: Path) -> None:
+    """Every loss of the epoch is finite: only the weights after it are not."""
+    trainer = make_trainer(tmp_path, make_config("train.ema_decay=0"), has_val=has_val)
+    head = trainer.model.head.linear  # type: ignore[union-attr]
+    head.weight.register_hook(lambda grad: grad * math.nan if trainer.step == 7 else grad)  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="epoch 2"):
+        trainer.fit()
+    assert epoch_of(tmp_path / "last") == 1
+    assert all(value.isfinite().all() for value in weights(tmp_path / "last.safetensors").values())
+    assert load_state(tmp_path / "resume.pt")["epoch"] == 1
+
+
+def test_full_disk_keeps_the_run_of_the_epoch_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path, make_config())
+    whole, saves = torch.save, []
+
+    def fill(state: object, path: Path) -> None:
+        saves.append(path)
+        if len(saves) == 2:
+            path.write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+        whole(state, path)
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(OSError, match=r"could not save .*resume\.pt.*No space left.*untouched"):
+        trainer.fit()
+    monkeypatch.undo()
+    assert load_state(tmp_path / "resume.pt")["epoch"] == 1
+    assert not list(tmp_path.glob(".*"))
+    make_trainer(tmp_path, make_config(), resume=True).fit()
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    """SGD of rate 1 without momentum moves the weights by the gradient, whose norm is cut."""
+    settings = (*CALM, "optim.name=sgd", "optim.lr=1", "optim.momentum=0", "optim.weight_decay=0")
+    settings += ("optim.warmup_epochs=0", "train.epochs=1", "train.batch_size=64", "train.ema_decay=0")
+
+    def moved(clip: float) -> float:
+        config = make_config(*settings, f"optim.clip_norm={clip}")
+        trainer = make_trainer(tmp_path / str(clip), config)
+        before = torch.cat([value.detach().flatten().clone() for value in trainer.model.parameters()])
+        trainer.fit()
+        after = torch.cat([value.detach().flatten() for value in trainer.model.parameters()])
+        return float((after - before).norm())
+
+    free = moved(0.0)
+    assert free > 0.02
+    assert moved(0.01) == pytest.approx(0.01, rel=1e-3)
+    assert moved(100.0) == pytest.approx(free, rel=1e-4)
+
+
+def test_amp_runs(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_config("train.amp=true", hierarchy=True))
+    seen: list[torch.dtype] = []
+    trainer.model.head.linear.register_forward_hook(lambda m, i, out: seen.append(out.dtype))  # type: ignore
+    trainer.fit()
+    assert set(seen) == {torch.bfloat16}
+    saved = weights(tmp_path / "last.safetensors")
+    assert all(value.dtype == torch.float32 for value in saved.values() if value.is_floating_point())
+    assert all(math.isfinite(row["train_loss"]) for row in rows_of(tmp_path))
+
+
+@slow
+def test_compiled_training_is_the_same(tmp_path: Path) -> None:
+    settings = (*CALM, "train.epochs=1", "optim.name=sgd", "optim.lr=0.05")
+    make_trainer(tmp_path / "plain", make_config(*settings)).fit()
+    make_trainer(tmp_path / "compiled", make_config(*settings, "train.compile=true")).fit()
+    plain, compiled = (weights(tmp_path / name / "last.safetensors") for name in ("plain", "compiled"))
+    assert set(plain) == set(compiled)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, atol=1e-4, rtol=1e-3)
+    (first,), (second,) = rows_of(tmp_path / "plain"), rows_of(tmp_path / "compiled")
+    assert first == pytest.approx(second, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.batch_size=65", "64 clouds .* do not fill one batch of 65"),
+        ("train.accumulate=5", "train.accumulate: an epoch has 4 batches, fewer than 5"),
+    ],
+)
+def test_settings_that_the_data_cannot_fill(setting: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path / "run", make_config(setting))
+    assert not (tmp_path / "run").exists()
+
+
+def test_last_clouds_of_an_epoch_that_fill_no_batch_are_left_out(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Counting(ClassificationTask):
+        def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+            if model.training:
+                seen.append(len(batch.label))
+            return super().forward(model, batch)
+
+    trainer = make_trainer(
+        tmp_path, make_config("train.epochs=1"), train=make_split(60), task=Counting(CLASSES)
+    )
+    trainer.fit()
+    assert seen == [16, 16, 16]
+
+
+def test_tensorboard_receives_the_rows(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    make_trainer(tmp_path, make_config("run.tensorboard=true", "train.epochs=2")).fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    rows = rows_of(tmp_path, timed=True)
+    for name in ("train_loss", "val_oa", "lr"):
+        points = events.Scalars(name)
+        assert [point.step for point in points] == [4, 8]
+        assert [point.value for point in points] == pytest.approx([row[name] for row in rows])
