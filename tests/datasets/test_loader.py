@@ -137,9 +137,7 @@ def test_augmentation_is_seeded_and_leaves_the_split_as_it_is() -> None:
 
     assert torch.equal(run(1, 1), run(1, 1))
     drawn = [run(1, 1), run(1, 2), run(2, 1), run(1, 1, rank=1)]
-    assert all(
-        not torch.allclose(drawn[i], drawn[j], atol=1e-3) for i in range(4) for j in range(i)
-    )
+    assert all(not torch.allclose(drawn[i], drawn[j], atol=1e-3) for i in range(4) for j in range(i))
     assert not torch.allclose(drawn[0][:2], drawn[0][2:4], atol=1e-3)  # batches go on drawing
     assert torch.equal(split.points, before)
 

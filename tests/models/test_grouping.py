@@ -69,11 +69,12 @@ class TestFusedAgainstPlain:
             torch.testing.assert_close(value, plain.state_dict()[name])
 
 
-def test_agrees_with_the_published_grouping() -> None:
-    """Group with the operation, then map, normalise, take the maximum: the stage's formula."""
-    made = stage(reduction=4, blocks=0, use_xyz=True).eval()
+@pytest.mark.parametrize(("center", "use_xyz"), MODES)
+def test_formula(center: str, use_xyz: bool) -> None:
+    """Group with the operation, map, take the maximum, normalise: step after step."""
+    made = stage(reduction=4, blocks=0, center=center, use_xyz=use_xyz).eval()
     xyz, tokens = clouds()
-    new_xyz, grouped = affine_group(xyz, tokens, 10, 5, made.alpha, made.beta, use_xyz=True)
+    new_xyz, grouped = affine_group(xyz, tokens, 10, 5, made.alpha, made.beta, center, use_xyz)
     mapped = grouped @ made.linear.weight.T  # (B, S, k, hidden)
     mean, var = made.norm.running_mean, made.norm.running_var
     assert mean is not None

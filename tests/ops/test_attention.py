@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bixt3d.ops import bidirectional_attention
-from bixt3d.ops.attention import attention_map
+from bixt3d.ops.attention import attention, attention_map
 from tests.markers import needs_cuda
 
 BACKENDS = ("torch", "sdpa")
@@ -94,9 +94,21 @@ def test_backends_agree_in_gradients() -> None:
         torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
 
-def test_auto_is_one_of_the_backends() -> None:
-    inputs = random_inputs(2, 3, 8, 50, 16)
-    auto = bidirectional_attention(*inputs)
+# On a CPU the automatic choice depends on the size, the dtype and on whether gradients are wanted.
+CHOICES = [
+    (tokens, dtype, grad)
+    for tokens in (50, 1100)
+    for dtype in (torch.float32, torch.float64)
+    for grad in (False, True)
+]
+
+
+@pytest.mark.parametrize(("num_tokens", "dtype", "grad"), CHOICES)
+def test_the_automatic_choice_does_not_change_the_result(
+    num_tokens: int, dtype: torch.dtype, grad: bool
+) -> None:
+    inputs = random_inputs(2, 3, 8, num_tokens, 16, dtype=dtype)
+    auto = bidirectional_attention(*(t.clone().requires_grad_(grad) for t in inputs))
     for found, wanted in zip(auto, bidirectional_attention(*inputs, backend="torch"), strict=True):
         torch.testing.assert_close(found, wanted)
 
@@ -126,6 +138,27 @@ def test_cuda_agrees_with_the_cpu(backend: str) -> None:
     found = bidirectional_attention(*(t.cuda() for t in inputs), backend=backend)
     for tensor, wanted in zip(found, bidirectional_attention(*inputs, backend="torch"), strict=True):
         torch.testing.assert_close(tensor.cpu(), wanted, rtol=2e-3, atol=2e-3)
+
+
+class TestAttention:
+    """The one-sided half: queries read keys and values."""
+
+    @pytest.mark.parametrize(("num_tokens", "dtype", "grad"), CHOICES)
+    def test_is_the_latents_half(self, num_tokens: int, dtype: torch.dtype, grad: bool) -> None:
+        r_lat, v_lat, r_tok, v_tok = random_inputs(2, 3, 8, num_tokens, 16, dtype=dtype)
+        wanted = bidirectional_attention(r_lat, v_lat, r_tok, v_tok, backend="torch")[0]
+        found = attention(*(t.clone().requires_grad_(grad) for t in (r_lat, r_tok, v_tok)))
+        torch.testing.assert_close(found, wanted)
+
+    @pytest.mark.parametrize("num_tokens", [50, 1100])
+    def test_gradients_do_not_depend_on_the_choice(self, num_tokens: int) -> None:
+        r_lat, v_lat, r_tok, v_tok = random_inputs(2, 3, 8, num_tokens, 16)
+        pull = torch.randn_like(r_lat)
+        leaves = [t.clone().requires_grad_() for t in (r_lat, r_tok, v_tok)]
+        found = torch.autograd.grad(attention(*leaves), leaves, pull)
+        explicit = bidirectional_attention(leaves[0], v_lat, leaves[1], leaves[2], backend="torch")[0]
+        for tensor, wanted in zip(found, torch.autograd.grad(explicit, leaves, pull), strict=True):
+            torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5)
 
 
 class TestAttentionMap:
@@ -178,6 +211,13 @@ class TestErrors:
         came = rf"{which}: torch.float32 tensor of shape {re.escape(str(shape))}"
         with pytest.raises(ValueError, match=rf"expected r_lat and v_lat \(B, H, M, d\).*{came}"):
             self.call(**{which: torch.rand(shape)})
+
+    @pytest.mark.parametrize("stream", ["lat", "tok"])
+    @pytest.mark.parametrize("shape", [(1, 3, 6, 4), (2, 1, 6, 4), (2, 3, 6, 5)])
+    def test_streams_that_do_not_fit(self, stream: str, shape: tuple[int, ...]) -> None:
+        other = torch.rand(shape)
+        with pytest.raises(ValueError, match=re.escape(str(shape))):
+            self.call(**{f"r_{stream}": other, f"v_{stream}": other})
 
     @pytest.mark.parametrize("stream", ["lat", "tok"])
     def test_nothing_to_attend_to(self, stream: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,12 @@ from torch import nn
 
 from bixt3d.config import OptimConfig
 from bixt3d.models import create_model
-from bixt3d.training.optim import build_optimizer, learning_rate
+from bixt3d.training.optim import build_optimizers, learning_rate
 from tests.training.tiny import HIERARCHY, NAIVE
+
+
+def groups_of(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    return [group for optimizer in build_optimizers(model, config) for group in optimizer.param_groups]
 
 
 def rates(config: OptimConfig, epochs: int, steps_per_epoch: int) -> list[float]:
@@ -71,7 +76,7 @@ def test_warm_up_longer_than_the_run_only_rises() -> None:
 @pytest.mark.parametrize("name", ["bixt_ti_cls", "bixt_ti_cls_hierarchy"])
 def test_decay_spares_vectors_and_latents(name: str) -> None:
     model = create_model(name, num_classes=4, **(NAIVE if name == "bixt_ti_cls" else HIERARCHY))
-    groups = build_optimizer(model, OptimConfig(weight_decay=0.3)).param_groups
+    groups = groups_of(model, OptimConfig(weight_decay=0.3))
     names = {id(value): name for name, value in model.named_parameters()}
     decayed = {names[id(v)] for g in groups if g["weight_decay"] == 0.3 for v in g["params"]}
     spared = {names[id(v)] for g in groups if g["weight_decay"] == 0.0 for v in g["params"]}
@@ -85,27 +90,58 @@ def test_decay_spares_vectors_and_latents(name: str) -> None:
 
 def test_decay_all_decays_everything() -> None:
     model = create_model("bixt_ti_cls", **NAIVE)
-    groups = build_optimizer(model, OptimConfig(weight_decay=0.3, decay_all=True)).param_groups
+    groups = groups_of(model, OptimConfig(weight_decay=0.3, decay_all=True))
     assert [group["weight_decay"] for group in groups] == [0.3]
     assert len(groups[0]["params"]) == len(list(model.parameters()))
 
 
 def test_models_without_a_list_of_their_own_spare_vectors() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    groups = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
+    groups = groups_of(model, OptimConfig(weight_decay=0.1))
     assert [len(group["params"]) for group in groups] == [1, 3]
 
 
 def test_frozen_parameters_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False))
     model[0].requires_grad_(False)
-    groups = build_optimizer(model, OptimConfig()).param_groups
+    groups = groups_of(model, OptimConfig())
     assert [value for group in groups for value in group["params"]] == [model[1].weight]
 
 
 def test_names_choose_the_optimizer() -> None:
     model = nn.Linear(2, 2)
-    sgd = build_optimizer(model, OptimConfig(name="sgd", lr=0.3, momentum=0.7))
+    (sgd,) = build_optimizers(model, OptimConfig(name="sgd", lr=0.3, momentum=0.7))
     assert isinstance(sgd, torch.optim.SGD)
     assert all(group["momentum"] == 0.7 and group["lr"] == 0.3 for group in sgd.param_groups)
-    assert isinstance(build_optimizer(model, OptimConfig(name="adamw")), torch.optim.AdamW)
+    (adamw,) = build_optimizers(model, OptimConfig(name="adamw", lr=0.2))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert all(group["lr"] == 0.2 for group in adamw.param_groups)
+
+
+@pytest.mark.parametrize("name", ["bixt_ti_cls", "bixt_ti_cls_hierarchy"])
+def test_muon_takes_the_hidden_matrices(name: str) -> None:
+    model = create_model(name, num_classes=4, **(NAIVE if name == "bixt_ti_cls" else HIERARCHY))
+    muon, adamw = build_optimizers(model, OptimConfig(name="muon", lr=0.1, weight_decay=0.3))
+    names = {id(value): name for name, value in model.named_parameters()}
+    matrices = {names[id(v)] for group in muon.param_groups for v in group["params"]}
+    rest = {names[id(v)] for group in adamw.param_groups for v in group["params"]}
+    assert matrices | rest == set(names.values()) and not matrices & rest
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    assert all(model.get_parameter(name).ndim == 2 for name in matrices)
+    left = {name for name in rest if model.get_parameter(name).ndim == 2}
+    assert left == {"head.linear.weight", "encoder.tokenizer.project.weight"}
+    assert all(group["weight_decay"] == 0.3 for group in muon.param_groups)
+
+
+def test_muon_moves_a_matrix_as_far_as_adamw_would() -> None:
+    """An orthogonal update: every direction of a gradient moves alike, at AdamW's root mean square."""
+    model = nn.Linear(24, 16)
+    before = model.weight.detach().clone()
+    optimizer, _ = build_optimizers(model, OptimConfig(name="muon", lr=0.01, weight_decay=0.0))
+    model.weight.grad = torch.randn(16, 24) @ torch.diag(torch.logspace(-1, 1, 24))
+    optimizer.step()
+    update = (model.weight.detach() - before) / 0.01
+    values = torch.linalg.svdvals(update)
+    before = torch.linalg.svdvals(model.weight.grad)
+    assert before.max() / before.min() > 15 and values.max() / values.min() < 3
+    assert update.pow(2).mean().sqrt() == pytest.approx(0.2, rel=0.3)

@@ -58,7 +58,7 @@ def test_preset_in_a_run_reloads(tmp_path: Path) -> None:
 
 
 def test_training_learns(tmp_path: Path) -> None:
-    config = make_config(*CALM, "train.epochs=8", "optim.lr=1e-2", "train.ema_decay=0.5")
+    config = make_config(*CALM, "train.epochs=8", "optim.lr=1e-2", "optim.label_smoothing=0")
     trainer = make_trainer(tmp_path, config)
     before = trainer.evaluate(make_split(40, seed=2)).metrics["oa"]
     trainer.fit()
@@ -74,7 +74,6 @@ def test_rows_tell_the_rate_and_the_mean_loss(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path)
     assert row["train_loss"] == pytest.approx(math.log(4), rel=1e-5)
     assert row["val_loss"] == pytest.approx(math.log(4), rel=1e-5)
-    assert row["train_oa"] == row["train_macc"] == 0.25
     assert 0 < row["lr"] <= 1e-30
 
 
@@ -118,8 +117,10 @@ def test_interrupted_run_ends_as_one_in_one_go(
     assert first["best"] == second["best"] and first["step"] == second["step"] == 12
 
 
-def test_interrupted_sgd_keeps_its_momentum(tmp_path: Path) -> None:
-    config = make_config("optim.name=sgd", "optim.lr=0.1", "train.epochs=2", "train.ema_decay=0")
+@pytest.mark.parametrize("settings", [("sgd", 0.1), ("muon", 3e-3)], ids=lambda settings: settings[0])
+def test_interrupted_optimizers_keep_their_momentum(settings: tuple[str, float], tmp_path: Path) -> None:
+    name, rate = settings
+    config = make_config(f"optim.name={name}", f"optim.lr={rate}", "train.epochs=2", "train.ema_decay=0")
     make_trainer(tmp_path / "straight", config).fit()
     with pytest.raises(KeyboardInterrupt):
         make_trainer(tmp_path / "stopped", config, task=Stopping(4, config.optim.label_smoothing)).fit()
@@ -129,32 +130,26 @@ def test_interrupted_sgd_keeps_its_momentum(tmp_path: Path) -> None:
     assert_same(weights(tmp_path / "stopped" / last), weights(tmp_path / "straight" / last))
 
 
+@pytest.mark.parametrize("before", ["writing the row", "saving"])
 def test_stop_between_saving_and_logging_loses_no_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make_config("train.epochs=2")
+    config = make_config()
     make_trainer(tmp_path / "straight", config).fit()
     trainer = make_trainer(tmp_path / "stopped", config)
+    owner, name = (trainer, "_save") if before == "saving" else (trainer.log, "row")
+    whole = getattr(owner, name)
 
-    def stop(*arguments: object) -> None:
-        raise KeyboardInterrupt
+    def stop_at_the_second(row: dict[str, float], *rest: int) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+        whole(row, *rest)
 
-    for owner, name in ((trainer.log, "row"), (trainer, "_save")):
-        monkeypatch.setattr(owner, name, _after(getattr(owner, name), stop, both=name == "_save"))
+    monkeypatch.setattr(owner, name, stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
-    make_trainer(tmp_path / "stopped", config, resume=(tmp_path / "stopped" / "resume.pt").exists()).fit()
-    assert [row["epoch"] for row in rows_of(tmp_path / "stopped")] == [1, 2]
+    make_trainer(tmp_path / "stopped", config, resume=True).fit()
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "straight")
-
-
-def _after(whole, then, both: bool):  # type: ignore[no-untyped-def]
-    def run(*arguments: object) -> None:
-        if both:
-            whole(*arguments)
-        then()
-
-    return run
 
 
 def test_line_cut_off_by_a_crash_is_dropped(tmp_path: Path) -> None:
@@ -188,7 +183,9 @@ def test_two_small_batches_are_one_large(tmp_path: Path) -> None:
     halves.fit()
     moved = halves.model.state_dict()
     for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(moved[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            moved[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert any((value - start[name]).abs().max() > 1e-3 for name, value in moved.items())
     for one, other in zip(rows_of(tmp_path / "whole"), rows_of(tmp_path / "halves"), strict=True):
         assert one == pytest.approx(other, abs=1e-4)
@@ -307,6 +304,7 @@ def test_existing_run_is_not_written_over(tmp_path: Path) -> None:
         ("data.num_points=16",),
         ("train.ema_decay=0",),
         ("optim.name=sgd",),
+        ("optim.name=muon",),
         ("optim.decay_all=true",),
     ],
     ids=lambda change: change[0],
@@ -332,7 +330,15 @@ def test_settings_of_the_optimizer_hold_after_a_resume(tmp_path: Path) -> None:
     make_trainer(tmp_path, make_config("train.epochs=1", "optim.weight_decay=0.01")).fit()
     changed = make_config("train.epochs=2", "optim.weight_decay=0.3")
     trainer = make_trainer(tmp_path, changed, resume=True)
-    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3, 0.0]
+    (optimizer,) = trainer.optimizers
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+
+
+def test_schedule_goes_on_at_its_epoch_with_another_batch_size(tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.epochs=2")).fit()
+    changed = make_config("train.epochs=4", "train.batch_size=8")
+    trainer = make_trainer(tmp_path, changed, resume=True)
+    assert (trainer.epoch, trainer.steps_per_epoch, trainer.step) == (2, 8, 16)
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
@@ -384,9 +390,7 @@ def test_last_step_that_breaks_the_weights_is_not_saved(has_val: bool, tmp_path:
     assert load_state(tmp_path / "resume.pt")["epoch"] == 1
 
 
-def test_full_disk_keeps_the_run_of_the_epoch_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_keeps_the_run_of_the_epoch_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(tmp_path, make_config())
     whole, saves = torch.save, []
 
@@ -439,7 +443,7 @@ def test_amp_runs(tmp_path: Path) -> None:
 
 @slow
 def test_compiled_training_is_the_same(tmp_path: Path) -> None:
-    settings = (*CALM, "train.epochs=1", "optim.name=sgd", "optim.lr=0.05")
+    settings = (*CALM, "train.epochs=1", "optim.name=sgd", "optim.lr=0.05", "model.args.depth=1")
     make_trainer(tmp_path / "plain", make_config(*settings)).fit()
     make_trainer(tmp_path / "compiled", make_config(*settings, "train.compile=true")).fit()
     plain, compiled = (weights(tmp_path / name / "last.safetensors") for name in ("plain", "compiled"))

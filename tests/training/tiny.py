@@ -1,4 +1,4 @@
-"""A task that is learned in seconds: 64 clouds of 32 points in 4 classes, and models of a few thousand weights."""
+"""A task learned in seconds: 64 clouds of 32 points in 4 classes, and models of a few thousand weights."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def rows_of(run_dir: Path, timed: bool = False) -> list[dict[str, float]]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder and what is in it."""
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def weights(path: Path) -> dict[str, Tensor]:

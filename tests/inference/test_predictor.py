@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from numpy.typing import NDArray
+
+import bixt3d
+from bixt3d import Predictor
+from bixt3d.datasets.split import unit_sphere
+from bixt3d.inference import Prediction
+from bixt3d.models import create_model
+from bixt3d.training.checkpoint import save_model
+from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, awaken
+
+POINTS = 32
+
+
+def save(path: Path, in_dims: int = 3, order: str = "stored", **changes: Any) -> Path:
+    torch.manual_seed(0)
+    name, args = "bixt_ti_cls", {"num_classes": 4, "in_dims": in_dims, **NAIVE}
+    if order == "fps":
+        name, args = "bixt_ti_cls_hierarchy", {**args, **HIERARCHY, "sampling": "prefix"}
+        del args["depth"]
+    meta = {
+        "model": {"name": name, "args": args},
+        "classes": list(CLASSES),
+        "preprocess": {"num_points": POINTS, "order": order, "channels": in_dims, "stored_points": 200},
+        **changes,
+    }
+    save_model(path, awaken(create_model(name, **args)), meta)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model") / "best.safetensors")
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: Path) -> Predictor:
+    return Predictor(checkpoint, "cpu")
+
+
+def some_cloud(count: int = POINTS, seed: int = 0, channels: int = 3) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(count, channels)).astype(np.float32)
+
+
+def assert_equal(first: Prediction, second: Prediction, tolerance: float = 0.0) -> None:
+    assert first.label == second.label and first.index == second.index
+    np.testing.assert_allclose(first.probabilities, second.probabilities, atol=tolerance, rtol=0)
+    np.testing.assert_allclose(first.points, second.points, atol=tolerance, rtol=0)
+
+
+def test_prediction_says_what_it_is(predictor: Predictor) -> None:
+    seen = predictor(some_cloud(50))
+    assert isinstance(seen, Prediction)
+    assert seen.probabilities.shape == (4,) and seen.probabilities.dtype == np.float32
+    assert seen.probabilities.sum() == pytest.approx(1.0, abs=1e-6)
+    assert seen.index == seen.probabilities.argmax() and type(seen.index) is int
+    assert seen.label == CLASSES[seen.index]
+    assert seen.points.shape == (POINTS, 3) and seen.points.dtype == np.float32
+    assert predictor.classes == CLASSES
+    others = [predictor(some_cloud(seed=seed)).probabilities for seed in range(1, 4)]
+    assert all(np.abs(other - seen.probabilities).max() > 1e-4 for other in others)  # it looks at the cloud
+
+
+def test_probabilities_are_those_of_the_model(checkpoint: Path, predictor: Predictor) -> None:
+    cloud = torch.from_numpy(some_cloud())
+    with torch.no_grad():
+        logits = bixt3d.load_model(checkpoint, "cpu")(unit_sphere(cloud)[None])[0]
+    np.testing.assert_allclose(predictor(cloud).probabilities, logits.softmax(0), atol=1e-6)
+
+
+def test_points_are_normalised_and_the_first_ones(predictor: Predictor) -> None:
+    cloud = some_cloud(100)
+    expected = unit_sphere(torch.from_numpy(cloud))[:POINTS]
+    np.testing.assert_allclose(predictor(cloud).points, expected, atol=1e-6)
+
+
+def test_farthest_points_of_the_whole_cloud(tmp_path: Path) -> None:
+    predictor = Predictor(save(tmp_path / "m.safetensors", order="fps"), "cpu")
+    cloud = torch.from_numpy(some_cloud(100))
+    normal = unit_sphere(cloud)
+    chosen = bixt3d.ops.farthest_point_sample(normal[None], POINTS)[0]
+    np.testing.assert_allclose(predictor(cloud).points, normal[chosen], atol=1e-6)
+
+
+def test_every_form_of_a_cloud_gives_the_same(predictor: Predictor, tmp_path: Path) -> None:
+    cloud = some_cloud(60)
+    np.save(tmp_path / "cloud.npy", cloud)
+    expected = predictor(cloud)
+    assert_equal(predictor(torch.from_numpy(cloud)), expected)
+    assert_equal(predictor(tmp_path / "cloud.npy"), expected)
+    assert_equal(predictor(str(tmp_path / "cloud.npy")), expected)
+
+
+def test_several_clouds_give_a_list(predictor: Predictor, tmp_path: Path) -> None:
+    first, second = some_cloud(60, 1), some_cloud(60, 2)
+    alone = [predictor(first), predictor(second)]
+    np.save(tmp_path / "first.npy", first)
+    batch = np.stack([first, second])
+    mixed = [tmp_path / "first.npy", torch.from_numpy(second)]
+    for several in (batch, torch.from_numpy(batch), [first, second], (first, second), mixed):
+        seen = predictor(several)
+        assert isinstance(seen, list) and len(seen) == 2
+        for one, other in zip(seen, alone, strict=True):
+            assert_equal(one, other)
+    assert len(predictor([first])) == 1 and len(predictor(batch[:1])) == 1
+    sizes = [seen.points.shape for seen in predictor([some_cloud(40), some_cloud(300)])]
+    assert sizes == [(POINTS, 3)] * 2
+
+
+def test_same_input_gives_the_same_output(checkpoint: Path, tmp_path: Path) -> None:
+    trimesh.creation.torus(1.0, 0.3).export(tmp_path / "torus.off")
+    seen = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        predictor = Predictor(checkpoint, "cpu")
+        seen += [predictor(tmp_path / "torus.off"), predictor(tmp_path / "torus.off")]
+    for other in seen[1:]:
+        assert_equal(other, seen[0])
+
+
+@pytest.mark.parametrize("order", ["stored", "fps"])
+@pytest.mark.parametrize(("factor", "offset"), [(1.0, 3.0), (1e-3, 0.0), (250.0, 0.0), (20.0, -60.0)])
+def test_place_and_size_do_not_matter(order: str, factor: float, offset: float, tmp_path: Path) -> None:
+    predictor = Predictor(save(tmp_path / "m.safetensors", order=order), "cpu")
+    cloud = some_cloud(80).astype(np.float64)
+    moved = cloud * factor + offset * np.array([1.0, -2.0, 0.5])
+    assert_equal(predictor(moved), predictor(cloud), tolerance=1e-3)
+
+
+def test_coordinates_of_a_map_keep_their_precision(predictor: Predictor) -> None:
+    """A scan in metres east and north: float32 holds such numbers to half a metre only."""
+    cloud = some_cloud(80).astype(np.float64)
+    moved = cloud + np.array([500_000.0, 5_400_000.0, 300.0])
+    assert_equal(predictor(moved), predictor(cloud), tolerance=1e-3)
+    assert_equal(predictor(torch.from_numpy(moved)), predictor(cloud), tolerance=1e-3)
+
+
+FORMS: dict[str, Callable[[NDArray[np.float32]], Any]] = {
+    "float64": lambda cloud: cloud.astype(np.float64),
+    "big endian": lambda cloud: cloud.astype(">f4"),
+    "every other row": lambda cloud: np.repeat(cloud, 2, axis=0)[::2],
+    "negative strides": lambda cloud: cloud[::-1].copy()[::-1],
+    "fortran order": np.asfortranarray,
+    "more columns": lambda cloud: np.concatenate([cloud, np.full((len(cloud), 4), np.nan)], axis=1),
+    "float64 tensor": lambda cloud: torch.from_numpy(cloud).double(),
+    "transposed tensor": lambda cloud: torch.from_numpy(cloud.T.copy()).T,
+    "tensor with gradient": lambda cloud: torch.from_numpy(cloud).requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_arrays_of_every_make(form: Callable[[NDArray[np.float32]], Any], predictor: Predictor) -> None:
+    cloud = some_cloud(40)
+    given = form(cloud.copy())
+    assert_equal(predictor(given), predictor(cloud), tolerance=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.int8, np.uint8, np.uint16, np.float16])
+def test_numbers_of_every_kind(dtype: Any, predictor: Predictor) -> None:
+    cloud = (20 * np.abs(some_cloud(40))).astype(dtype)
+    expected = predictor(cloud.astype(np.float32))
+    assert_equal(predictor(cloud), expected, tolerance=1e-6)
+    assert_equal(predictor(torch.from_numpy(cloud)), expected, tolerance=1e-6)
+
+
+def test_read_only_array_is_taken_without_a_warning(
+    predictor: Predictor, recwarn: pytest.WarningsRecorder
+) -> None:
+    cloud = some_cloud(40)
+    expected = predictor(cloud)
+    cloud.setflags(write=False)
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else torch tells only the first of them
+    try:
+        assert_equal(predictor(cloud), expected)
+    finally:
+        torch.set_warn_always(always)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_input_stays_as_it_is(predictor: Predictor) -> None:
+    cloud = some_cloud(40)
+    before = cloud.copy()
+    seen = predictor(cloud)
+    predictor(torch.from_numpy(cloud))
+    seen.points[:] = 7.0
+    assert np.array_equal(cloud, before)
+
+
+def with_value(value: float) -> NDArray[np.float32]:
+    cloud = some_cloud(40)
+    cloud[3, 1] = value
+    return cloud
+
+
+NO_CLOUDS: dict[str, tuple[Any, str]] = {
+    "NaN": (with_value(np.nan), "finite"),
+    "infinity": (with_value(np.inf), "finite"),
+    "too few": (some_cloud(POINTS - 1), f"at least {POINTS} points.*got {POINTS - 1}"),
+    "none": (np.zeros((0, 3)), "expected"),
+    "two columns": (some_cloud(40)[:, :2], r"expected points \(N, 3\), got .*\(40, 2\)"),
+    "one point": (some_cloud(40)[0], r"cloud \(N, 3\) or a batch \(B, N, 3\), got an array of shape \(3,\)"),
+    "four axes": (np.zeros((2, 2, 40, 3)), r"\(2, 2, 40, 3\)"),
+    "numpy scalar": (np.float32(1.0), "expected"),
+    "bool": (np.ones((40, 3), dtype=bool), "bool"),
+    "bool tensor": (torch.ones(40, 3, dtype=torch.bool), "bool"),
+    "complex": (np.ones((40, 3), dtype=complex), "complex"),
+    "complex tensor": (torch.ones(40, 3, dtype=torch.complex64), "complex"),
+    "text": (np.full((40, 3), "a"), "expected numbers"),
+    "objects": (np.full((40, 3), None), "expected numbers"),
+    "lists of numbers": ([[0.0, 0.0, 0.0]] * 40, "expected an array, a tensor or a path, got list"),
+    "list with None": ([some_cloud(40), None], "got NoneType"),
+    "list with two columns": ([some_cloud(40), some_cloud(40)[:, :2]], r"\(40, 2\)"),
+    "None": (None, "expected"),
+    "a number": (3, "expected"),
+}
+
+
+@pytest.mark.parametrize(("clouds", "message"), NO_CLOUDS.values(), ids=NO_CLOUDS.keys())
+def test_what_is_no_cloud_is_refused(clouds: Any, message: str, predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match=message):
+        predictor(clouds)
+
+
+def test_bad_file_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.off"):
+        predictor(tmp_path / "gone.off")
+    (tmp_path / "bad.off").write_text("hello")
+    with pytest.raises(ValueError, match=r"bad\.off"):
+        predictor(tmp_path / "bad.off")
+    np.save(tmp_path / "few.npy", some_cloud(5))
+    with pytest.raises(ValueError, match=r"few\.npy: expected at least 32 points"):
+        predictor([str(tmp_path / "few.npy")])
+
+
+def test_mesh_is_sampled_as_the_training_set_was(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "torus.off"
+    trimesh.creation.torus(1.0, 0.3).export(path)
+    sampled = bixt3d.datasets.meshes.read_cloud(path, num_samples=200)
+    assert_equal(predictor(path), predictor(sampled))
+
+
+def test_normals_pass_and_are_not_scaled(tmp_path: Path) -> None:
+    predictor = Predictor(save(tmp_path / "m.safetensors", in_dims=6), "cpu")
+    trimesh.creation.box().export(tmp_path / "box.ply")
+    seen = predictor(tmp_path / "box.ply")
+    assert seen.points.shape == (POINTS, 6)
+    np.testing.assert_allclose(np.linalg.norm(seen.points[:, 3:], axis=1), 1.0, atol=1e-5)
+    cloud = some_cloud(40, channels=6)
+    np.testing.assert_array_equal(predictor(cloud).points[:, 3:], cloud[:POINTS, 3:])
+    with pytest.raises(ValueError, match=re.escape("expected points (N, 6)")):
+        predictor(some_cloud(40))
+
+
+@pytest.mark.parametrize("count", [POINTS, 90])
+def test_attention_maps_of_the_naive_model(count: int, predictor: Predictor) -> None:
+    maps = predictor.attention_maps(some_cloud(count))
+    assert [tuple(one.shape) for one in maps] == [(2, 4, POINTS)] * 2  # (H, M, N) for each layer
+    for one in maps:
+        torch.testing.assert_close(one.sum(-1), torch.ones(2, 4))
+        assert one.min() >= 0 and not one.requires_grad
+
+
+def test_attention_maps_of_a_hierarchy_lie_on_fewer_tokens(tmp_path: Path) -> None:
+    predictor = Predictor(save(tmp_path / "m.safetensors", order="fps"), "cpu")
+    np.save(tmp_path / "cloud.npy", some_cloud(90))
+    maps = predictor.attention_maps(tmp_path / "cloud.npy")
+    assert [tuple(one.shape) for one in maps] == [(2, 4, POINTS // 2), (2, 4, POINTS // 4)]
+    with pytest.raises(ValueError, match="finite"):
+        predictor.attention_maps(with_value(np.nan))
+
+
+def test_model_without_a_checkpoint() -> None:
+    model = awaken(create_model("bixt_ti_cls", num_classes=4, **NAIVE)).train()
+    numbered = Predictor(model, "cpu")
+    seen = numbered(some_cloud(50))
+    assert seen.label == str(seen.index) and len(seen.points) == 50
+    named = Predictor(model, "cpu", classes=CLASSES, num_points=20)(some_cloud(50))
+    assert named.label == CLASSES[named.index] and len(named.points) == 20
+
+
+def test_names_must_be_as_many_as_the_classes() -> None:
+    model = create_model("bixt_ti_cls", num_classes=4, **NAIVE)
+    with pytest.raises(ValueError, match="classes"):
+        Predictor(model, "cpu", classes=("one", "two"))(some_cloud(50))
+
+
+def test_forms_of_a_checkpoint(checkpoint: Path, predictor: Predictor, tmp_path: Path) -> None:
+    expected = predictor(some_cloud())
+    for form in (str(checkpoint), checkpoint.with_suffix(""), checkpoint.parent):
+        assert_equal(Predictor(form, "cpu")(some_cloud()), expected)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        Predictor(tmp_path / "nothing", "cpu")
+
+
+@pytest.mark.parametrize("key", ["classes", "preprocess"])
+def test_checkpoint_that_does_not_say_enough(key: str, tmp_path: Path) -> None:
+    """save_model asks for the model's description only."""
+    path = save(tmp_path / "m.safetensors", **{key: None})
+    with pytest.raises(ValueError, match=rf"m\.safetensors.*{key}"):
+        Predictor(path, "cpu")

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from bixt3d import load_model, open_dataset
+from bixt3d.datasets.loader import arrange_split
+from bixt3d.datasets.shapes import CATEGORIES
+from tests.tools.conftest import Outcome, Trained, Workplace
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def outcome(workplace: Workplace, trained: Trained) -> Outcome:
+    return workplace.run("evaluate", trained.run_dir / "last").succeeded()
+
+
+@pytest.fixture(scope="module")
+def confusion(workplace: Workplace, trained: Trained) -> torch.Tensor:
+    """Counted here, cloud by cloud."""
+    split = arrange_split(open_dataset("shapes", workplace.folder / "data", "test"), 48, "fps")
+    model = load_model(trained.run_dir / "last", "cpu")
+    counts = torch.zeros(10, 10, dtype=torch.int64)
+    with torch.no_grad():
+        for cloud, label in zip(split.points, split.label, strict=True):
+            counts[label, model(cloud[None])[0].argmax()] += 1
+    return counts
+
+
+def test_scores_are_printed(outcome: Outcome, confusion: torch.Tensor) -> None:
+    assert "test: 20 shapes of shapes, epoch 3" in outcome.out
+    right = confusion.diagonal()
+    assert f"OA    {100 * int(right.sum()) / 20:.2f}%" in outcome.out
+    assert f"mAcc  {100 * float((right / confusion.sum(1)).mean()):.2f}%" in outcome.out
+    table = re.findall(r"^(\w+) +(\d+) +([\d.]+)%", outcome.out, re.M)
+    assert [(name, int(count)) for name, count, _ in table] == [(name, 2) for name in CATEGORIES]
+    assert [float(share) for *_, share in table] == [50.0 * int(n) for n in right]
+
+
+def test_files_lie_beside_the_checkpoint(trained: Trained, outcome: Outcome, confusion: torch.Tensor) -> None:
+    folder = trained.run_dir / "last_test"
+    with open(folder / "confusion.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1:] == list(CATEGORIES)
+    assert [row[0] for row in rows[1:]] == list(CATEGORIES)
+    assert torch.equal(torch.tensor([[int(n) for n in row[1:]] for row in rows[1:]]), confusion)
+    assert (folder / "confusion.png").read_bytes().startswith(PNG)
+    result = json.loads((folder / "result.json").read_text())
+    assert result["split"] == "test" and result["shapes"] == 20
+    assert result["oa"] == pytest.approx(int(confusion.diagonal().sum()) / 20)
+    assert str(folder / "confusion.csv") in outcome.out and "confusion.png" in outcome.out
+
+
+def test_scores_are_those_that_training_told(trained: Trained, outcome: Outcome) -> None:
+    told = json.loads((trained.run_dir / "result.json").read_text())["last"]
+    seen = json.loads((trained.run_dir / "last_test" / "result.json").read_text())
+    assert {key: seen[key] for key in ("oa", "macc")} == {key: told[key] for key in ("oa", "macc")}
+
+
+def test_other_split_settings_and_folder(workplace: Workplace, trained: Trained, tmp_path: Path) -> None:
+    settings = [f"data.root={workplace.folder / 'data'}", "train.eval_batch_size=3"]
+    outcome = workplace.run(
+        *("evaluate", trained.run_dir, "--split", "val", "--out", tmp_path / "a" / "b"),
+        *("--cfg", workplace.config, "--set", *settings),
+    ).succeeded()
+    assert "val: 10 shapes of shapes" in outcome.out
+    assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == {
+        "confusion.csv",
+        "confusion.png",
+        "result.json",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["runs/trained/beast"], ["no checkpoint", "best.safetensors, last.safetensors"]),
+        (["runs/trained/resume.pt"], ["runs/trained/resume.pt", "another format"]),
+        (["runs/trained", "--split", "tset"], ["split", "'tset'"]),
+        (["runs/trained", "--set", "data.roots=x"], ["unknown key data.roots", "did you mean 'root'?"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_mistake_ends_with_one_line(
+    arguments: list[str], words: list[str], workplace: Workplace, trained: Trained
+) -> None:
+    workplace.run("evaluate", *arguments).refused(*words)

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bixt3d.config import Config, config_from
+from bixt3d.datasets.shapes import CATEGORIES, write_shapes
+from bixt3d.training.device import Workers, join_workers, pick_device
+from bixt3d.training.experiment import build_model, describe, open_splits
+from tests.training.tiny import assert_same, make_config, make_split
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    write_shapes(folder, per_class=4, num_points=64, progress=False)
+    return folder
+
+
+def shapes(root: Path, *overrides: str) -> Config:
+    return config_from({"data": {"name": "shapes", "root": str(root), "num_points": 16}}, overrides)
+
+
+def test_splits_open_as_training_takes_them(root: Path) -> None:
+    splits, stored = open_splits(shapes(root), CPU, ("train", "val", "test"))
+    assert list(splits) == ["train", "val", "test"]
+    assert {split.classes for split in splits.values()} == {CATEGORIES}
+    assert all(split.points.shape[1:] == (16, 3) for split in splits.values())
+    assert stored == 16  # the first ones: no more are read
+    far, stored = open_splits(shapes(root, "data.order=fps"), CPU, ("test",))
+    assert stored == 64
+    assert torch.equal(far["test"].points[:, 0], splits["test"].points[:, 0])
+    assert not torch.equal(far["test"].points, splits["test"].points)
+
+
+def test_description_tells_what_a_prediction_needs(root: Path) -> None:
+    config = shapes(root, "data.order=fps", "model.args.depth=2")
+    splits, stored = open_splits(config, CPU, ("val",))
+    assert describe(config, splits["val"], stored) == {
+        "task": "classification",
+        "model": {"name": "bixt_ti_cls", "args": {"num_classes": 10, "in_dims": 3, "depth": 2}},
+        "classes": list(CATEGORIES),
+        "preprocess": {"num_points": 16, "order": "fps", "channels": 3, "stored_points": 64},
+        "dataset": "shapes",
+    }
+
+
+def test_more_points_than_stored(root: Path) -> None:
+    for order in ("stored", "fps"):
+        with pytest.raises(ValueError, match="65.*64|64.*65"):
+            open_splits(shapes(root, "data.num_points=65", f"data.order={order}"), CPU, ("val",))
+
+
+def test_model_follows_from_its_seed() -> None:
+    description = describe(make_config(), make_split(), 32)
+    torch.manual_seed(3)
+    first = build_model(make_config(), description).state_dict()
+    assert_same(first, build_model(make_config(), description).state_dict())
+    other = build_model(make_config("train.seed=1"), description).state_dict()
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_start_from_a_file_that_is_none(tmp_path: Path) -> None:
+    description = describe(make_config(), make_split(), 32)
+
+    def start_from(path: Path) -> None:
+        build_model(make_config(f"model.init_from={path}"), description)
+
+    with pytest.raises(FileNotFoundError, match=r"model\.init_from: no file .*gone\.pth"):
+        start_from(tmp_path / "gone.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(ValueError, match=r"model\.init_from: .*text\.pth cannot be read"):
+        start_from(tmp_path / "text.pth")
+    torch.save({"some.weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="some.weight"):
+        start_from(tmp_path / "other.pth")
+    torch.save(torch.zeros(2), tmp_path / "tensor.pth")
+    with pytest.raises(ValueError, match=r"tensor\.pth"):
+        start_from(tmp_path / "tensor.pth")
+
+
+def test_device_by_name() -> None:
+    assert pick_device("cpu") == CPU
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("gpu", "cuda:99", ""):
+        with pytest.raises(ValueError, match=f"device '{name}' cannot be used here .*--device cpu"):
+            pick_device(name)
+
+
+def test_one_process_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    alone = join_workers(CPU)
+    assert alone == Workers(0, 1) and alone.first
+    value = torch.tensor([3.0])
+    assert torch.equal(alone.sum(value), torch.tensor([3.0]))
+    alone.wait()
+    monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun with one process
+    assert join_workers(CPU) == alone
+    assert not Workers(1, 2).first
