@@ -6,6 +6,7 @@ an override it stands above the file and below the other overrides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -238,8 +239,8 @@ def check_config(config: Config) -> None:
         "augment.scale_low": augment.scale_low,
     }
     for key, value in positive.items():
-        if not value > 0:
-            raise ValueError(f"{key}: expected more than 0, got {value}")
+        if not 0 < value < math.inf:
+            raise ValueError(f"{key}: expected a number above 0, got {value}")
     share = {
         "train.ema_decay": train.ema_decay,
         "optim.label_smoothing": optim.label_smoothing,
@@ -268,7 +269,7 @@ def _preset(layer: Mapping[Any, Any], source: str) -> Mapping[str, Any]:
     name = layer.get("preset", "")
     if not name:
         return {}
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         known = tuple(PRESETS)
         raise ValueError(
             f"{source}: unknown preset {name!r}{nearest(name, known)}; known: {', '.join(known)}"
@@ -285,6 +286,8 @@ def _check_keys(schema: type, layer: Mapping[Any, Any], prefix: str, source: str
                 f"{prefix or 'the top level '}has: {', '.join(known)}"
             )
         default = known[key].default_factory
+        if default is dict and not isinstance(value, Mapping):
+            raise ValueError(f"{source}: {prefix}{key}: expected keys and values, got {value!r}")
         if isinstance(default, type) and is_dataclass(default):
             if not isinstance(value, Mapping):
                 raise ValueError(f"{source}: {prefix}{key}: expected keys and values, got {value!r}")

@@ -12,14 +12,23 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     """Count predictions: (S,), (S,) int64 -> (K, K) int64, rows = truth, columns = prediction.
 
     Raises:
-        ValueError: If the two do not have the same shape.
+        ValueError: If the two do not have the same shape, or (looked at on the CPU only, as it would make
+            a GPU wait) a number is not one of 0 to K - 1.
     """
     if prediction.shape != label.shape:
         raise ValueError(
             f"prediction and label: expected the same shape, got {describe(prediction)}, {describe(label)}"
         )
-    pair = label.flatten() * num_classes + prediction.flatten()  # (S,)
-    counts = torch.bincount(pair, minlength=num_classes * num_classes)
+    both = torch.stack([label.flatten(), prediction.flatten()])  # (2, S)
+    if both.device.type == "cpu" and both.numel():
+        low, high = int(both.min()), int(both.max())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"prediction and label: expected 0 to {num_classes - 1} (num_classes={num_classes}), got "
+                f"{low} to {high}"
+            )
+    counts = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=label.device)
+    counts.index_add_(0, both[0] * num_classes + both[1], torch.ones_like(both[0]))
     return counts.view(num_classes, num_classes)  # (K, K)
 
 

@@ -45,8 +45,11 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, ratio: float) -> None:
         """Use a hidden width of ``ratio * dim``."""
         super().__init__()
-        self.fc1 = nn.Linear(dim, int(dim * ratio))
-        self.fc2 = nn.Linear(int(dim * ratio), dim)
+        hidden = round(dim * ratio)
+        if hidden < 1:
+            raise ValueError(f"mlp_ratio: expected a hidden width of at least 1, got {dim} * {ratio}")
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) -> (..., D)."""

@@ -139,6 +139,8 @@ class BiXT(Trunk):
         widths = [token_dim] * depth if isinstance(token_dim, int) else list(token_dim)
         if len(widths) != depth:
             raise ValueError(f"token_dim: expected one width or {depth}, one a layer, got {len(widths)}")
+        if min(widths) < 1:
+            raise ValueError(f"token_dim: expected widths of at least 1, got {token_dim}")
         self.dim = dim
         self.depth = depth
         self.token_dims = tuple(widths)
@@ -203,6 +205,8 @@ class Perceiver(Trunk):
         super().__init__()
         _check_choice("share", share, SHARE)
         _check_sizes(dim, num_blocks, num_heads, num_latents, drop_path)
+        if self_attends_per_block < 0:
+            raise ValueError(f"self_attends_per_block: expected 0 or more, got {self_attends_per_block}")
         if share == "all_but_first" and num_blocks < 2:
             raise ValueError('share="all_but_first" needs at least 2 blocks, got num_blocks=1')
         self.dim = dim

@@ -107,7 +107,7 @@ class PointClassifier(nn.Module):
         width = self.head.norm.weight.shape[0]
         new = ClassificationHead(width, num_classes, dropout=self.head.dropout.p)
         new.pool = self.head.pool
-        self.head = new.to(self.head.linear.weight.device)
+        self.head = new.to(self.head.linear.weight).train(self.training)
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that weight decay leaves alone: vectors and the latents."""

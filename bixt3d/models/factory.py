@@ -202,7 +202,27 @@ def create_model(name: str, **args: Any) -> nn.Module:
             raise ValueError(
                 f"{name} has no argument {key!r}{nearest(key, known)}; it takes: {', '.join(known)}"
             )
+        _check_type(name, key, args[key], known[key].default)
     return build(**args)
+
+
+def _check_type(name: str, key: str, value: Any, default: Any) -> None:
+    # Arguments may come from YAML, where a number is easily quoted or a list forgotten.
+    def whole(number: Any) -> bool:
+        return isinstance(number, int) and not isinstance(number, bool)
+
+    if isinstance(default, tuple):
+        fits = isinstance(value, (list, tuple)) and all(whole(item) for item in value)
+    elif isinstance(default, bool):
+        fits = isinstance(value, bool)
+    elif isinstance(default, float):
+        fits = whole(value) or isinstance(value, float)
+    elif isinstance(default, str):
+        fits = isinstance(value, str)
+    else:
+        fits = whole(value) or (default is None and value is None)
+    if not fits:
+        raise ValueError(f"{name}: {key}: expected a value like {default!r}, got {value!r}")
 
 
 def _classifier(

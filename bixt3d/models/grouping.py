@@ -109,6 +109,8 @@ class GroupingStage(nn.Module):
         self.neighbors, self.reduction, self.sampling = neighbors, reduction, sampling
         self.center, self.use_xyz, self.fused = center, use_xyz, fused
         hidden = out_dim if hidden is None else hidden
+        if hidden < 1:
+            raise ValueError(f"hidden: expected a width of at least 1, got {hidden}")
         source = in_dim + 3 if use_xyz else in_dim
         self.alpha = nn.Parameter(torch.ones(source))
         self.beta = nn.Parameter(torch.zeros(source))

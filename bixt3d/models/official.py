@@ -55,13 +55,16 @@ def from_state_dict(state_dict: Mapping[str, Tensor], num_heads: int) -> tuple[B
     """
     trunk_state, head_state = _translate(state_dict)
     layers = {int(name.split(".")[1]) for name in trunk_state if name.startswith("layers.")}
-    if not layers or "latents" not in trunk_state or "linear.weight" not in head_state:
+    needed = ("latents", "layers.0.among.ffn.mlp.fc1.weight")
+    if not layers or "linear.weight" not in head_state or any(n not in trunk_state for n in needed):
         raise ValueError(
-            "not an official BiXT state dict: expected latents, blocks.0 ... and head.weight among its "
-            f"names, got {', '.join(sorted(state_dict)[:5])} ..."
+            "not an official BiXT state dict: expected latents, blocks.0. ... and head.weight among "
+            f"its names, got {', '.join(sorted(state_dict)[:5])} ..."
         )
     last = max(layers)
     one_sided = f"layers.{last}.cross.query.weight" in trunk_state
+    if trunk_state["latents"].ndim != 3:
+        raise ValueError(f"latents: expected (1, M, D), got {tuple(trunk_state['latents'].shape)}")
     _, num_latents, dim = trunk_state["latents"].shape
     hidden = trunk_state["layers.0.among.ffn.mlp.fc1.weight"].shape[0]
     trunk = BiXT(
@@ -110,7 +113,8 @@ def initialize_from(model: PointClassifier, state_dict: Mapping[str, Tensor]) ->
         )
     with torch.no_grad():
         trunk.load_state_dict({name: state[name] for name in wanted})
-    return sorted(set(state) - set(wanted))
+    used = {id(state[name]) for name in wanted}
+    return sorted(name for name, value in state_dict.items() if id(value) not in used)
 
 
 def _translate(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -1,7 +1,8 @@
-"""From settings to a trainer: open the data, build the model, describe both."""
+"""An experiment from settings to result: open the data, build the model, train, evaluate on test."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from bixt3d.datasets.split import Split
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.factory import create_model
 from bixt3d.models.official import initialize_from
+from bixt3d.training.checkpoint import load_checkpoint
+from bixt3d.training.device import join_workers
+from bixt3d.training.evaluate import evaluate
+from bixt3d.training.report import write_result
+from bixt3d.training.tasks import ClassificationTask
+from bixt3d.training.trainer import Trainer
 
 
 def open_splits(
@@ -74,3 +81,47 @@ def build_model(config: Config, description: dict[str, Any]) -> nn.Module:
             raise ValueError(f"model.init_from: {source} cannot be read ({error})") from None
         initialize_from(model, state.get("state_dict", state))
     return model
+
+
+def train_classifier(config: Config, device: torch.device, resume: bool = False) -> dict[str, Any]:
+    """Train a classifier, then evaluate its last and its best epoch once on the test split.
+
+    Args:
+        config: The settings; ``run.dir`` says where results go.
+        device: Where to compute.
+        resume: Go on with the run in ``run.dir``.
+
+    Returns:
+        What ``result.json`` receives: for ``last`` and ``best`` the epoch and the test metrics, and minutes.
+    """
+    begun = time.perf_counter()
+    workers = join_workers(device)
+    chosen = config.data.train_split
+    names = (chosen, "test") if chosen == "trainval" else (chosen, "val", "test")
+    splits, stored_points = open_splits(config, device, names)
+    train, test = splits[chosen], splits["test"]
+    description = describe(config, train, stored_points)
+    model = build_model(config, description)
+    task = ClassificationTask(train.classes, config.optim.label_smoothing)
+    if workers.first:
+        count = sum(value.numel() for value in model.parameters())
+        sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
+        print(f"{config.model.name}: {count:,} parameters on {device}; {config.data.name}: {sizes}")
+    run_dir = Path(config.run.dir)
+    Trainer(config, model, task, train, splits.get("val"), run_dir, description, resume).fit()
+    result: dict[str, Any] = {}
+    for name in ("last", "best"):
+        if not (run_dir / f"{name}.safetensors").is_file():
+            continue  # without a validation split no epoch is best
+        model, meta = load_checkpoint(run_dir / name, device)
+        seen = evaluate(model, test, task, config.train.eval_batch_size, config.train.amp, workers)
+        result[name] = {"epoch": meta["metrics"]["epoch"], **seen.metrics}
+        if workers.first:
+            scores = "  ".join(f"{key} {100 * value:.2f}%" for key, value in seen.metrics.items())
+            why = "last epoch" if name == "last" else f"epoch {meta['metrics']['epoch']}, best on val"
+            print(f"test  {scores}  ({why})")
+    result["minutes"] = round((time.perf_counter() - begun) / 60, 2)
+    if workers.first:
+        write_result(run_dir / "result.json", result)
+        print(f"{result['minutes']} minutes; everything is in {run_dir}")
+    return result

@@ -140,6 +140,7 @@ class Trainer:
             self._save(row)
             self.log.row(row, settings.epochs)
         self.log.close()
+        self.workers.wait()  # whoever reads the checkpoints next finds them written
 
     def evaluate(self, split: Split) -> Evaluation:
         """Evaluate the weights that would be saved now on a split."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 Array = NDArray[Any]
 Weights = Mapping[str, Array]
@@ -81,7 +81,3 @@ def bidirectional(weights: Weights, latents: Array, tokens: Array, heads: int) -
         feed_forward(below(weights, "ffn_latents"), new_latents),
         feed_forward(below(weights, "ffn_tokens"), new_tokens),
     )
-
-
-def double(tensor: Tensor) -> Array:
-    return tensor.detach().double().numpy()
