@@ -13,6 +13,7 @@ from bixt3d.models.attention import (
     Mlp,
     SelfAttention,
 )
+from bixt3d.ops.validate import check_points
 
 ATTENTION = ("bidirectional", "sequential")
 LAST_LAYER = ("one_sided", "full")
@@ -29,6 +30,7 @@ class Trunk(nn.Module):
     latents: nn.Parameter
     depth: int
     dim: int
+    token_dims: tuple[int, ...]
 
     def start(self, batch: int) -> Tensor:
         """Return the learned latents for a batch, (B, M, D)."""
@@ -43,7 +45,12 @@ class Trunk(nn.Module):
         raise TypeError(f"{type(self).__name__} must define attention_map")
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map tokens (B, N, D) to latents (B, M, D) and tokens (B, N, D)."""
+        """Map tokens (B, N, D) to latents (B, M, D) and tokens (B, N, D).
+
+        Raises:
+            ValueError: For tokens of another shape or dtype, or an empty batch.
+        """
+        check_points(tokens, "tokens", (self.token_dims[0],), finite=False)
         latents = self.start(tokens.shape[0])
         for index in range(self.depth):
             latents, tokens = self.step(index, latents, tokens)
@@ -211,6 +218,7 @@ class Perceiver(Trunk):
             raise ValueError('share="all_but_first" needs at least 2 blocks, got num_blocks=1')
         self.dim = dim
         self.depth = num_blocks
+        self.token_dims = (dim,)
         self.latents = nn.Parameter(torch.empty(1, num_latents, dim))
         self.cross = nn.ModuleList(
             CrossAttention(dim, dim, dim, num_heads, mlp_ratio, drop_path / 2)

@@ -90,7 +90,7 @@ class Workplace:
             env=self.environment(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         return Outcome(done.returncode, done.stdout, re.sub(r".*\r", "", done.stderr))
 

@@ -55,7 +55,7 @@ def test_interrupt_says_how_to_go_on_and_resume_does(workplace: Workplace) -> No
         while not process.stdout.readline().startswith("epoch 2/"):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 1, err
