@@ -33,7 +33,7 @@ def main() -> None:
     text = (
         f"# Operations against their plain twins\n\n{markdown_table(head, rows)}\n\n"
         "Medians of alternating runs; the spread is the range of the ratio's middle half.\n\n"
-        f"`python -m benchmarks.ops`\n\n{environment_line()}\n"
+        f"`python -m benchmarks.ops`\n\n{environment_line(device)}\n"
     )
     print(text)
     if args.out:

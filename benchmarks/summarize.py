@@ -1,6 +1,6 @@
 """Gather finished runs of one experiment, one a seed, into a folder of results.
 
-    python -m benchmarks.summarize runs/modelnet40_cpu_* --out results/modelnet40_cpu
+    python -m benchmarks.summarize runs/cpu_* --title "ModelNet40 on a CPU" --out results/modelnet40_cpu
 
 It writes the table (mean and standard deviation over the seeds), the training curves, the confusion matrix
 of the first run, and each run's settings, metrics and result.

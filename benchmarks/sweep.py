@@ -69,7 +69,7 @@ def main() -> None:
         f"python -m benchmarks.sweep --cfg {args.cfg} --key {args.key} --values {' '.join(args.values)}"
         f" --seeds {' '.join(map(str, args.seeds))}{changed}"
     )
-    text = f"## {args.title}\n\n{table}\n\n`{command}`\n\n{environment_line()}\n"
+    text = f"## {args.title}\n\n{table}\n\n`{command}`\n\n{environment_line(device)}\n"
     print(text)
     if args.out:
         before = args.out.read_text() + "\n" if args.out.exists() else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from bixt3d.training.log import environment
 
 
@@ -16,9 +18,9 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join(lines)
 
 
-def environment_line() -> str:
+def environment_line(device: torch.device) -> str:
     """Return processor, threads, versions and commit in one line."""
-    found = environment()
-    device = found["gpu"] or f"{found['processor']}, {found['threads']} threads"
+    found = environment(device)
+    where = found["gpu"] or f"{found['processor']}, {found['threads']} threads"
     versions = f"torch {found['torch']}, Python {found['python']}"
-    return f"Measured on {device}; {versions}, commit {found['commit']}."
+    return f"Measured on {where}; {versions}, commit {found['commit']}."

@@ -40,6 +40,8 @@ class AugmentConfig:
     rotate_degrees: float = 0.0
     dropout: float = 0.0
     shuffle: bool = True
+    # Pass over up to this share of a cloud's stored points, others every time, before num_points are kept.
+    thin: float = 0.0
 
 
 @dataclass
@@ -240,28 +242,37 @@ def check_config(config: Config) -> None:
     }
     for key, value in positive.items():
         if not 0 < value < math.inf:
-            raise ValueError(f"{key}: expected a number above 0, got {value}")
+            raise ValueError(f"{key}: expected more than 0, got {value}")
     share = {
         "train.ema_decay": train.ema_decay,
         "optim.label_smoothing": optim.label_smoothing,
         "augment.dropout": augment.dropout,
+        "augment.thin": augment.thin,
         "optim.momentum": optim.momentum,
     }
     for key, value in share.items():
         if not 0.0 <= value < 1.0:
             raise ValueError(f"{key}: expected 0 <= value < 1, got {value}")
-    if augment.scale_high < augment.scale_low:
+    if not augment.scale_low <= augment.scale_high < math.inf:
         raise ValueError(f"augment.scale_high: expected at least scale_low, got {augment.scale_high}")
+    if not optim.min_lr <= optim.lr:
+        raise ValueError(f"optim.min_lr: expected at most optim.lr={optim.lr}, got {optim.min_lr}")
+    if config.model.args.get("sampling") == "prefix" and (config.data.order != "fps" or augment.shuffle):
+        raise ValueError(
+            "model.args.sampling=prefix takes the first points for the farthest-point sample: it needs "
+            f"data.order=fps and augment.shuffle=false, got {config.data.order} and {augment.shuffle}"
+        )
     for key, value in {
         "augment.shift": augment.shift,
         "augment.jitter_std": augment.jitter_std,
         "augment.jitter_clip": augment.jitter_clip,
+        "augment.rotate_degrees": augment.rotate_degrees,
         "optim.weight_decay": optim.weight_decay,
         "optim.warmup_epochs": optim.warmup_epochs,
         "optim.clip_norm": optim.clip_norm,
         "optim.min_lr": optim.min_lr,
     }.items():
-        if not value >= 0.0:
+        if not 0.0 <= value < math.inf:
             raise ValueError(f"{key}: expected 0 or more, got {value}")
 
 

@@ -59,6 +59,21 @@ def drop_points(points: Tensor, most: float, generator: Generator) -> Tensor:
     return torch.where(gone[..., None], points[:, :1], points)
 
 
+def thin_points(points: Tensor, num_points: int, most: float, generator: Generator) -> Tensor:
+    """Keep ``num_points`` of each cloud, others every time: (B, N, C) -> (B, num_points, C).
+
+    Each point is passed over with a probability from U(0, most), one a cloud; the first ``num_points`` that
+    are left stay, in their order, so that farthest-point order remains nearly that. Where too few are left,
+    the first of those passed over follow.
+    """
+    batch, count, channels = points.shape
+    rate = _uniform(points, (batch, 1), 0.0, most, generator)  # (B, 1)
+    gone = _uniform(points, (batch, count), 0.0, 1.0, generator) < rate  # (B, N)
+    place = gone * count + torch.arange(count, device=points.device)  # (B, N)
+    index = place.sort(1).indices[:, :num_points]
+    return points.gather(1, index[..., None].expand(-1, -1, channels))  # (B, num_points, C)
+
+
 def shuffle_order(points: Tensor, generator: Generator) -> Tensor:
     """Return the batch with one random order of the points."""
     order = torch.randperm(points.shape[1], generator=generator, device=points.device)  # (N,)
@@ -77,14 +92,20 @@ def augment(
     rotate_degrees: float = 0.0,
     dropout: float = 0.0,
     shuffle: bool = False,
+    thin: float = 0.0,
+    num_points: int | None = None,
 ) -> Tensor:
     """Apply the changes that are switched on, in a fixed order, to points (B, N, 3) or (B, N, 6).
+
+    With ``num_points`` that many points of each cloud are kept, by `thin_points`.
 
     Raises:
         ValueError: If the points have another shape.
     """
     if points.ndim != 3 or points.shape[-1] not in (3, 6):
         raise ValueError(f"points: expected (B, N, 3) or (B, N, 6), got {tuple(points.shape)}")
+    if num_points is not None:
+        points = thin_points(points, num_points, thin, generator)
     if rotate_degrees:
         points = rotate_up(points, rotate_degrees, generator)
     if (scale_low, scale_high) != (1.0, 1.0):

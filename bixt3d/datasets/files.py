@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,8 +77,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_rows(
-    path: Path, columns: int, limit: int | None = None, separator: str | None = None
-) -> NDArray[np.float32]:
+    path: Path,
+    columns: int,
+    limit: int | None = None,
+    separator: str | None = None,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> NDArray[Any]:
     """Reads the first `limit` rows of a text file of numbers.
 
     Args:
@@ -85,9 +90,10 @@ def read_rows(
         columns: How many numbers each line must hold.
         limit: Rows to read; None reads all.
         separator: What stands between numbers; None means blanks.
+        dtype: The type of the numbers.
 
     Returns:
-        (rows, columns) float32, at most `limit` rows; empty lines do not count.
+        (rows, columns) of that type, at most `limit` rows; empty lines do not count.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -102,7 +108,7 @@ def read_rows(
             # the C parser behind loadtxt is the fastest reader in NumPy 2: 0.7 ms for 2048 rows of 6
             rows = np.loadtxt(
                 path,
-                np.float32,
+                dtype,
                 comments=None,
                 delimiter=separator,
                 ndmin=2,

@@ -18,7 +18,7 @@ ARRAYS = (".npy", ".npz")
 
 def read_cloud(
     path: str | os.PathLike[str], channels: int = 3, num_samples: int = 2048, seed: int = 0
-) -> NDArray[np.float32]:
+) -> NDArray[np.float64]:
     """Reads a cloud, or samples the surface of a mesh.
 
     Args:
@@ -29,7 +29,7 @@ def read_cloud(
         seed: Seed of that draw.
 
     Returns:
-        Points (N, channels) float32, in the file's own coordinates.
+        Points (N, channels) float64, in the file's own coordinates.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -52,14 +52,15 @@ def read_cloud(
         raise ValueError(f"{path}: expected points (N, {channels}), came an array {points.shape}")
     if points.dtype.kind not in "fiu" or not np.isfinite(points).all():
         raise ValueError(f"{path}: expected finite numbers, came {points.dtype} with others among them")
-    return np.ascontiguousarray(points[:, :channels], dtype=np.float32)
+    return np.ascontiguousarray(points[:, :channels], dtype=np.float64)
 
 
-def _read_text(path: Path) -> NDArray[np.float32]:
+def _read_text(path: Path) -> NDArray[Any]:
     with path.open(encoding="utf-8", errors="replace") as file:
         first = next((line for line in file if line.strip()), "")
     separator = "," if "," in first else None
-    return read_rows(path, len(first.strip().split(separator)), separator=separator)
+    columns = len(first.strip().split(separator))
+    return read_rows(path, columns, separator=separator, dtype=np.float64)
 
 
 def _read_array(path: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bixt3d.datasets.loader import arrange
 from bixt3d.datasets.meshes import read_cloud
 from bixt3d.datasets.split import unit_sphere
+from bixt3d.models.classifier import PointClassifier
 from bixt3d.ops import gather_points
 from bixt3d.ops.validate import check_points, describe
 from bixt3d.training.checkpoint import load_checkpoint
@@ -47,12 +48,12 @@ class Predictor:
     Args:
         model_or_path: A checkpoint's path, or a model.
         device: Where to compute; CUDA where there is one if None.
-        classes: Names of the classes, for a model that comes without a checkpoint; numbers if None.
-        num_points: Points a cloud, likewise; all if None.
+        classes: Names of the classes; the checkpoint's if None, or numbers for a model that has none.
+        num_points: Points a cloud; the training's if None, or all for a model without a checkpoint.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is damaged.
+        ValueError: If the checkpoint is damaged, or ``classes`` does not fit the model.
     """
 
     def __init__(
@@ -66,19 +67,31 @@ class Predictor:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
-        if isinstance(model_or_path, nn.Module):
-            self.model = model_or_path.to(self.device).eval()
-            self.classes = tuple(classes) if classes is not None else None
-            self.num_points, self.order, self.samples = num_points, "stored", num_points or 2048
-        else:
-            self.model, meta = load_checkpoint(model_or_path, self.device)
-            self.classes = tuple(meta["classes"])
-            preprocess = meta["preprocess"]
-            self.num_points, self.order = preprocess["num_points"], preprocess["order"]
-            self.samples = preprocess["stored_points"]
-        self.channels = int(getattr(self.model, "in_dims", 3))
+        model = model_or_path
+        if not isinstance(model, nn.Module):
+            model = load_checkpoint(model, self.device)[0]
+        if not isinstance(model, PointClassifier):
+            raise ValueError(f"expected a classifier or its checkpoint, got {type(model).__name__}")
+        self.model = model.to(self.device).eval()
+        about = model.description or {}
+        names = classes if classes is not None else about.get("classes")
+        self.classes = tuple(names) if names is not None else None
+        outputs = model.head.linear.out_features
+        if self.classes is not None and len(self.classes) != outputs:
+            raise ValueError(f"classes: expected {outputs} names, one a logit, got {len(self.classes)}")
+        preprocess = about.get("preprocess", {})
+        self.num_points: int | None = num_points or preprocess.get("num_points")
+        self.order: str = preprocess.get("order", "stored")
+        self.stored_points: int = preprocess.get("stored_points", self.num_points or 2048)
+        self.channels = model.in_dims
 
-    def __call__(self, clouds: Cloud | Sequence[Cloud]) -> Any:
+    @overload
+    def __call__(self, clouds: str | Path) -> Prediction: ...
+
+    @overload
+    def __call__(self, clouds: Any) -> Any: ...
+
+    def __call__(self, clouds: Cloud | Sequence[Cloud]) -> Prediction | list[Prediction]:
         """Classify one cloud or several.
 
         Args:
@@ -103,7 +116,7 @@ class Predictor:
     def attention_maps(self, cloud: Cloud) -> list[Tensor]:
         """Return the latents' attention over the tokens for one cloud, one (H, M, N) per layer."""
         with torch.no_grad():
-            maps = self.model.attention_maps(self._prepare(cloud)[None])  # type: ignore[operator]
+            maps = self.model.attention_maps(self._prepare(cloud)[None])
         return [attention[0].cpu() for attention in maps]
 
     @torch.no_grad()
@@ -120,7 +133,7 @@ class Predictor:
     def _prepare(self, cloud: Any) -> Tensor:
         if isinstance(cloud, (str, Path)):
             name = str(cloud)
-            points = torch.from_numpy(read_cloud(cloud, self.channels, self.samples))
+            points = torch.from_numpy(read_cloud(cloud, self.channels, self.stored_points))
         elif isinstance(cloud, (np.ndarray, Tensor)):
             name = "cloud"
             points = cloud if isinstance(cloud, Tensor) else _from_numpy(cloud)
@@ -128,14 +141,19 @@ class Predictor:
             raise ValueError(f"expected an array, a tensor or a path, got {describe(cloud)}")
         if points.ndim != 2 or points.shape[-1] < self.channels or points.dtype == torch.bool:
             raise ValueError(f"{name}: expected points (N, {self.channels}), got {describe(points)}")
-        points = points.detach().to(self.device, torch.float32)[:, : self.channels]
+        # Centred in double precision: coordinates of a map lose their shape in single precision.
+        points = points.detach()[:, : self.channels].to(self.device, torch.float64)
         check_points(points[None], name, (self.channels,))
+        points = torch.cat([unit_sphere(points[:, :3]), points[:, 3:]], -1).float()
         wanted = self.num_points or len(points)
         if len(points) < wanted:
             raise ValueError(
                 f"{name}: expected at least {wanted} points, as the model was trained on, got {len(points)}"
             )
-        points = torch.cat([unit_sphere(points[:, :3]), points[:, 3:]], -1)
+        if self.order == "stored" and len(points) > wanted and len(points) != self.stored_points:
+            # A scan may be stored line by line, and its first points be one corner of it.
+            generator = torch.Generator().manual_seed(0)
+            points = points[torch.randperm(len(points), generator=generator).to(self.device)]
         index = arrange(points[None], wanted, self.order)
         return gather_points(points[None], index)[0]  # (N, C)
 
@@ -143,4 +161,4 @@ class Predictor:
 def _from_numpy(cloud: np.ndarray[Any, Any]) -> Tensor:
     if cloud.dtype.kind not in "fiu":
         raise ValueError(f"cloud: expected numbers, got an array of {cloud.dtype}")
-    return torch.from_numpy(np.ascontiguousarray(cloud, dtype=np.float32))
+    return torch.from_numpy(np.array(cloud, dtype=np.float64))

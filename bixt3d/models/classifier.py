@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from bixt3d.models.bixt import Trunk
@@ -45,7 +47,7 @@ class PointEncoder(nn.Module):
             latents (B, M, D), tokens (B, S, C), and the tokens' xyz (B, S, 3).
         """
         xyz = points[..., :3]
-        tokens = self.tokenizer(points)  # (B, N, C)
+        tokens = self.tokenizer(points).to(self.trunk.latents.dtype)  # (B, N, C), whole also under autocast
         latents = self.trunk.start(points.shape[0])  # (B, M, D)
         near: Neighborhood | None = None
         for index in range(self.trunk.depth):
@@ -65,6 +67,8 @@ class PointClassifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = head
+        # What a checkpoint said of the model that came from it: classes, preprocessing, settings.
+        self.description: dict[str, Any] | None = None
 
     @property
     def in_dims(self) -> int:
@@ -96,10 +100,16 @@ class PointClassifier(nn.Module):
         return self.forward_head(*self.forward_features(points))
 
     def attention_maps(self, points: Tensor) -> list[Tensor]:
-        """Return the latents' attention over the tokens, one (B, H, M, N) per layer."""
+        """Return the latents' attention over the tokens in evaluation, one (B, H, M, N) per layer."""
         self._check(points)
         maps: list[Tensor] = []
-        self.encoder(points, maps)
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                self.encoder(points, maps)
+        finally:
+            self.train(training)
         return maps
 
     def reset_classifier(self, num_classes: int) -> None:

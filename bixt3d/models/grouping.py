@@ -160,4 +160,5 @@ class GroupingStage(nn.Module):
         if self.reduction > 1:
             tokens = gather_points(tokens, near.anchors)  # (B, S, C_in)
             xyz = gather_points(xyz, near.anchors)  # (B, S, 3)
-        return xyz, self.shortcut(tokens) + self.out(pooled), near if self.reduction == 1 else None
+        refined = (self.shortcut(tokens) + self.out(pooled)).to(tokens.dtype)  # (B, S, C_out)
+        return xyz, refined, near if self.reduction == 1 else None

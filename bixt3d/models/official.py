@@ -109,7 +109,7 @@ def initialize_from(model: PointClassifier, state_dict: Mapping[str, Tensor]) ->
         came = {n: tuple(state[n].shape) if n in state else "missing" for n in wrong[:3]}
         raise ValueError(
             f"the checkpoint does not fit this trunk in {len(wrong)} of {len(wanted)} tensors, first {came}; "
-            "it needs the same width, latents and attention, and at least as many layers"
+            "it needs the same width, latents and kind of attention, and layers of the same kinds"
         )
     with torch.no_grad():
         trunk.load_state_dict({name: state[name] for name in wanted})

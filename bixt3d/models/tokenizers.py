@@ -41,7 +41,7 @@ class SinusoidalTokenizer(nn.Module):
             "frequencies", (coord_scale * BASE**-exponent).float(), persistent=False
         )  # (16,)
         self.project = nn.Linear(CHANNELS_PER_AXIS * in_dims, dim)
-        # LeCun normal: unit-variance outputs from inputs of any scale are not needed, constant fan-in is.
+        # LeCun normal, as for the official positional projection.
         nn.init.trunc_normal_(self.project.weight, std=(CHANNELS_PER_AXIS * in_dims) ** -0.5)
         nn.init.zeros_(self.project.bias)
 

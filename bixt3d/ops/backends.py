@@ -7,6 +7,8 @@ indices through ``torch_cluster`` or ``pytorch3d`` where a user has them install
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import torch
@@ -35,6 +37,18 @@ def require(package: str) -> ModuleType:
         ) from error
 
 
+@contextmanager
+def running(package: str, device: torch.device) -> Iterator[None]:
+    """Turn a package's refusal to run on a device into an error that says what to install."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"backend {package!r} cannot run on {device} ({str(error).splitlines()[0]}); install a "
+            f"build for that device with `{INSTALL[package]}`, or use the backend torch"
+        ) from error
+
+
 def _flat(points: Tensor) -> tuple[Tensor, Tensor]:
     batch, count, _ = points.shape
     owner = torch.arange(batch, device=points.device).repeat_interleave(count)  # (B * N,)
@@ -52,7 +66,8 @@ def fps_torch_cluster(xyz: Tensor, num_samples: int, start: Tensor) -> Tensor:
     order.scatter_(1, start[:, None], 0)
     flat, owner = _flat(xyz.gather(1, order[..., None].expand(-1, -1, 3)))
     # The package rounds ratio * N up in single precision; half a sample less lands on num_samples.
-    chosen = cluster.fps(flat, owner, ratio=(num_samples - 0.5) / count, random_start=False)
+    with running("torch_cluster", xyz.device):
+        chosen = cluster.fps(flat, owner, ratio=(num_samples - 0.5) / count, random_start=False)
     local = chosen.view(batch, num_samples) - offset  # (B, S)
     return order.gather(1, local)
 
@@ -64,7 +79,8 @@ def knn_torch_cluster(query: Tensor, points: Tensor, k: int) -> Tensor:
     count = points.shape[1]
     flat, owner = _flat(points)
     flat_query, query_owner = _flat(query)
-    pairs = cluster.knn(flat, flat_query, k, owner, query_owner)
+    with running("torch_cluster", points.device):
+        pairs = cluster.knn(flat, flat_query, k, owner, query_owner)
     offset = torch.arange(batch, device=points.device)[:, None, None] * count  # (B, 1, 1)
     index: Tensor = pairs[1].view(batch, num_query, k) - offset  # (B, S, k)
     return index
@@ -78,9 +94,9 @@ def fps_pytorch3d(xyz: Tensor, num_samples: int, start: Tensor) -> Tensor:
     order = torch.arange(count, device=xyz.device).repeat(batch, 1)  # (B, N)
     order[:, 0] = start
     order.scatter_(1, start[:, None], 0)
-    _, local = ops.sample_farthest_points(
-        xyz.gather(1, order[..., None].expand(-1, -1, 3)), K=num_samples, random_start_point=False
-    )
+    ordered = xyz.gather(1, order[..., None].expand(-1, -1, 3))  # (B, N, 3)
+    with running("pytorch3d", xyz.device):
+        _, local = ops.sample_farthest_points(ordered, K=num_samples, random_start_point=False)
     return order.gather(1, local)
 
 
@@ -88,5 +104,6 @@ def knn_pytorch3d(query: Tensor, points: Tensor, k: int) -> Tensor:
     """Find neighbours with ``pytorch3d.ops.knn_points``: (B, S, 3), (B, N, 3) -> (B, S, k)."""
     require("pytorch3d")
     ops = importlib.import_module("pytorch3d.ops")
-    index: Tensor = ops.knn_points(query, points, K=k, return_sorted=True).idx
+    with running("pytorch3d", points.device):
+        index: Tensor = ops.knn_points(query, points, K=k, return_sorted=True).idx
     return index

@@ -130,6 +130,8 @@ def linear_of_affine_group(
         return groups.max(2).values if pool else groups
     of_neighbor, of_anchor = weight[:, :channels], weight[:, channels:]
     shift = of_neighbor @ beta.flatten() if bias is None else of_neighbor @ beta.flatten() + bias
+    # Only differences of sources count; without their mean, half precision keeps more of them.
+    source = source - source.mean(1, keepdim=True)
     mapped = F.linear(source, of_neighbor * alpha.flatten())  # (B, N, D)
     constant = F.linear(gather_points(features, anchors), of_anchor, shift.to(of_anchor.dtype))  # (B, S, D)
     inverse = 1.0 / (_sigma(source, anchors, index, center) + EPSILON)  # (B,)
@@ -148,7 +150,8 @@ def linear_of_affine_group(
 
 def _sigma(source: Tensor, anchors: Tensor, index: Tensor, center: str) -> Tensor:
     # The variance needs sums over groups, neighbours and channels of x and x^2 only. With x = f_j - f_i
-    # both follow from per-point sums and from inner products of anchors and points.
+    # both follow from per-point sums and from inner products of anchors and points. The mean of all points
+    # is 0 here, or the squares would cancel badly.
     source = source.float() if source.dtype in (torch.float16, torch.bfloat16) else source
     batch, groups, k = index.shape
     channels = source.shape[-1]
@@ -158,8 +161,6 @@ def _sigma(source: Tensor, anchors: Tensor, index: Tensor, center: str) -> Tenso
         neighbors = gather_points(source, index)
         middle = neighbors.mean(2) if center == "center" else gather_points(source, anchors)
         return (neighbors - middle[:, :, None]).flatten(1).std(1)
-    # A common shift of all points changes no difference; without it the squares would cancel badly.
-    source = source - source.mean(1, keepdim=True)
     anchor = gather_points(source, anchors)  # (B, S, C)
     with torch.autocast(source.device.type, enabled=False):
         inner = (anchor @ source.transpose(1, 2)).gather(2, index)  # (B, S, k)

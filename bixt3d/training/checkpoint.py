@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.factory import create_model
 
 FORMAT = 1
 SUFFIX = ".safetensors"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file, flush it to the disk, and rename it to ``path``.
 
     Raises:
@@ -42,13 +43,23 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        OSError: If it cannot be written; the previous one is untouched.
+    """
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
 def save_model(path: Path, model: nn.Module, meta: dict[str, Any]) -> None:
     """Write a model's weights and the description that rebuilds it.
 
     Args:
         path: Target file.
         model: The model.
-        meta: At least ``model`` = {name, args}; JSON values only.
+        meta: ``model`` = {name, args}, ``classes``, ``preprocess`` = {num_points, order, stored_points}, and
+            whatever else is worth keeping; JSON values only.
 
     Raises:
         OSError: If the file cannot be written; the previous one is untouched.
@@ -103,6 +114,8 @@ def load_checkpoint(
     state, meta = _read(path)
     model = create_model(meta["model"]["name"], **meta["model"]["args"])
     _load_state(model, state, path)
+    if isinstance(model, PointClassifier):
+        model.description = meta
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device).eval(), meta
@@ -130,10 +143,14 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         meta = json.loads(header)
         format_, model = meta["format"], meta["model"]
         named = isinstance(model["name"], str) and isinstance(model["args"], dict)
+        classes, preprocess = meta["classes"], meta["preprocess"]
+        counts = preprocess["num_points"], preprocess["stored_points"]
+        whole = isinstance(classes, list) and all(isinstance(count, int) for count in counts)
+        whole = whole and isinstance(preprocess["order"], str)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged description ({error!r})") from None
-    if format_ != FORMAT or not named:
-        raise ValueError(f"{path}: expected a description of format {FORMAT}, got format {format_!r}")
+    if format_ != FORMAT or not named or not whole:
+        raise ValueError(f"{path}: expected a whole description of format {FORMAT}, got format {format_!r}")
     return state, meta
 
 

@@ -33,6 +33,11 @@ class Workers:
             dist.all_reduce(value)
         return value
 
+    def share(self, value: Tensor) -> None:
+        """Overwrite ``value`` by that of the first process."""
+        if self.world_size > 1:
+            dist.broadcast(value, 0)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.world_size > 1:

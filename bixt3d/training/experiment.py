@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,26 @@ def open_splits(
     data = config.data
     opened, stored_points = {}, 0
     for name in names:
-        # Farthest-point order chooses among all stored points; otherwise the first ones are enough.
-        limit = data.num_points if data.order == "stored" else None
+        # Thinning and farthest-point order choose among all stored points; else the first ones are enough.
+        thinned = config.augment.thin > 0 and name in ("train", "trainval")
+        limit = data.num_points if data.order == "stored" and not thinned else None
         split = open_dataset(data.name, data.root, name, limit).to(device)
         stored_points = split.num_points
-        opened[name] = arrange_split(split, data.num_points, data.order)
+        keep = stored_points if thinned else data.num_points
+        opened[name] = arrange_split(split, keep, data.order)
     return opened, stored_points
 
 
 def describe(config: Config, split: Split, stored_points: int) -> dict[str, Any]:
     """Describe a classifier of this experiment: what its checkpoint needs to be used without settings."""
-    args = {"num_classes": len(split.classes), "in_dims": split.channels, **config.model.args}
+    given = {"num_classes": len(split.classes), "in_dims": split.channels}
+    for key, value in given.items():
+        if config.model.args.get(key, value) != value:
+            raise ValueError(
+                f"model.args.{key}: expected {value}, as {config.data.name} has, got "
+                f"{config.model.args[key]}; leave it out"
+            )
+    args = {**given, **config.model.args}
     return {
         "task": "classification",
         "model": {"name": config.model.name, "args": args},
@@ -61,7 +71,7 @@ def describe(config: Config, split: Split, stored_points: int) -> dict[str, Any]
     }
 
 
-def build_model(config: Config, description: dict[str, Any]) -> nn.Module:
+def build_model(config: Config, description: dict[str, Any], resume: bool = False) -> nn.Module:
     """Build the experiment's model from its seed, and start its trunk from a checkpoint if one is named.
 
     Raises:
@@ -71,15 +81,20 @@ def build_model(config: Config, description: dict[str, Any]) -> nn.Module:
     torch.manual_seed(config.train.seed)
     model = create_model(description["model"]["name"], **description["model"]["args"])
     source = config.model.init_from
-    if source is not None:
+    if source is not None and not resume:
         if not Path(source).is_file():
             raise FileNotFoundError(f"model.init_from: no file {source}, an official BiXT checkpoint (.pth)")
         assert isinstance(model, PointClassifier)
         try:
-            state = torch.load(source, map_location="cpu", weights_only=True)
+            # Checkpoints of timm's training script carry their command line as a Namespace.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                state = torch.load(source, map_location="cpu", weights_only=True)
+            state = state.get("state_dict", state)
+            if not all(isinstance(value, torch.Tensor) for value in state.values()):
+                raise ValueError("it holds other things than tensors")
         except Exception as error:  # torch raises several kinds for a damaged or foreign file
             raise ValueError(f"model.init_from: {source} cannot be read ({error})") from None
-        initialize_from(model, state.get("state_dict", state))
+        initialize_from(model, state)
     return model
 
 
@@ -101,14 +116,16 @@ def train_classifier(config: Config, device: torch.device, resume: bool = False)
     splits, stored_points = open_splits(config, device, names)
     train, test = splits[chosen], splits["test"]
     description = describe(config, train, stored_points)
-    model = build_model(config, description)
+    model = build_model(config, description, resume)
     task = ClassificationTask(train.classes, config.optim.label_smoothing)
     if workers.first:
         count = sum(value.numel() for value in model.parameters())
         sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
         print(f"{config.model.name}: {count:,} parameters on {device}; {config.data.name}: {sizes}")
     run_dir = Path(config.run.dir)
-    Trainer(config, model, task, train, splits.get("val"), run_dir, description, resume).fit()
+    trainer = Trainer(config, model, task, train, splits.get("val"), run_dir, description, resume)
+    before = trainer.seconds
+    trainer.fit()
     result: dict[str, Any] = {}
     for name in ("last", "best"):
         if not (run_dir / f"{name}.safetensors").is_file():
@@ -120,7 +137,8 @@ def train_classifier(config: Config, device: torch.device, resume: bool = False)
             scores = "  ".join(f"{key} {100 * value:.2f}%" for key, value in seen.metrics.items())
             why = "last epoch" if name == "last" else f"epoch {meta['metrics']['epoch']}, best on val"
             print(f"test  {scores}  ({why})")
-    result["minutes"] = round((time.perf_counter() - begun) / 60, 2)
+    # The whole run's, over every time it was resumed.
+    result["minutes"] = round((before + time.perf_counter() - begun) / 60, 2)
     if workers.first:
         write_result(run_dir / "result.json", result)
         print(f"{result['minutes']} minutes; everything is in {run_dir}")

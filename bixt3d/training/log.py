@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bixt3d.config import Config
+from bixt3d.training.checkpoint import write_text
 
 
 class RunLog:
@@ -20,6 +21,8 @@ class RunLog:
     Args:
         run_dir: The folder.
         config: The settings, written to ``config.yaml``.
+        device: Where it computes.
+        epoch: The epoch that the run goes on from.
         resume: Whether the run goes on.
         active: Whether this process writes at all.
         progress: Show a progress bar.
@@ -29,7 +32,14 @@ class RunLog:
     """
 
     def __init__(
-        self, run_dir: Path, config: Config, resume: bool, active: bool = True, progress: bool = True
+        self,
+        run_dir: Path,
+        config: Config,
+        device: torch.device,
+        epoch: int = 0,
+        resume: bool = False,
+        active: bool = True,
+        progress: bool = True,
     ) -> None:
         """Make the folder and write what does not change."""
         self.run_dir, self.active, self.progress = run_dir, active, progress
@@ -38,18 +48,16 @@ class RunLog:
         self.metrics = run_dir / "metrics.jsonl"
         if not active:
             return
-        if not resume and (run_dir / "resume.pt").exists():
+        if not resume and any(run_dir.glob("*.safetensors")):
             raise FileExistsError(
                 f"{run_dir} holds a run already: go on with it by --resume, or choose another folder with "
                 "--set run.dir=FOLDER"
             )
-        run_dir.mkdir(parents=True, exist_ok=True)
         from omegaconf import OmegaConf
 
-        OmegaConf.save(OmegaConf.structured(config), run_dir / "config.yaml")
-        (run_dir / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
-        if not resume:
-            self.metrics.unlink(missing_ok=True)
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
+        self._rewind(epoch)
         if config.run.tensorboard:
             self.board = _tensorboard(run_dir)
 
@@ -89,19 +97,17 @@ class RunLog:
         else:
             print(line, flush=True)
 
-    def rewind(self, epoch: int) -> None:
-        """Drop lines of epochs after ``epoch``, written by a run that ended before it saved them."""
-        if not self.active or not self.metrics.exists():
-            return
+    def _rewind(self, epoch: int) -> None:
+        # Lines after the epoch were written by a run that ended before it saved its state.
         kept = []
-        for line in self.metrics.read_text().splitlines():
+        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
             try:
                 row = json.loads(line)
             except ValueError:
                 continue  # a line that was cut off
             if row["epoch"] <= epoch:
                 kept.append(line + "\n")
-        self.metrics.write_text("".join(kept))
+        write_text(self.metrics, "".join(kept))
 
     def close(self) -> None:
         """Close the progress bar and the event file."""
@@ -111,11 +117,11 @@ class RunLog:
             self.board.close()
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Describe what a run computes with: versions, device, threads, commit, command."""
     import numpy as np
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "command": " ".join(sys.argv),
         "commit": _commit(),

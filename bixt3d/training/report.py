@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from bixt3d import metrics
+from bixt3d.training.checkpoint import write_text
 
 
 def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
@@ -42,4 +43,4 @@ def class_table(confusion: Tensor, classes: Sequence[str]) -> str:
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result as JSON."""
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write_text(path, json.dumps(result, indent=2) + "\n")

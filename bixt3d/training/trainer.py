@@ -96,15 +96,17 @@ class Trainer:
         self.average: AveragedModel | None = None
         if settings.ema_decay > 0:
             average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(self.model, multi_avg_fn=average)
-        self.step = 0
+            # Averaged weights need averaged BatchNorm statistics beside them, not those of the latest.
+            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.epoch = 0
         self.best = -math.inf
+        self.seconds = 0.0
         self.description = description
         self.run_dir = Path(run_dir)
-        self.log = RunLog(self.run_dir, config, resume, self.workers.first, progress)
         if resume:
             self._restore(load_state(self.run_dir / "resume.pt"))
+        self.step = self.epoch * self.steps_per_epoch
+        self.log = RunLog(self.run_dir, config, self.device, self.epoch, resume, self.workers.first, progress)
         wrapped: nn.Module = self.model
         if self.workers.world_size > 1:
             wrapped = DistributedDataParallel(self.model)
@@ -129,12 +131,15 @@ class Trainer:
             row = self._train_epoch()
             trained = time.perf_counter()
             self.epoch += 1
+            self._agree()
             last = self.epoch == settings.epochs
             if self.val is not None and (last or self.epoch % settings.eval_every == 0):
                 seen = self.evaluate(self.val)
                 row |= {"val_loss": seen.loss} | {f"val_{k}": v for k, v in seen.metrics.items()}
+            seconds = time.perf_counter() - begun
+            self.seconds += seconds
             row |= {
-                "seconds": round(time.perf_counter() - begun, 2),
+                "seconds": round(seconds, 2),
                 "clouds_per_second": round(self._clouds_per_epoch() / (trained - begun), 1),
             }
             self._save(row)
@@ -183,10 +188,14 @@ class Trainer:
             self.log.tick()
         total = self.workers.sum(total) / self.workers.world_size
         loss_mean = float(total) / (self.steps_per_epoch * settings.accumulate)
-        if not math.isfinite(loss_mean):
+        whole = torch.stack([value.isfinite().all() for value in self.model.parameters()]).all()
+        if not math.isfinite(loss_mean) or not bool(whole):
+            what = f"the loss of epoch {self.epoch + 1} is {loss_mean}"
+            if math.isfinite(loss_mean):
+                what = f"the weights hold NaN or infinity after epoch {self.epoch + 1}"
             raise RuntimeError(
-                f"the loss of epoch {self.epoch + 1} is {loss_mean}: training was stopped and nothing of "
-                "this epoch was saved; try a smaller optim.lr, a smaller optim.clip_norm, or train.amp=false"
+                f"{what}: training was stopped and nothing of this epoch was saved; try a smaller optim.lr, "
+                "a smaller optim.clip_norm, or train.amp=false"
             )
         scores = self.task.metrics(self.workers.sum(counts))
         return {
@@ -196,6 +205,12 @@ class Trainer:
             "train_loss": loss_mean,
             **{f"train_{name}": value for name, value in scores.items()},
         }
+
+    def _agree(self) -> None:
+        """Give every process the first one's statistics, so that all evaluate what will be saved."""
+        for module in (self.model, self.average):
+            for buffer in () if module is None else module.buffers():
+                self.workers.share(buffer)
 
     def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp):
@@ -219,8 +234,9 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
-            "step": self.step,
             "best": self.best,
+            "seconds": self.seconds,
+            "fixed": _fixed(self.config),
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -228,24 +244,45 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        missing = set(self._state()) - set(state)
+        if missing:
+            lacks = ", ".join(sorted(missing))
+            raise ValueError(f"{self.run_dir / 'resume.pt'} is not the state of a run: it lacks {lacks}")
         before = json.loads(state["description"])
-        for key in ("model", "classes", "preprocess"):
-            if before.get(key) != self.description.get(key):
-                raise ValueError(
-                    f"cannot resume {self.run_dir}: its {key} was {before.get(key)}, the settings now give "
-                    f"{self.description.get(key)}"
-                )
-        if (state["average"] is None) != (self.average is None):
-            raise ValueError(f"cannot resume {self.run_dir}: train.ema_decay was switched on or off since")
+        changed = {
+            key: (before.get(key), self.description.get(key))
+            for key in ("model", "classes", "preprocess")
+            if before.get(key) != self.description.get(key)
+        }
+        fixed = _fixed(self.config)
+        changed |= {k: (state["fixed"].get(k), v) for k, v in fixed.items() if state["fixed"].get(k) != v}
+        if changed:
+            key, (old, new) = next(iter(changed.items()))
+            raise ValueError(f"cannot resume {self.run_dir}: its {key} was {old}, now it would be {new}")
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        if len(state["optimizers"]) != len(self.optimizers):
-            raise ValueError(f"cannot resume {self.run_dir}: optim.name was changed since")
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            wanted = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             optimizer.load_state_dict(saved)
-        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
-        self.log.rewind(self.epoch)
+            # What may change on the way, such as weight decay, comes from the settings.
+            for group, values in zip(optimizer.param_groups, wanted, strict=True):
+                group.update(values)
+        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    """Settings that a resumed run may not change, as its steps or its state would no longer fit."""
+    return {
+        "data.name": config.data.name,
+        "data.train_split": config.data.train_split,
+        "optim.name": config.optim.name,
+        "optim.decay_all": config.optim.decay_all,
+        "train.batch_size": config.train.batch_size,
+        "train.accumulate": config.train.accumulate,
+        "train.seed": config.train.seed,
+        "train.ema": config.train.ema_decay > 0,
+    }
 
 
 def _augmentation(config: Config) -> partial[Tensor]:
@@ -260,4 +297,6 @@ def _augmentation(config: Config) -> partial[Tensor]:
         rotate_degrees=settings.rotate_degrees,
         dropout=settings.dropout,
         shuffle=settings.shuffle,
+        thin=settings.thin,
+        num_points=config.data.num_points if settings.thin else None,
     )

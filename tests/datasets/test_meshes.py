@@ -39,7 +39,7 @@ def test_meshes_are_sampled_on_their_surface(suffix: str, tmp_path: Path) -> Non
     path = tmp_path / f"box{suffix}"
     box().export(path)
     points = read_cloud(path)
-    assert points.shape == (2048, 3) and points.dtype == np.float32 and points.flags.c_contiguous
+    assert points.shape == (2048, 3) and points.dtype == np.float64 and points.flags.c_contiguous
     assert_on_box(points)
 
 
@@ -48,7 +48,7 @@ def test_six_channels_hold_the_faces_normals(suffix: str, tmp_path: Path) -> Non
     path = tmp_path / f"box{suffix}"
     box().export(path)
     points = read_cloud(path, channels=6, num_samples=300)
-    assert points.shape == (300, 6) and points.dtype == np.float32
+    assert points.shape == (300, 6) and points.dtype == np.float64
     inside, normals = (points[:, :3] - CENTRE) / (EXTENTS / 2), points[:, 3:]
     assert np.allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-5)
     # The coordinate that the normal points along is at its extreme, on the same side.
@@ -114,7 +114,7 @@ def test_scene_of_several_meshes_stands_as_placed(tmp_path: Path) -> None:
 def test_ply_without_faces_is_a_cloud(tmp_path: Path) -> None:
     path = tmp_path / "cloud.ply"
     trimesh.PointCloud(cloud(3)).export(path)
-    assert np.array_equal(read_cloud(path, num_samples=5), cloud(3).astype(np.float32))
+    assert np.allclose(read_cloud(path, num_samples=5), cloud(3), atol=1e-6)  # PLY stores float32
 
 
 @pytest.mark.parametrize("suffix", TEXT)
@@ -124,7 +124,7 @@ def test_text_clouds(suffix: str, separator: str, channels: int, tmp_path: Path)
     path = tmp_path / f"cloud{suffix}"
     rows = [separator.join(map(repr, row.tolist())) for row in cloud(7)]
     path.write_text("\n" + "\n".join(rows) + "\n\n")
-    assert np.array_equal(read_cloud(path, channels), cloud(7)[:, :channels].astype(np.float32))
+    assert np.array_equal(read_cloud(path, channels), cloud(7)[:, :channels])
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int32, np.uint8, ">f8"])
@@ -133,19 +133,32 @@ def test_npy_clouds_of_any_number_type(dtype: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "cloud.npy", stored)
     for channels in (3, 6):
         points = read_cloud(tmp_path / "cloud.npy", channels)
-        assert points.dtype == np.float32 and points.flags.c_contiguous
-        assert np.array_equal(points, stored[:, :channels].astype(np.float32))
+        assert points.dtype == np.float64 and points.flags.c_contiguous
+        assert np.array_equal(points, stored[:, :channels].astype(np.float64))
 
 
 def test_npz_clouds(tmp_path: Path) -> None:
     np.savez(tmp_path / "named.npz", points=cloud(3), label=np.array(4))
     np.savez_compressed(tmp_path / "lone.npz", anything=cloud(3))
-    expected = cloud(3).astype(np.float32)
+    expected = cloud(3)
     assert np.array_equal(read_cloud(tmp_path / "named.npz"), expected)
     assert np.array_equal(read_cloud(str(tmp_path / "lone.npz")), expected)
     np.savez(tmp_path / "two.npz", a=cloud(3), b=cloud(3))
     with pytest.raises(ValueError, match=r"two\.npz: expected the key 'points' or one array, came a, b"):
         read_cloud(tmp_path / "two.npz")
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".npy", ".off"])
+def test_coordinates_of_a_map_keep_their_digits(suffix: str, tmp_path: Path) -> None:
+    """Metres east and north of a scan: float32 would round them to half a metre."""
+    path, place = tmp_path / f"scan{suffix}", np.array([500_000.0, 5_400_000.0, 300.0])
+    if suffix == ".off":
+        trimesh.creation.box(EXTENTS, trimesh.transformations.translation_matrix(place)).export(path)
+        assert np.isclose(np.abs(read_cloud(path) - place), EXTENTS / 2, atol=1e-3).any(1).all()
+    else:
+        points = cloud(3) + place
+        np.save(path, points) if suffix == ".npy" else np.savetxt(path, points, fmt="%.6f")
+        assert np.allclose(read_cloud(path), points, atol=1e-6, rtol=0)
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from bixt3d.models import create_model
 from bixt3d.training.checkpoint import save_model
 from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, awaken
 
-POINTS = 32
+POINTS, STORED = 32, 200
 
 
 def save(path: Path, in_dims: int = 3, order: str = "stored", **changes: Any) -> Path:
@@ -31,7 +31,7 @@ def save(path: Path, in_dims: int = 3, order: str = "stored", **changes: Any) ->
     meta = {
         "model": {"name": name, "args": args},
         "classes": list(CLASSES),
-        "preprocess": {"num_points": POINTS, "order": order, "channels": in_dims, "stored_points": 200},
+        "preprocess": {"num_points": POINTS, "order": order, "channels": in_dims, "stored_points": STORED},
         **changes,
     }
     save_model(path, awaken(create_model(name, **args)), meta)
@@ -79,9 +79,22 @@ def test_probabilities_are_those_of_the_model(checkpoint: Path, predictor: Predi
 
 
 def test_points_are_normalised_and_the_first_ones(predictor: Predictor) -> None:
-    cloud = some_cloud(100)
+    """As the training took them, from a cloud of as many points as were stored."""
+    cloud = some_cloud(STORED)
     expected = unit_sphere(torch.from_numpy(cloud))[:POINTS]
     np.testing.assert_allclose(predictor(cloud).points, expected, atol=1e-6)
+
+
+def test_points_of_another_cloud_come_from_all_over_it(predictor: Predictor) -> None:
+    """A scan stored line by line: its first points are one corner."""
+    cloud = some_cloud(1000)
+    cloud = cloud[cloud[:, 0].argsort()]
+    whole = unit_sphere(torch.from_numpy(cloud)).numpy()
+    seen = predictor(cloud).points
+    distance, nearest = (torch.from_numpy(seen)[:, None] - torch.from_numpy(whole)).norm(dim=-1).min(1)
+    assert distance.max() < 1e-5 and len(set(nearest.tolist())) == POINTS
+    assert nearest.min() < 150 and nearest.max() > 850
+    np.testing.assert_array_equal(predictor(cloud).points, seen)
 
 
 def test_farthest_points_of_the_whole_cloud(tmp_path: Path) -> None:
@@ -247,7 +260,7 @@ def test_bad_file_is_named(predictor: Predictor, tmp_path: Path) -> None:
 def test_mesh_is_sampled_as_the_training_set_was(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "torus.off"
     trimesh.creation.torus(1.0, 0.3).export(path)
-    sampled = bixt3d.datasets.meshes.read_cloud(path, num_samples=200)
+    sampled = bixt3d.datasets.meshes.read_cloud(path, num_samples=STORED)
     assert_equal(predictor(path), predictor(sampled))
 
 
@@ -257,8 +270,8 @@ def test_normals_pass_and_are_not_scaled(tmp_path: Path) -> None:
     seen = predictor(tmp_path / "box.ply")
     assert seen.points.shape == (POINTS, 6)
     np.testing.assert_allclose(np.linalg.norm(seen.points[:, 3:], axis=1), 1.0, atol=1e-5)
-    cloud = some_cloud(40, channels=6)
-    np.testing.assert_array_equal(predictor(cloud).points[:, 3:], cloud[:POINTS, 3:])
+    cloud = some_cloud(POINTS, channels=6)
+    np.testing.assert_array_equal(predictor(cloud).points[:, 3:], cloud[:, 3:])
     with pytest.raises(ValueError, match=re.escape("expected points (N, 6)")):
         predictor(some_cloud(40))
 
@@ -306,7 +319,19 @@ def test_forms_of_a_checkpoint(checkpoint: Path, predictor: Predictor, tmp_path:
 
 @pytest.mark.parametrize("key", ["classes", "preprocess"])
 def test_checkpoint_that_does_not_say_enough(key: str, tmp_path: Path) -> None:
-    """save_model asks for the model's description only."""
     path = save(tmp_path / "m.safetensors", **{key: None})
-    with pytest.raises(ValueError, match=rf"m\.safetensors.*{key}"):
+    with pytest.raises(ValueError, match=r"m\.safetensors.*description"):
         Predictor(path, "cpu")
+
+
+def test_loaded_model_predicts_as_its_checkpoint(checkpoint: Path, predictor: Predictor) -> None:
+    loaded = Predictor(bixt3d.load_model(checkpoint, "cpu"), "cpu")
+    assert loaded.classes == predictor.classes
+    assert_equal(loaded(some_cloud(90)), predictor(some_cloud(90)))
+    renamed = Predictor(checkpoint, "cpu", classes=("w", "x", "y", "z"))(some_cloud(90))
+    assert renamed.label == "wxyz"[renamed.index]
+
+
+def test_what_is_no_classifier_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a classifier or its checkpoint, got Linear"):
+        Predictor(torch.nn.Linear(3, 4), "cpu")

@@ -24,9 +24,11 @@ from bixt3d.training.checkpoint import (
 )
 from tests.training.tiny import HIERARCHY, NAIVE, assert_same, awaken, contents, weights
 
+PREPROCESS = {"num_points": 24, "order": "stored", "stored_points": 100}
 META = {
     "model": {"name": "bixt_ti_cls", "args": {"num_classes": 4, **NAIVE}},
     "classes": ["é", "b", "c", "d"],
+    "preprocess": PREPROCESS,
 }
 
 
@@ -47,7 +49,12 @@ def test_file_rebuilds_its_model_by_itself(name: str, tmp_path: Path) -> None:
     if "grouping" in name:
         args |= {"neighbors": 6, "group_layers": [0]}
     model = awaken(create_model(name, **args))
-    meta = {"model": {"name": name, "args": args}, "classes": ["a", "b", "ü"], "metrics": {"epoch": 3}}
+    meta = {
+        **META,
+        "model": {"name": name, "args": args},
+        "classes": ["a", "b", "ü"],
+        "metrics": {"epoch": 3},
+    }
     save_model(tmp_path / "model.safetensors", model, meta)
     torch.manual_seed(4)
     loaded, read = load_checkpoint(tmp_path / "model.safetensors", "cpu")
@@ -69,7 +76,7 @@ def test_load_model_is_public_and_returns_the_model(tmp_path: Path) -> None:
 def test_half_precision_weights_and_statistics_come_back(tmp_path: Path) -> None:
     model = create_model("bixt_ti_cls_hierarchy", num_classes=4, **HIERARCHY).train()
     model(torch.rand(4, 32, 3))  # moves BatchNorm's statistics
-    meta = {"model": {"name": "bixt_ti_cls_hierarchy", "args": {"num_classes": 4, **HIERARCHY}}}
+    meta = {**META, "model": {"name": "bixt_ti_cls_hierarchy", "args": {"num_classes": 4, **HIERARCHY}}}
     save_model(tmp_path / "m.safetensors", model, meta)
     loaded = load_model(tmp_path / "m", "cpu")
     assert int(loaded.get_buffer("encoder.stages.0.norm.num_batches_tracked")) == 1
@@ -110,6 +117,11 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
+def test_model_knows_its_description(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", tiny(), META)
+    assert load_model(tmp_path / "m", "cpu").description == {"format": 1, **META}
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
 def test_truncated_file(keep: float, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
@@ -136,22 +148,33 @@ def test_safetensors_of_somebody_else(metadata: dict[str, str] | None, tmp_path:
     assert "no description: it was not written by bixt3d" in refused(tmp_path / "m.safetensors")
 
 
+WHOLE = {"format": 1, **META}
+
+
 @pytest.mark.parametrize(
     "header",
     [
         "{",
         "[1, 2]",
         "null",
-        json.dumps({"model": META["model"]}),
-        json.dumps({"format": 1}),
-        json.dumps({"format": 1, "model": "bixt_ti_cls"}),
-        json.dumps({"format": 1, "model": {"name": "bixt_ti_cls"}}),
-        json.dumps({"format": 1, "model": {"name": 3, "args": {}}}),
-        json.dumps({"format": 1, "model": {"name": "bixt_ti_cls", "args": []}}),
-        json.dumps({"format": 99, "model": META["model"]}),
-        json.dumps({"format": 1, "model": {"name": "bixt_ti_klass", "args": {}}}),
-        json.dumps({"format": 1, "model": {"name": "bixt_ti_cls", "args": {"colour": 3}}}),
-        json.dumps({"format": 1, "model": {"name": "bixt_ti_cls", "args": {"dim": "wide"}}}),
+        *(json.dumps({k: v for k, v in WHOLE.items() if k != lost}) for lost in WHOLE),
+        *(
+            json.dumps({**WHOLE, **change})
+            for change in (
+                {"format": 99},
+                {"model": "bixt_ti_cls"},
+                {"model": {"name": "bixt_ti_cls"}},
+                {"model": {"name": 3, "args": {}}},
+                {"model": {"name": "bixt_ti_cls", "args": []}},
+                {"model": {"name": "bixt_ti_klass", "args": {}}},
+                {"model": {"name": "bixt_ti_cls", "args": {"colour": 3}}},
+                {"model": {"name": "bixt_ti_cls", "args": {"dim": "wide"}}},
+                {"classes": None},
+                {"classes": "abcd"},
+                {"preprocess": {}},
+                {"preprocess": {**PREPROCESS, "num_points": "many"}},
+            )
+        ),
     ],
 )
 def test_damaged_description(header: str, tmp_path: Path) -> None:
@@ -169,7 +192,8 @@ def test_damaged_description(header: str, tmp_path: Path) -> None:
     ],
 )
 def test_weights_of_another_model(args: dict[str, int], message: str, tmp_path: Path) -> None:
-    meta = {"model": {"name": "bixt_ti_cls", "args": {**META["model"]["args"], **args}}}  # type: ignore[index]
+    model = {"name": "bixt_ti_cls", "args": {**META["model"]["args"], **args}}  # type: ignore[dict-item]
+    meta = {**META, "model": model}
     save_model(tmp_path / "m.safetensors", tiny(), meta)
     assert re.search("another model than it says.*" + message, refused(tmp_path / "m.safetensors"))
 

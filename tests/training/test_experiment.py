@@ -83,6 +83,27 @@ def test_start_from_a_file_that_is_none(tmp_path: Path) -> None:
         start_from(tmp_path / "tensor.pth")
 
 
+def test_resuming_needs_no_start(tmp_path: Path) -> None:
+    """The run has its own weights by then, and the file may be gone."""
+    config = make_config(f"model.init_from={tmp_path / 'gone.pth'}")
+    build_model(config, describe(config, make_split(), 32), resume=True)
+
+
+def test_start_holds_only_tensors(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"latents": 3}}, tmp_path / "odd.pth")
+    config = make_config(f"model.init_from={tmp_path / 'odd.pth'}")
+    with pytest.raises(ValueError, match=r"odd\.pth"):
+        build_model(config, describe(config, make_split(), 32))
+
+
+@pytest.mark.parametrize(("key", "value"), [("num_classes", 7), ("in_dims", 6)])
+def test_arguments_that_the_data_contradict(key: str, value: int) -> None:
+    with pytest.raises(ValueError, match=rf"model\.args\.{key}: expected .*got {value}"):
+        describe(make_config(f"model.args.{key}={value}"), make_split(), 32)
+    agreed = {"num_classes": 4, "in_dims": 3}[key]
+    describe(make_config(f"model.args.{key}={agreed}"), make_split(), 32)
+
+
 def test_device_by_name() -> None:
     assert pick_device("cpu") == CPU
     assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
