@@ -222,11 +222,11 @@ class TestPresets:
 
     @pytest.mark.parametrize("order", [1, -1])
     def test_of_an_override_stands_above_the_file_and_below_the_others(self, load: Load, order: int) -> None:
-        text = "optim: {lr: 5, momentum: 0.5, min_lr: 3}\ndata: {num_points: 7}"
-        config = load(text, *["preset=pointmlp", "optim.min_lr=2"][::order])
+        text = "optim: {lr: 5, momentum: 0.5, min_lr: 0.03}\ndata: {num_points: 7}"
+        config = load(text, *["preset=pointmlp", "optim.min_lr=0.02"][::order])
         assert config.preset == "pointmlp"
         assert (config.optim.lr, config.optim.momentum) == (0.1, 0.9)  # the preset's, not the file's
-        assert config.optim.min_lr == 2
+        assert config.optim.min_lr == 0.02
         assert config.data.num_points == 7
 
     def test_of_an_override_replaces_that_of_the_file(self, load: Load) -> None:
@@ -286,19 +286,21 @@ class TestRanges:
             ("train.accumulate", (0,), (1,)),
             ("train.eval_batch_size", (0,), (1,)),
             ("train.eval_every", (0,), (1,)),
-            ("optim.lr", (0, -1, ".nan"), (1e-9,)),
+            ("optim.lr", (0, -1, ".nan", ".inf"), (1e-5,)),
             ("augment.scale_low", (0, -1), (0.1,)),
             ("train.ema_decay", (-0.1, 1, ".nan"), (0, 0.999)),
             ("optim.label_smoothing", (-0.1, 1), (0, 0.9)),
             ("augment.dropout", (-0.1, 1), (0, 0.9)),
+            ("augment.thin", (-0.1, 1), (0, 0.9)),
+            ("augment.rotate_degrees", (-0.1, ".nan"), (0, 180)),
             ("optim.momentum", (-0.1, 1), (0, 0.9)),
-            ("augment.shift", (-0.1, ".nan"), (0, 3)),
+            ("augment.shift", (-0.1, ".nan", ".inf"), (0, 3)),
             ("augment.jitter_std", (-0.1,), (0, 3)),
             ("augment.jitter_clip", (-0.1,), (0, 3)),
             ("optim.weight_decay", (-0.1,), (0, 3)),
             ("optim.warmup_epochs", (-0.1,), (0, 3)),
             ("optim.clip_norm", (-0.1,), (0, 3)),
-            ("optim.min_lr", (-0.1,), (0, 3)),
+            ("optim.min_lr", (-0.1, 3), (0, 1e-3)),
             ("augment.scale_high", (0.5,), (0.7,)),  # scale_low is two thirds
         ],
     )
@@ -308,6 +310,12 @@ class TestRanges:
         for value in bad:
             with pytest.raises(ValueError, match=f"^{key}: expected .*, got {str(value).strip('.')}"):
                 load("", f"{key}={value}")
+
+    @pytest.mark.parametrize("others", [["data.order=fps"], ["augment.shuffle=false"]])
+    def test_prefix_sampling_needs_farthest_point_order(self, load: Load, others: list[str]) -> None:
+        load("", "model.args.sampling=prefix", "data.order=fps", "augment.shuffle=false")
+        with pytest.raises(ValueError, match="prefix .* needs data.order=fps and augment.shuffle=false"):
+            load("", "model.args.sampling=prefix", *others)
 
     def test_of_settings_made_in_python(self) -> None:
         check_config(Config())

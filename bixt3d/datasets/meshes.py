@@ -81,6 +81,8 @@ def _read_mesh(path: Path, num_samples: int, seed: int) -> Any:
     import trimesh
 
     try:
+        if path.suffix.lower() == ".off":
+            _check_off(path)
         mesh = trimesh.load(path, process=False)
         if isinstance(mesh, trimesh.Scene):
             mesh = mesh.to_geometry()
@@ -92,3 +94,15 @@ def _read_mesh(path: Path, num_samples: int, seed: int) -> Any:
         return np.concatenate([points, mesh.face_normals[faces]], axis=1)
     except Exception as error:  # trimesh's readers raise whatever a broken file makes them meet
         raise ValueError(f"{path}: cannot be read as a mesh ({type(error).__name__}: {error})") from None
+
+
+def _check_off(path: Path) -> None:
+    """Raise ValueError if an OFF file ends before the faces that it announces, which trimesh lets pass."""
+    text = path.read_text(encoding="utf-8", errors="replace").upper()
+    lines = [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
+    head = lines[0].removeprefix("C").removeprefix("OFF").split() if lines else []
+    start = 1 if head else 2
+    counts = head or (lines[1].split() if len(lines) > 1 else [])
+    announced = sum(int(count) for count in counts[:2])
+    if len(lines) - start < announced:
+        raise ValueError(f"it announces {announced} vertices and faces, and holds {len(lines) - start} lines")

@@ -106,6 +106,8 @@ class Predictor:
         """
         if isinstance(clouds, (str, Path)) or getattr(clouds, "ndim", None) == 2:
             return self._predict([clouds])[0]
+        if not isinstance(clouds, (np.ndarray, Tensor, Sequence)):
+            raise ValueError(f"expected arrays, tensors or paths, got {describe(clouds)}")
         if isinstance(clouds, (np.ndarray, Tensor)) and clouds.ndim != 3:
             raise ValueError(
                 f"expected a cloud (N, {self.channels}) or a batch (B, N, {self.channels}), got an array of "
@@ -139,7 +141,7 @@ class Predictor:
             points = cloud if isinstance(cloud, Tensor) else _from_numpy(cloud)
         else:
             raise ValueError(f"expected an array, a tensor or a path, got {describe(cloud)}")
-        if points.ndim != 2 or points.shape[-1] < self.channels or points.dtype == torch.bool:
+        if points.ndim != 2 or points.shape[-1] < self.channels or not _is_number(points):
             raise ValueError(f"{name}: expected points (N, {self.channels}), got {describe(points)}")
         # Centred in double precision: coordinates of a map lose their shape in single precision.
         points = points.detach()[:, : self.channels].to(self.device, torch.float64)
@@ -162,3 +164,7 @@ def _from_numpy(cloud: np.ndarray[Any, Any]) -> Tensor:
     if cloud.dtype.kind not in "fiu":
         raise ValueError(f"cloud: expected numbers, got an array of {cloud.dtype}")
     return torch.from_numpy(np.array(cloud, dtype=np.float64))
+
+
+def _is_number(points: Tensor) -> bool:
+    return points.dtype != torch.bool and not points.is_complex()

@@ -82,7 +82,9 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    tried = [path.with_name(path.name + SUFFIX), path / f"best{SUFFIX}", path / f"last{SUFFIX}"]
+    tried = [path / f"best{SUFFIX}", path / f"last{SUFFIX}"]
+    if path.name:  # "." has none
+        tried.insert(0, path.with_name(path.name + SUFFIX))
     for candidate in tried:
         if candidate.is_file():
             return candidate
@@ -112,7 +114,10 @@ def load_checkpoint(
     """
     path = find_checkpoint(path)
     state, meta = _read(path)
-    model = create_model(meta["model"]["name"], **meta["model"]["args"])
+    try:
+        model = create_model(meta["model"]["name"], **meta["model"]["args"])
+    except ValueError as error:
+        raise ValueError(f"{path}: its model cannot be built: {error}") from None
     _load_state(model, state, path)
     if isinstance(model, PointClassifier):
         model.description = meta
@@ -192,8 +197,10 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a damaged or foreign file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: damaged or of another kind, cannot resume from it ({reason})") from None
+        raise ValueError(
+            f"{path}: cannot resume from it, it is truncated or holds other things than tensors and plain "
+            f"values ({type(error).__name__})"
+        ) from None
     if not isinstance(state, dict):
         raise ValueError(f"{path}: expected the state of a run, got {type(state).__name__}")
     return state

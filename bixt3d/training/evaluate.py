@@ -49,7 +49,7 @@ def evaluate(
     loader = CloudLoader(split, batch_size, rank=workers.rank, world_size=workers.world_size)
     counts = task.start(device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         for batch in loader:
@@ -58,6 +58,7 @@ def evaluate(
             loss += task.loss(logits, batch).double() * len(batch.label)
             counts += task.count(logits, batch)
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     counts, loss = workers.sum(counts), workers.sum(loss)
     return Evaluation(float(loss) / len(split), task.metrics(counts), counts)

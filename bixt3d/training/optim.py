@@ -42,7 +42,8 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     if config.name == "muon":
         ends = ("head.", "encoder.tokenizer.")
         hidden = [(n, v) for n, v in named if v.ndim == 2 and not n.startswith(ends)]
-        named = [(n, v) for n, v in named if n not in dict(hidden)]
+        taken = dict(hidden)
+        named = [(n, v) for n, v in named if n not in taken]
         if hidden:
             optimizers.append(
                 torch.optim.Muon(
@@ -59,4 +60,6 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
         return [torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)]
-    return [*optimizers, torch.optim.AdamW(groups, lr=config.lr, fused=True)]
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, lr=config.lr, fused=True))
+    return optimizers

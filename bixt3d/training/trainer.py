@@ -76,6 +76,8 @@ class Trainer:
                 f"train.batch_size: expected a multiple of the {self.workers.world_size} processes, got "
                 f"{settings.batch_size}"
             )
+        if train.parts is not None and (config.augment.shuffle or config.augment.thin):
+            raise ValueError("augment.shuffle and augment.thin move points away from their part labels")
         self.model = model.to(self.device)
         self.loader = CloudLoader(
             train,
@@ -142,8 +144,9 @@ class Trainer:
                 "seconds": round(seconds, 2),
                 "clouds_per_second": round(self._clouds_per_epoch() / (trained - begun), 1),
             }
-            self._save(row)
+            # The row first: one of an epoch that was not saved is dropped when resuming.
             self.log.row(row, settings.epochs)
+            self._save(row)
         self.log.close()
         self.workers.wait()  # whoever reads the checkpoints next finds them written
 

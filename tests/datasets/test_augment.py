@@ -7,7 +7,16 @@ import torch
 import trimesh
 from torch import Generator, Tensor
 
-from bixt3d.datasets.augment import augment, drop_points, jitter, rotate_up, scale, shift, shuffle_order
+from bixt3d.datasets.augment import (
+    augment,
+    drop_points,
+    jitter,
+    rotate_up,
+    scale,
+    shift,
+    shuffle_order,
+    thin_points,
+)
 
 Change = Callable[[Tensor, Generator], Tensor]
 
@@ -18,6 +27,7 @@ CHANGES: dict[str, Change] = {
     "rotate_up": lambda points, generator: rotate_up(points, 180.0, generator),
     "drop_points": lambda points, generator: drop_points(points, 0.9, generator),
     "shuffle_order": shuffle_order,
+    "thin_points": lambda points, generator: thin_points(points, points.shape[1], 0.5, generator),
     "augment": lambda points, generator: augment(
         points,
         generator,
@@ -221,3 +231,28 @@ def test_each_setting_switches_its_change_on(settings: dict[str, float], alone: 
 def test_augment_refuses_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected \(B, N, 3\) or \(B, N, 6\), got"):
         augment(torch.rand(shape), seeded(), shuffle=True)
+
+
+def test_thinning_keeps_points_of_each_cloud_in_their_order() -> None:
+    number = torch.arange(40.0) + 100 * torch.arange(3)[:, None]  # (3, 40)
+    points = number[..., None].expand(-1, -1, 3)  # (3, 40, 3)
+    kept = thin_points(points, 16, 0.5, torch.Generator().manual_seed(0))
+    assert kept.shape == (3, 16, 3)
+    steps = kept[:, 1:, 0] - kept[:, :-1, 0]
+    assert bool((steps > 0).all())  # in order, none twice
+    for cloud in range(3):
+        assert set(kept[cloud, :, 0].tolist()) <= set(points[cloud, :, 0].tolist())
+    again = thin_points(points, 16, 0.5, torch.Generator().manual_seed(1))
+    assert not torch.equal(kept, again)
+
+
+def test_thinning_fills_up_from_those_passed_over() -> None:
+    points = torch.randn(4, 10, 3)
+    kept = thin_points(points, 10, 0.99, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(kept.sort(1).values, points.sort(1).values)
+
+
+def test_thinning_by_nothing_takes_the_first() -> None:
+    points = torch.randn(2, 10, 6)
+    generator = torch.Generator().manual_seed(0)
+    torch.testing.assert_close(augment(points, generator, num_points=4), points[:, :4])
