@@ -41,12 +41,17 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     rows = []
+    opened: dict[str, tuple[dict[str, Split], int]] = {}
     for value in args.values:
         scores, minutes = [], []
         for seed in args.seeds:
             overrides = [*args.set, f"{args.key}={value}", f"train.seed={seed}", "run.tensorboard=false"]
+            config = load_config(args.cfg, overrides)
+            data = f"{config.data} {config.augment.thin}"
+            if data not in opened:
+                opened[data] = open_splits(config, device, ("train", "val"))
             begun = time.process_time()
-            row = train(load_config(args.cfg, overrides), device)
+            row = train(config, *opened[data])
             minutes.append((time.process_time() - begun) / 60)
             scores.append(row)
             print(json.dumps({args.key: value, "seed": seed, **row}), flush=True)
@@ -76,10 +81,9 @@ def main() -> None:
         args.out.write_text(before + text)
 
 
-def train(config: Config, device: torch.device) -> dict[str, float]:
+def train(config: Config, splits: dict[str, Split], stored_points: int) -> dict[str, float]:
     """Train once and return the last epoch's row of metrics."""
-    splits, stored_points = open_splits(config, device, ("train", "val"))
-    train_split: Split = splits["train"]
+    train_split = splits["train"]
     description = describe(config, train_split, stored_points)
     task = ClassificationTask(train_split.classes, config.optim.label_smoothing)
     with tempfile.TemporaryDirectory() as folder:
