@@ -34,6 +34,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(RUN) -m benchmarks.ops --out results/ops.md
+	$(RUN) -m benchmarks.allocator --out results/cpu_training.md
 
 # What `make demo` needs. PyTorch comes first and alone, so that no later requirement chooses its version.
 $(VENV)/.core: pyproject.toml constraints.txt
