@@ -12,7 +12,7 @@ from bixt3d.models.bixt import BiXT, Perceiver, Trunk
 from bixt3d.models.classifier import PointClassifier, PointEncoder
 from bixt3d.models.grouping import GroupingStage
 from bixt3d.models.heads import ClassificationHead
-from bixt3d.models.tokenizers import COORD_SCALE, SinusoidalTokenizer
+from bixt3d.models.tokenizers import COORD_SCALE, GROUPED_COORD_SCALE, SinusoidalTokenizer
 from bixt3d.suggest import nearest
 
 
@@ -51,7 +51,7 @@ def bixt_ti_cls_grouping(
     group_expansion: float = 1.0,
     center: str = "anchor",
     use_xyz: bool = False,
-    coord_scale: float = COORD_SCALE,
+    coord_scale: float = GROUPED_COORD_SCALE,
     drop_path: float = 0.1,
     dropout: float = 0.0,
     pool: str = "latents",
@@ -92,7 +92,7 @@ def bixt_ti_cls_hierarchy(
     use_xyz: bool = False,
     sampling: str = "fps",
     mlp_ratio: float = 4.0,
-    coord_scale: float = COORD_SCALE,
+    coord_scale: float = GROUPED_COORD_SCALE,
     drop_path: float = 0.1,
     dropout: float = 0.0,
     pool: str = "latents",

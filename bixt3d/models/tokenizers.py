@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 CHANNELS_PER_AXIS = 32
 BASE = 10000.0
-# Radians per unit length at the highest frequency: one period across the unit sphere, as in the official
-# image encoder. Chosen on a validation split of ModelNet40 (results/coord_scale.md).
-COORD_SCALE = math.pi
+# Radians per unit length at the highest frequency, for clouds in the unit sphere; chosen on a validation
+# split of ModelNet40 (results/coord_scale.md). Where neighbourhoods are grouped they bring the fine detail,
+# and one period across the cloud, the official image encoder's scale, is better.
+COORD_SCALE = 10.0
+GROUPED_COORD_SCALE = math.pi
 
 
 class SinusoidalTokenizer(nn.Module):
