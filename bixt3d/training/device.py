@@ -83,8 +83,8 @@ def leave_workers() -> None:
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of giving it back to the kernel.
 
-    A training step on the CPU allocates and frees the same large buffers again and again; handing their
-    pages back and faulting them in again costs up to a third of the step (results/cpu_training.md).
+    A training step on the CPU allocates and frees the same large buffers again and again, whose pages would
+    be handed back and faulted in again; results/cpu_training.md has what it is worth.
 
     Returns:
         Whether it took effect; other C libraries are left as they are.
