@@ -86,7 +86,7 @@ class TrainConfig:
     eval_every: int = 1
     # 0 turns the moving average of the weights off.
     ema_decay: float = 0.999
-    # bfloat16 autocast.
+    # bfloat16 autocast, where the device has units for it; float32 elsewhere.
     amp: bool = False
     compile: bool = False
     seed: int = 42

@@ -80,6 +80,18 @@ def leave_workers() -> None:
         dist.destroy_process_group()
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32; a CPU without units for it emulates it."""
+    if device.type != "cpu":
+        return True
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def autocast(device: torch.device, amp: bool) -> torch.autocast:
+    """Return bfloat16 autocast, switched on if ``amp`` asks for it and `has_bfloat16` holds."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp and has_bfloat16(device))
+
+
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed memory instead of giving it back to the kernel.
 

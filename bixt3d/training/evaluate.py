@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bixt3d.datasets.loader import CloudLoader
 from bixt3d.datasets.split import Split
-from bixt3d.training.device import Workers
+from bixt3d.training.device import Workers, autocast
 from bixt3d.training.tasks import Task
 
 
@@ -38,7 +38,7 @@ def evaluate(
         split: The clouds, on the model's device.
         task: Says how the model is called and what is counted.
         batch_size: Clouds at a time in each process.
-        amp: Use bfloat16 autocast.
+        amp: Use bfloat16 autocast, on devices that are faster with it.
         workers: Processes that share the split; every cloud is counted exactly once.
 
     Returns:
@@ -53,7 +53,7 @@ def evaluate(
     model.eval()
     try:
         for batch in loader:
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            with autocast(device, amp):
                 logits = task.forward(model, batch)
             loss += task.loss(logits, batch).double() * len(batch.label)
             counts += task.count(logits, batch)

@@ -13,6 +13,7 @@ import torch
 
 from bixt3d.config import Config
 from bixt3d.training.checkpoint import write_text
+from bixt3d.training.device import has_bfloat16
 
 
 class RunLog:
@@ -133,6 +134,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "machine": platform.machine(),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
+        # Without units for it, train.amp has no effect and everything is computed in float32.
+        "bfloat16": has_bfloat16(device),
     }
 
 

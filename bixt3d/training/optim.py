@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bixt3d.config import OptimConfig
+from bixt3d.training.muon import Muon
 
 
 def learning_rate(step: int, config: OptimConfig, epochs: int, steps_per_epoch: int) -> float:
@@ -45,14 +46,8 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
         taken = dict(hidden)
         named = [(n, v) for n, v in named if n not in taken]
         if hidden:
-            optimizers.append(
-                torch.optim.Muon(
-                    [v for _, v in hidden],
-                    lr=config.lr,
-                    weight_decay=config.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
+            matrices = [v for _, v in hidden]
+            optimizers.append(Muon(matrices, lr=config.lr, weight_decay=config.weight_decay))
     groups = [
         {"params": [v for n, v in named if n not in spared], "weight_decay": config.weight_decay},
         {"params": [v for n, v in named if n in spared], "weight_decay": 0.0},

@@ -20,7 +20,7 @@ from bixt3d.datasets.augment import augment
 from bixt3d.datasets.loader import Batch, CloudLoader
 from bixt3d.datasets.split import Split
 from bixt3d.training.checkpoint import load_state, save_model, save_state
-from bixt3d.training.device import Workers, join_workers, keep_freed_memory
+from bixt3d.training.device import Workers, autocast, join_workers, keep_freed_memory
 from bixt3d.training.evaluate import Evaluation, evaluate
 from bixt3d.training.log import RunLog
 from bixt3d.training.optim import build_optimizers, learning_rate
@@ -216,7 +216,7 @@ class Trainer:
                 self.workers.share(buffer)
 
     def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp):
+        with autocast(self.device, self.config.train.amp):
             logits = self.task.forward(self.forward, batch)
         loss = self.task.loss(logits, batch)
         (loss / self.config.train.accumulate).backward()  # type: ignore[no-untyped-call]

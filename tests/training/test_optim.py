@@ -9,6 +9,7 @@ from torch import nn
 
 from bixt3d.config import OptimConfig
 from bixt3d.models import create_model
+from bixt3d.training.muon import Muon
 from bixt3d.training.optim import build_optimizers, learning_rate
 from tests.training.tiny import HIERARCHY, NAIVE
 
@@ -145,3 +146,33 @@ def test_muon_moves_a_matrix_as_far_as_adamw_would() -> None:
     before = torch.linalg.svdvals(model.weight.grad)
     assert before.max() / before.min() > 15 and values.max() / values.min() < 3
     assert update.pow(2).mean().sqrt() == pytest.approx(0.2, rel=0.3)
+
+
+def test_matrices_of_one_shape_together_are_torchs_muon_one_by_one() -> None:
+    """Values after several steps; torch's iterates in bfloat16, so they agree to its precision."""
+    shapes = [(16, 24), (24, 16), (16, 24), (8, 8)]
+    mine = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    theirs = [nn.Parameter(value.detach().clone()) for value in mine]
+    settings = {"lr": 0.01, "weight_decay": 0.3}
+    optimizers = (Muon(mine, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw"))
+    before = [value.detach().clone() for value in mine]
+    for _ in range(4):
+        for ours, twin in zip(mine, theirs, strict=True):
+            ours.grad = torch.randn_like(ours)
+            twin.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for ours, twin, start in zip(mine, theirs, before, strict=True):
+        moved = twin - start
+        assert (ours - twin).norm() < 0.02 * moved.norm() and moved.norm() > 0
+    first, second = (optimizer.state_dict() for optimizer in optimizers)
+    for index, state in second["state"].items():
+        assert torch.equal(first["state"][index]["momentum_buffer"], state["momentum_buffer"])
+
+
+def test_muon_passes_over_what_has_no_gradient() -> None:
+    values = [nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))]
+    optimizer = Muon(values, lr=0.1, weight_decay=0.5)
+    values[0].grad = torch.eye(3)
+    optimizer.step()
+    assert torch.equal(values[1], torch.ones(3, 3)) and not torch.equal(values[0], torch.ones(3, 3))
