@@ -12,17 +12,19 @@ PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint co
 .PHONY: help demo test lint bench
 
 help:
-	@echo "make demo    train a small classifier on the CPU, evaluate it and predict one shape"
+	@echo "make demo    train a small classifier and a part segmenter on the CPU, evaluate them, predict one shape"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types"
 	@echo "make bench   measure the operations against their plain twins"
 	@echo "Another Python: make PYTHON=python3.12 demo"
 
 demo: $(VENV)/.core
-	rm -rf runs/demo
+	rm -rf runs/demo runs/demo_parts
 	$(RUN) tools/make_shapes.py --root data
 	$(RUN) tools/train_cls.py --cfg configs/shapes_quickstart.yaml --set run.dir=runs/demo
 	$(RUN) tools/evaluate.py runs/demo/last
+	$(RUN) tools/seg_shapenetpart.py --cfg configs/shapes_partseg.yaml --set run.dir=runs/demo_parts
+	$(RUN) tools/seg_shapenetpart.py --checkpoint runs/demo_parts/last
 	set -- data/shapes/meshes/test/*/*.off && $(RUN) tools/predict.py "$$1" --checkpoint runs/demo/last
 
 test: lint

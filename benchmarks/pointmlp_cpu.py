@@ -23,7 +23,7 @@ from benchmarks.peers.pointmlp import pointmlp, pointmlp_elite
 from bixt3d.config import Config, load_config
 from bixt3d.datasets.split import Split
 from bixt3d.training import ClassificationTask, Trainer, evaluate
-from bixt3d.training.device import keep_freed_memory, pick_device
+from bixt3d.training.device import has_bfloat16, keep_freed_memory, pick_device
 from bixt3d.training.experiment import open_splits
 from bixt3d.training.log import environment
 
@@ -59,11 +59,11 @@ def main() -> None:
     torch.manual_seed(args.seed)
     model = PEERS[args.model](len(train.classes)).to(device)
     measured = {}
-    for amp in (False, True):
+    for amp in (False, True) if has_bfloat16(device) else (False,):
         config.train.amp = amp
         measured[amp] = rates(config, PEERS[args.model](len(train.classes)).to(device), train)
     # In the precision that is the faster one for it here.
-    config.train.amp = measured[True] < measured[False]
+    config.train.amp = min(measured, key=lambda amp: measured[amp])
     step, cloud = measured[config.train.amp]
     left = 60 * args.minutes - (time.perf_counter() - begun) - 1.1 * cloud * len(test)
     steps = int(0.95 * left / step)

@@ -2,25 +2,24 @@
 
     python -m benchmarks.summarize runs/cpu_* --title "ModelNet40 on a CPU" --out results/modelnet40_cpu
 
-It writes the table (mean and standard deviation over the seeds), the training curves, the confusion matrix
-of the first run, and each run's settings, metrics and result.
+It writes the table (mean and standard deviation over the seeds), the training curves, what the first run does
+with every class or category (for a classifier, its confusion matrix), and each run's settings, metrics and
+result.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import shutil
 import statistics
 from pathlib import Path
 
-import torch
-
 from benchmarks.table import markdown_table
-from bixt3d.config import config_from
-from bixt3d.training import ClassificationTask, evaluate, load_checkpoint
-from bixt3d.training.experiment import open_splits
-from bixt3d.training.report import class_table, write_confusion
+from bixt3d.training import load_checkpoint
+from bixt3d.training.experiment import LABELS, evaluate_checkpoint
+from bixt3d.training.report import text_table, write_confusion
 from bixt3d.visualize.plots import confusion_matrix, read_metrics, training_curves
 
 
@@ -31,56 +30,51 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    rows, scores = [], []
+    rows, scores, seeds = [], [], []
     for run in args.runs:
         result = json.loads((run / "result.json").read_text())
         environment = json.loads((run / "environment.json").read_text())
-        seed = load_checkpoint(run / "last", "cpu")[1]["config"]["train"]["seed"]
-        last = result["last"]
-        scores.append((100 * last["oa"], 100 * last["macc"]))
+        seeds.append(load_checkpoint(run / "last", "cpu")[1]["config"]["train"]["seed"])
+        scores.append({key: 100 * value for key, value in result["last"].items() if key in LABELS})
+        shown = [f"{value:.2f}" for value in scores[-1].values()]
         rows.append(
-            [
-                seed,
-                f"{scores[-1][0]:.2f}",
-                f"{scores[-1][1]:.2f}",
-                f"{result['minutes']:.1f}",
-                environment["threads"],
-                environment["commit"],
-            ]
+            [seeds[-1], *shown, f"{result['minutes']:.1f}", environment["threads"], environment["commit"]]
         )
         for name in ("metrics.jsonl", "config.yaml", "environment.json", "result.json"):
-            target = args.out / f"seed{seed}"
+            target = args.out / f"seed{seeds[-1]}"
             target.mkdir(exist_ok=True)
             shutil.copy(run / name, target / name)
-    oa, macc = zip(*scores, strict=True)
-    if len(oa) > 1:
-        spread = [f"{statistics.mean(v):.2f} ± {statistics.stdev(v):.2f}" for v in (oa, macc)]
+    if len(scores) > 1:
+        columns = [[score[key] for score in scores] for key in scores[0]]
+        spread = [f"{statistics.mean(v):.2f} ± {statistics.stdev(v):.2f}" for v in columns]
         rows.append(["mean ± std", *spread, "", "", ""])
-    table = markdown_table(["seed", "test OA %", "test mAcc %", "minutes", "threads", "commit"], rows)
-    curves = {f"seed {row[0]}": read_metrics(run) for row, run in zip(rows, args.runs, strict=False)}
+    names = [f"{LABELS[key]} %" for key in scores[0]]
+    table = markdown_table(["seed", *names, "minutes", "threads", "commit"], rows)
+    curves = {f"seed {seed}": read_metrics(run) for seed, run in zip(seeds, args.runs, strict=True)}
     training_curves(curves, args.out / "curves.png")
-    text = evaluation(args.runs[0], args.out)
+    picture = evaluation(args.runs[0], args.out)
+    with open(args.out / "table.csv", newline="") as file:
+        text = text_table(list(csv.reader(file)))
     runs = " ".join(map(str, args.runs))
     command = f'python -m benchmarks.summarize {runs} --title "{args.title}" --out {args.out}'
     (args.out / "README.md").write_text(
         f"# {args.title}\n\n{table}\n\nEach run: `{environment['command']}` with its own seed, on "
         f"{environment['processor']}, torch {environment['torch']}. Last epoch, moving average of the "
         "weights; the test split was evaluated once a run and chose nothing.\n\n![curves](curves.png)\n\n"
-        f"![confusion matrix](confusion.png)\n\n```\n{text}\n```\n\nGathered by `{command}`.\n"
+        f"{picture}The first of them:\n\n```\n{text}\n```\n\nGathered by `{command}`.\n"
     )
     print(table)
 
 
 def evaluation(run: Path, out: Path) -> str:
-    """Evaluate a run's last epoch once more for its confusion matrix; return the table of classes."""
-    model, meta = load_checkpoint(run / "last", "cpu")
-    config = config_from(meta["config"])
-    test = open_splits(config, torch.device("cpu"), ("test",))[0]["test"]
-    task = ClassificationTask(test.classes)
-    counts = evaluate(model, test, task, config.train.eval_batch_size, config.train.amp).counts
-    confusion_matrix(counts, test.classes, out / "confusion.png")
-    write_confusion(counts, test.classes, out / "confusion.csv")
-    return class_table(counts, test.classes)
+    """Evaluate a run's last epoch once more for its tables; return the line that shows its picture."""
+    seen, split, _ = evaluate_checkpoint(run / "last", out=out)
+    (out / "result.json").unlink()  # each run's own lies beside its settings
+    if split.parts is not None:
+        return ""
+    confusion_matrix(seen.counts, split.classes, out / "confusion.png")
+    write_confusion(seen.counts, split.classes, out / "confusion.csv")
+    return "![confusion matrix](confusion.png)\n\n"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main() -> None:
             config = load_config(args.cfg, overrides)
             data = f"{config.data} {config.augment.thin}"
             if data not in opened:
-                opened[data] = open_splits(config, device, ("train", "val"))
+                opened[data] = open_splits(config, device, ("train", "val"), train="train")
             begun = time.process_time()
             row = train(config, *opened[data])
             minutes.append((time.process_time() - begun) / 60)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from bixt3d.presets import PART_PRESETS, PRESETS
 from bixt3d.suggest import nearest
 
 
@@ -22,10 +23,13 @@ class DataConfig:
     name: str = "modelnet40"
     root: str = "data"
     num_points: int = 1024
-    # "stored": the first num_points as stored (PointMLP's protocol); "fps": farthest-point order.
+    # "stored": the first num_points as stored (PointMLP's protocol); "fps": farthest-point order; "random":
+    # others every epoch, a fixed draw for evaluation. Models of parts need "random", and label every point.
     order: str = "stored"
     # "train" holds out a fixed validation part; "trainval" trains on all of the official training set.
     train_split: str = "train"
+    # Take normals where the data set has them.
+    normals: bool = True
 
 
 @dataclass
@@ -39,6 +43,8 @@ class AugmentConfig:
     jitter_clip: float = 0.05
     rotate_degrees: float = 0.0
     dropout: float = 0.0
+    # Probability of a cloud to lose its normals.
+    normal_dropout: float = 0.0
     shuffle: bool = True
     # Pass over up to this share of a cloud's stored points, others every time, before num_points are kept.
     thin: float = 0.0
@@ -66,6 +72,10 @@ class OptimConfig:
     # Decay biases, norms and latents as well.
     decay_all: bool = False
     warmup_epochs: float = 10.0
+    # "cosine" down to min_lr, or "step": multiplied by step_factor every step_epochs, down to min_lr.
+    schedule: str = "cosine"
+    step_epochs: int = 40
+    step_factor: float = 0.5
     # Change the learning rate at every "step" or every "epoch".
     schedule_unit: str = "step"
     clip_norm: float = 1.0
@@ -114,44 +124,11 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # The recipe for LayerNorm Transformers on small clouds: AdamW, warm-up, cosine, moving average.
-    "bixt3d": {
-        "optim": {
-            "name": "adamw",
-            "lr": 1e-3,
-            "min_lr": 1e-6,
-            "weight_decay": 0.05,
-            "decay_all": False,
-            "warmup_epochs": 10.0,
-            "schedule_unit": "step",
-            "clip_norm": 1.0,
-            "label_smoothing": 0.2,
-        },
-        "train": {"epochs": 300, "batch_size": 32, "ema_decay": 0.999, "amp": True},
-    },
-    # PointMLP's released training script for ModelNet40.
-    "pointmlp": {
-        "optim": {
-            "name": "sgd",
-            "lr": 0.1,
-            "min_lr": 0.005,
-            "momentum": 0.9,
-            "weight_decay": 2e-4,
-            "decay_all": True,
-            "warmup_epochs": 0.0,
-            "schedule_unit": "epoch",
-            "clip_norm": 1.0,
-            "label_smoothing": 0.2,
-        },
-        "train": {"epochs": 300, "batch_size": 32, "ema_decay": 0.0, "amp": False},
-    },
-}
-
 CHOICES = {
-    "data.order": ("stored", "fps"),
+    "data.order": ("stored", "fps", "random"),
     "data.train_split": ("train", "trainval"),
-    "optim.name": ("adamw", "muon", "sgd"),
+    "optim.name": ("adamw", "muon", "sgd", "adam"),
+    "optim.schedule": ("cosine", "step"),
     "optim.schedule_unit": ("step", "epoch"),
 }
 
@@ -206,7 +183,8 @@ def _combine(stated: Any, overrides: Sequence[str], source: str) -> Config:
         raise ValueError(f"overrides {' '.join(overrides)}: {error}") from None
     if not isinstance(stated, Mapping) or not isinstance(given, Mapping):
         raise ValueError(f"{source}: expected keys and values at the top, got {type(stated).__name__}")
-    layers = [_preset(stated, source), stated, _preset(given, "override"), given]
+    parts = "partseg" in _model_name(given, _model_name(stated, ""))
+    layers = [_preset(stated, source, parts), stated, _preset(given, "override", parts), given]
     merged = OmegaConf.structured(Config)
     for origin, layer in zip((source, source, "override", "override"), layers, strict=True):
         _check_keys(Config, layer, "", origin)
@@ -238,6 +216,8 @@ def check_config(config: Config) -> None:
         "train.eval_batch_size": train.eval_batch_size,
         "train.eval_every": train.eval_every,
         "optim.lr": optim.lr,
+        "optim.step_epochs": optim.step_epochs,
+        "optim.step_factor": optim.step_factor,
         "augment.scale_low": augment.scale_low,
     }
     for key, value in positive.items():
@@ -247,6 +227,7 @@ def check_config(config: Config) -> None:
         "train.ema_decay": train.ema_decay,
         "optim.label_smoothing": optim.label_smoothing,
         "augment.dropout": augment.dropout,
+        "augment.normal_dropout": augment.normal_dropout,
         "augment.thin": augment.thin,
         "optim.momentum": optim.momentum,
     }
@@ -262,6 +243,11 @@ def check_config(config: Config) -> None:
             "model.args.sampling=prefix takes the first points for the farthest-point sample: it needs "
             f"data.order=fps and augment.shuffle=false, got {config.data.order} and {augment.shuffle}"
         )
+    if "partseg" in config.model.name and config.data.order != "random":
+        raise ValueError(
+            f"data.order: models of parts take other points every epoch and label all: expected random, got "
+            f"{config.data.order}"
+        )
     for key, value in {
         "augment.shift": augment.shift,
         "augment.jitter_std": augment.jitter_std,
@@ -276,7 +262,12 @@ def check_config(config: Config) -> None:
             raise ValueError(f"{key}: expected 0 or more, got {value}")
 
 
-def _preset(layer: Mapping[Any, Any], source: str) -> Mapping[str, Any]:
+def _model_name(layer: Mapping[Any, Any], otherwise: str) -> str:
+    model = layer.get("model")
+    return str(model.get("name", otherwise)) if isinstance(model, Mapping) else otherwise
+
+
+def _preset(layer: Mapping[Any, Any], source: str, parts: bool) -> Mapping[str, Any]:
     name = layer.get("preset", "")
     if not name:
         return {}
@@ -285,7 +276,7 @@ def _preset(layer: Mapping[Any, Any], source: str) -> Mapping[str, Any]:
         raise ValueError(
             f"{source}: unknown preset {name!r}{nearest(name, known)}; known: {', '.join(known)}"
         )
-    return PRESETS[name]
+    return PART_PRESETS.get(name, PRESETS[name]) if parts else PRESETS[name]
 
 
 def _check_keys(schema: type, layer: Mapping[Any, Any], prefix: str, source: str) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from bixt3d.ops.validate import describe
+
+# What a shape's part IoU is averaged over: see `part_iou`.
+CONVENTIONS = ("pointnet2", "pointmlp")
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -59,3 +64,142 @@ def classification(confusion: Tensor) -> dict[str, float | list[float]]:
         "macc": float(per_class[support > 0].mean()),
         "per_class": per_class.tolist(),
     }
+
+
+def allowed_parts(category: Tensor, parts_of_category: Sequence[Sequence[int]], num_parts: int) -> Tensor:
+    """Say which parts each shape may hold: category (S,) -> (S, P) bool."""
+    allowed = torch.zeros(len(parts_of_category), num_parts, dtype=torch.bool)  # (C, P)
+    for row, ids in zip(allowed, parts_of_category, strict=True):
+        row[list(ids)] = True
+    return allowed.to(category.device)[category]  # (S, P)
+
+
+def mask_logits(logits: Tensor, category: Tensor, parts_of_category: Sequence[Sequence[int]]) -> Tensor:
+    """Set the logits (S, N, P) of parts that a shape's category (S,) does not have to minus infinity."""
+    allowed = allowed_parts(category, parts_of_category, logits.shape[-1])  # (S, P)
+    return logits.masked_fill(~allowed[:, None], -torch.inf)
+
+
+def part_iou(
+    logits: Tensor,
+    parts: Tensor,
+    category: Tensor,
+    parts_of_category: Sequence[Sequence[int]],
+    convention: str,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Compute the part IoU of each shape, averaged over its parts: (S,) float64, fractions of 1.
+
+    ``"pointnet2"`` (Qi et al., 2017, as Point-MAE and DGCNN): a point takes the best part of its shape's
+    category, and the mean goes over all parts of the category; one that neither the truth nor the
+    prediction holds counts 1. ``"pointmlp"`` (Ma et al., 2022, as PAConv and CurveNet): a point takes the
+    best of all parts, and the mean goes over the parts that the truth holds.
+
+    Args:
+        logits: Scores of all parts (S, N, P).
+        parts: True part of each point (S, N), int64.
+        category: Category of each shape (S,), int64.
+        parts_of_category: For each category the part ids that it may hold.
+        convention: ``"pointnet2"`` or ``"pointmlp"``.
+        valid: Which points count (S, N), bool; all if None.
+
+    Raises:
+        ValueError: For shapes that do not fit, a true part that the category does not have (looked at on the
+            CPU only, as it would make a GPU wait), or an unknown convention.
+    """
+    _check_parts(logits, parts, category, parts_of_category, convention)
+    shapes, _, num_parts = logits.shape
+    restricted = mask_logits(logits, category, parts_of_category) if convention == "pointnet2" else logits
+    prediction = restricted.argmax(-1)  # (S, N)
+    counted = torch.ones_like(parts) if valid is None else valid.to(parts.dtype)
+    both = torch.where(prediction == parts, counted, 0)
+    empty = torch.zeros(shapes, num_parts, dtype=torch.int64, device=logits.device)
+    intersection = empty.scatter_add(1, parts, both)  # (S, P)
+    truth = empty.scatter_add(1, parts, counted)
+    union = truth + empty.scatter_add(1, prediction, counted) - intersection
+    iou = torch.where(union > 0, intersection.double() / union.clamp_min(1), 1.0)  # (S, P)
+    if convention == "pointmlp":
+        averaged = truth > 0
+    else:
+        averaged = allowed_parts(category, parts_of_category, num_parts)
+    return (iou * averaged).sum(1) / averaged.sum(1).clamp_min(1)
+
+
+def part_miou(
+    logits: Tensor,
+    parts: Tensor,
+    category: Tensor,
+    parts_of_category: Sequence[Sequence[int]],
+    convention: str,
+    valid: Tensor | None = None,
+) -> dict[str, float | list[float]]:
+    """Compute the mean part IoU over shapes and over categories; the arguments are those of `part_iou`.
+
+    Returns:
+        ``instance_miou``: the mean over all shapes; ``class_miou``: the mean over the categories that occur
+        of the mean over each one's shapes; ``per_category``: that mean for each category, NaN where none
+        occurs. Fractions of 1.
+
+    Raises:
+        ValueError: As `part_iou`.
+    """
+    iou = part_iou(logits, parts, category, parts_of_category, convention, valid)
+    return mean_over_categories(*sum_by_category(iou, category, len(parts_of_category)))
+
+
+def sum_by_category(values: Tensor, category: Tensor, num_categories: int) -> tuple[Tensor, Tensor]:
+    """Add up one value a shape (S,) over each category, and count its shapes: two tensors (C,), float64."""
+    empty = torch.zeros(num_categories, dtype=torch.float64, device=values.device)
+    return empty.index_add(0, category, values.double()), empty.index_add(
+        0, category, torch.ones_like(values, dtype=torch.float64)
+    )
+
+
+def mean_over_categories(total: Tensor, shapes: Tensor) -> dict[str, float | list[float]]:
+    """Compute what `part_miou` returns from sums of IoU (C,) and numbers of shapes (C,)."""
+    total, shapes = total.double().cpu(), shapes.double().cpu()
+    if not shapes.sum() > 0:
+        raise ValueError("expected at least one shape, got none")
+    per_category = total / shapes  # (C,), NaN without shapes
+    return {
+        "instance_miou": float(total.sum() / shapes.sum()),
+        "class_miou": float(per_category[shapes > 0].mean()),
+        "per_category": per_category.tolist(),
+    }
+
+
+def _check_parts(
+    logits: Tensor,
+    parts: Tensor,
+    category: Tensor,
+    parts_of_category: Sequence[Sequence[int]],
+    convention: str,
+) -> None:
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.numel() == 0:
+        raise ValueError(f"logits: expected scores (S, N, P) with S, N, P > 0, got {describe(logits)}")
+    for name, value, shape in (("parts", parts, logits.shape[:2]), ("category", category, logits.shape[:1])):
+        fits = isinstance(value, Tensor) and value.shape == shape and value.dtype == torch.int64
+        if not fits:
+            raise ValueError(f"{name}: expected int64 of shape {tuple(shape)}, got {describe(value)}")
+    most = max((max(ids, default=-1) for ids in parts_of_category), default=-1)
+    if not all(parts_of_category) or most >= logits.shape[-1]:
+        raise ValueError(
+            f"parts_of_category: expected part ids from 0 to {logits.shape[-1] - 1} (logits hold "
+            f"{logits.shape[-1]} parts) for every category, got up to {most}"
+        )
+    if logits.device.type != "cpu":
+        return
+    low, high = int(category.min()), int(category.max())
+    if low < 0 or high >= len(parts_of_category):
+        raise ValueError(f"category: expected 0 to {len(parts_of_category) - 1}, got {low} to {high}")
+    low, high = int(parts.min()), int(parts.max())
+    inside = 0 <= low and high < logits.shape[-1]
+    if inside:
+        allowed = allowed_parts(category, parts_of_category, logits.shape[-1])  # (S, P)
+        inside = bool(allowed.gather(1, parts).all())
+    if not inside:
+        raise ValueError(
+            f"parts: expected parts of each shape's own category, got others (they go from {low} to {high})"
+        )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import bixt3d
-from bixt3d.config import CHOICES, PRESETS, Config, OptimConfig, check_config, config_from, load_config
+from bixt3d.config import CHOICES, Config, OptimConfig, check_config, config_from, load_config
+from bixt3d.presets import PART_PRESETS, PRESETS
 
 Load = Callable[..., Config]
 
@@ -215,6 +216,28 @@ class TestPresets:
         assert (config.train.epochs, config.train.batch_size) == (300, 32)
         assert (config.train.ema_decay, config.train.amp) == (0, False)
 
+    @pytest.mark.parametrize("in_file", [True, False])
+    @pytest.mark.parametrize("preset", ["preset: pointmlp", "preset=pointmlp"])
+    def test_pointmlps_recipe_for_parts(self, load: Load, in_file: bool, preset: str) -> None:
+        """It goes with the model's name, wherever that and the preset are stated."""
+        names = "model: {name: bixt_ti_partseg}\ndata: {order: random}\n"
+        overrides = [] if in_file else ["model.name=bixt_ti_partseg_encdec", "data.order=random"]
+        text = names if in_file else ""
+        if ":" in preset:
+            config = load(text + preset, *overrides)
+        else:
+            config = load(text + "optim: {schedule: cosine, lr: 3}", preset, *overrides)
+        assert (config.optim.name, config.optim.lr, config.optim.weight_decay) == ("adam", 3e-3, 0)
+        assert (config.optim.schedule, config.optim.step_epochs, config.optim.step_factor) == ("step", 40, 0.5)
+        assert (config.optim.min_lr, config.optim.label_smoothing, config.optim.clip_norm) == (0.9e-5, 0, 0)
+        assert (config.train.epochs, config.train.batch_size) == (350, 32)
+
+    def test_presets_state_the_same_settings(self) -> None:
+        """Or one that is switched to would leave something of the other behind."""
+        stated = [set(preset["optim"]) - {"momentum", "step_epochs", "step_factor"} for preset in (
+            *PRESETS.values(), *PART_PRESETS.values())]
+        assert all(keys == stated[0] for keys in stated)
+
     @pytest.mark.parametrize("text", ["preset: pointmlp\noptim: {lr: 5}", "optim: {lr: 5}\npreset: pointmlp"])
     def test_of_a_file_stands_below_its_keys(self, load: Load, text: str) -> None:
         config = load(text)
@@ -316,6 +339,11 @@ class TestRanges:
         load("", "model.args.sampling=prefix", "data.order=fps", "augment.shuffle=false")
         with pytest.raises(ValueError, match="prefix .* needs data.order=fps and augment.shuffle=false"):
             load("", "model.args.sampling=prefix", *others)
+
+    def test_models_of_parts_draw_their_points(self, load: Load) -> None:
+        load("", "model.name=bixt_ti_partseg", "data.order=random")
+        with pytest.raises(ValueError, match="data.order: models of parts .* expected random, got stored"):
+            load("", "model.name=bixt_ti_partseg")
 
     def test_of_settings_made_in_python(self) -> None:
         check_config(Config())

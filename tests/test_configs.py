@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import bixt3d
+from bixt3d.models.factory import is_segmenter
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -46,12 +47,17 @@ def test_header_says_what_to_expect(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_builds_its_model_and_runs_a_batch(path: Path) -> None:
     config = bixt3d.load_config(path)
-    args = {"num_classes": 40, **config.model.args}
+    points = torch.rand(2, config.data.num_points, 6) * 2 - 1  # (B, N, C)
+    if is_segmenter(config.model.name):
+        args = {"num_parts": 50, "in_dims": 6, **config.model.args}
+        inputs, shape = (points, torch.tensor([0, 15])), (2, config.data.num_points, 50)
+    else:
+        args = {"num_classes": 40, **config.model.args}
+        inputs, shape = (points[..., : args.get("in_dims", 3)],), (2, 40)
     model = bixt3d.create_model(config.model.name, **args).eval()
-    points = torch.rand(2, config.data.num_points, args.get("in_dims", 3)) * 2 - 1  # (B, N, C)
     with torch.inference_mode():
-        logits = model(points)  # (B, num_classes)
-    assert logits.shape == (2, args["num_classes"])
+        logits = model(*inputs)
+    assert logits.shape == shape
     assert logits.isfinite().all()
 
 

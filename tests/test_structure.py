@@ -22,7 +22,8 @@ LOWER = {"suggest", "ops", "config", "metrics"}
 MAY_IMPORT = {
     "suggest": set(),
     "ops": {"suggest"},
-    "config": {"suggest"},
+    "presets": set(),
+    "config": {"suggest", "presets"},
     "metrics": {"suggest", "ops"},
     "models": {"suggest", "ops"},
     "datasets": {"suggest", "ops"},

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER, read_modelnet40, read_modelnet40_normal
+from bixt3d.datasets.shapenetpart import read_shapenetpart
 from bixt3d.datasets.split import Split, check_request, hold_out, unit_sphere
 from bixt3d.suggest import nearest
 
@@ -20,7 +21,8 @@ def open_dataset(name: str, root: str | os.PathLike[str], split: str, num_points
     """Opens one split of a data set.
 
     Args:
-        name: `modelnet40`, `modelnet40_normal` or `shapes`. `shapes` is made by this project, on first use.
+        name: `modelnet40`, `modelnet40_normal`, `shapenetpart` or `shapes`. `shapes` is made by this project,
+            on first use; `shapenetpart` reads any part data in its layout.
         root: The data folder, or the data set's own folder; data/README.md shows the layouts.
         split: train, val, test, or trainval. Where a data set has no val split it is cut from the official
             train set by a fixed seed: the two are disjoint and add up to it; trainval is all of it in file
@@ -28,7 +30,8 @@ def open_dataset(name: str, root: str | os.PathLike[str], split: str, num_points
         num_points: The first so many stored points of each shape; None keeps all.
 
     Returns:
-        The split: points (S, N, C) float32, label (S,) int64, classes.
+        The split: points (S, N, C) float32, label (S,) int64, classes; part data also parts (S, N), category
+        (S,), categories and parts_of_category.
 
     Raises:
         FileNotFoundError: The data set, or a file that it names, is missing.
@@ -55,5 +58,6 @@ def _read_shapes(root: str | os.PathLike[str], split: str, num_points: int | Non
 _READERS: dict[str, Callable[[str | os.PathLike[str], str, int | None], Split]] = {
     "modelnet40": read_modelnet40,
     "modelnet40_normal": read_modelnet40_normal,
+    "shapenetpart": read_shapenetpart,
     "shapes": _read_shapes,
 }

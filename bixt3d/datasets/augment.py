@@ -1,7 +1,9 @@
 """Random changes to a batch of clouds: pure functions with an explicit generator.
 
-Points are (B, N, 3) xyz or (B, N, 6) xyz and unit normal, y up. Normals follow their surface: they turn
-with a rotation and scale inversely under an anisotropic scale.
+Points are (B, N, 3) xyz or (B, N, 6) xyz and unit normal, y up. There are two kinds. `choose_points` and what
+it is made of say which points a batch takes, as indices, so that labels of points travel with them. `augment`
+and what it is made of say where the points go; normals follow their surface: they turn with a rotation and
+scale inversely under an anisotropic scale.
 """
 
 from __future__ import annotations
@@ -51,33 +53,92 @@ def rotate_up(points: Tensor, degrees: float, generator: Generator) -> Tensor:
     return torch.einsum("bij,bnvj->bnvi", rows, vectors).flatten(2)  # (B, N, 3 or 6)
 
 
-def drop_points(points: Tensor, most: float, generator: Generator) -> Tensor:
-    """Put each point onto its cloud's first with a probability from U(0, most), one a cloud (PointNet++)."""
-    batch, count, _ = points.shape
-    rate = _uniform(points, (batch, 1), 0.0, most, generator)  # (B, 1)
-    gone = _uniform(points, (batch, count), 0.0, 1.0, generator) < rate  # (B, N)
-    return torch.where(gone[..., None], points[:, :1], points)
+def drop_normals(points: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Set all normals of a cloud to zero with the given probability (PointNeXt, section 3.1)."""
+    if points.shape[-1] == 3:
+        return points
+    kept = _uniform(points, (points.shape[0], 1, 1), 0.0, 1.0, generator) >= probability  # (B, 1, 1)
+    return torch.cat([points[..., :3], points[..., 3:] * kept], -1)
+
+
+def draw_points(points: Tensor, count: Tensor | None, num_points: int, generator: Generator) -> Tensor:
+    """Draw ``num_points`` of each cloud (B, N, C), none twice while it has others: indices (B, num_points).
+
+    A cloud's own points are its first ``count``; its rows from there on repeat them.
+    """
+    order = _uniform(points, points.shape[:2], 0.0, 1.0, generator)  # (B, N)
+    if count is not None:
+        order = order + (torch.arange(points.shape[1], device=points.device) >= count[:, None])
+    return order.argsort(1)[:, :num_points]
 
 
 def thin_points(points: Tensor, num_points: int, most: float, generator: Generator) -> Tensor:
-    """Keep ``num_points`` of each cloud, others every time: (B, N, C) -> (B, num_points, C).
+    """Keep ``num_points`` of each cloud (B, N, C), others every time: indices (B, num_points).
 
     Each point is passed over with a probability from U(0, most), one a cloud; the first ``num_points`` that
     are left stay, in their order, so that farthest-point order remains nearly that. Where too few are left,
     the first of those passed over follow.
     """
-    batch, count, channels = points.shape
+    batch, count, _ = points.shape
     rate = _uniform(points, (batch, 1), 0.0, most, generator)  # (B, 1)
     gone = _uniform(points, (batch, count), 0.0, 1.0, generator) < rate  # (B, N)
     place = gone * count + torch.arange(count, device=points.device)  # (B, N)
-    index = place.sort(1).indices[:, :num_points]
-    return points.gather(1, index[..., None].expand(-1, -1, channels))  # (B, num_points, C)
+    return place.argsort(1)[:, :num_points]
+
+
+def drop_points(points: Tensor, most: float, generator: Generator) -> Tensor:
+    """Put each point onto its cloud's first with a probability from U(0, most), one a cloud (PointNet++).
+
+    Returns:
+        Indices (B, N), zero for the points that go.
+    """
+    batch, count, _ = points.shape
+    rate = _uniform(points, (batch, 1), 0.0, most, generator)  # (B, 1)
+    gone = _uniform(points, (batch, count), 0.0, 1.0, generator) < rate  # (B, N)
+    return torch.arange(count, device=points.device).expand(batch, -1).masked_fill(gone, 0)
 
 
 def shuffle_order(points: Tensor, generator: Generator) -> Tensor:
-    """Return the batch with one random order of the points."""
+    """Draw one order of the points for the whole batch (B, N, C): indices (B, N)."""
     order = torch.randperm(points.shape[1], generator=generator, device=points.device)  # (N,)
-    return points[:, order]
+    return order.expand(points.shape[0], -1)
+
+
+def choose_points(
+    points: Tensor,
+    generator: Generator,
+    count: Tensor | None = None,
+    *,
+    num_points: int | None = None,
+    draw: bool = False,
+    thin: float = 0.0,
+    dropout: float = 0.0,
+    shuffle: bool = False,
+) -> Tensor | None:
+    """Choose the points of a batch (B, N, C), by whatever is switched on, in a fixed order.
+
+    With ``num_points`` that many points of each cloud are kept: with ``draw`` by `draw_points`, else by
+    `thin_points`. ``count`` (B,) says how many points each cloud has of its own.
+
+    Returns:
+        Indices (B, num_points), or (B, N); None if all points stay as they are.
+    """
+    chosen: list[Tensor] = []
+    if num_points is not None and draw:
+        chosen.append(draw_points(points, count, num_points, generator))
+    elif num_points is not None:
+        chosen.append(thin_points(points, num_points, thin, generator))
+    kept = points[:, : chosen[0].shape[1]] if chosen else points
+    if dropout:
+        chosen.append(drop_points(kept, dropout, generator))
+    if shuffle:
+        chosen.append(shuffle_order(kept, generator))
+    if not chosen:
+        return None
+    index = chosen[0]
+    for step in chosen[1:]:
+        index = index.gather(1, step)
+    return index
 
 
 def augment(
@@ -90,22 +151,15 @@ def augment(
     jitter_std: float = 0.0,
     jitter_clip: float = 0.05,
     rotate_degrees: float = 0.0,
-    dropout: float = 0.0,
-    shuffle: bool = False,
-    thin: float = 0.0,
-    num_points: int | None = None,
+    normal_dropout: float = 0.0,
 ) -> Tensor:
     """Apply the changes that are switched on, in a fixed order, to points (B, N, 3) or (B, N, 6).
-
-    With ``num_points`` that many points of each cloud are kept, by `thin_points`.
 
     Raises:
         ValueError: If the points have another shape.
     """
     if points.ndim != 3 or points.shape[-1] not in (3, 6):
         raise ValueError(f"points: expected (B, N, 3) or (B, N, 6), got {tuple(points.shape)}")
-    if num_points is not None:
-        points = thin_points(points, num_points, thin, generator)
     if rotate_degrees:
         points = rotate_up(points, rotate_degrees, generator)
     if (scale_low, scale_high) != (1.0, 1.0):
@@ -114,8 +168,6 @@ def augment(
         points = shift(points, shift_reach, generator)
     if jitter_std:
         points = jitter(points, jitter_std, jitter_clip, generator)
-    if dropout:
-        points = drop_points(points, dropout, generator)
-    if shuffle:
-        points = shuffle_order(points, generator)
+    if normal_dropout:
+        points = drop_normals(points, normal_dropout, generator)
     return points

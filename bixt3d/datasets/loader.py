@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -11,17 +11,27 @@ from torch import Generator, Tensor
 from bixt3d.datasets.split import Split
 from bixt3d.ops import farthest_point_sample, gather_points
 
-ORDERS = ("stored", "fps")
+ORDERS = ("stored", "fps", "random")
 
 
 @dataclass
 class Batch:
-    """Clouds on the device: points (B, N, C), label (B,), and for part data parts (B, N), category (B,)."""
+    """Clouds on the device: points (B, N, C), label (B,), and for part data parts (B, N), category (B,).
+
+    ``count`` (B,) says how many points each cloud has of its own, its rows from there on repeating them; None
+    if all count.
+    """
 
     points: Tensor
     label: Tensor
     parts: Tensor | None = None
     category: Tensor | None = None
+    count: Tensor | None = None
+
+    def pick(self, index: Tensor) -> Batch:
+        """Return the batch with the points at ``index`` (B, n), all of which count."""
+        parts = None if self.parts is None else self.parts.gather(1, index)  # (B, n)
+        return Batch(gather_points(self.points, index), self.label, parts, self.category)
 
 
 def arrange(points: Tensor, num_points: int, order: str = "stored", chunk: int = 256) -> Tensor:
@@ -31,7 +41,8 @@ def arrange(points: Tensor, num_points: int, order: str = "stored", chunk: int =
         points: Clouds (S, N, C).
         num_points: Points to keep of each.
         order: ``"stored"``: the first ones, as they stand. ``"fps"``: farthest-point order, in which the
-            first n points are the farthest-point sample of size n, for every n.
+            first n points are the farthest-point sample of size n, for every n. ``"random"``: a draw that is
+            always the same.
         chunk: Clouds handled at a time.
 
     Raises:
@@ -43,6 +54,9 @@ def arrange(points: Tensor, num_points: int, order: str = "stored", chunk: int =
         raise ValueError(f"num_points: expected 1 to {points.shape[1]}, as each cloud has, got {num_points}")
     if order == "stored":
         return torch.arange(num_points, device=points.device).expand(points.shape[0], -1)
+    if order == "random":
+        drawn = torch.randperm(points.shape[1], generator=Generator().manual_seed(0))[:num_points]
+        return drawn.to(points.device).expand(points.shape[0], -1)
     parts = torch.split(points[..., :3], chunk)
     return torch.cat([farthest_point_sample(part, num_points) for part in parts])
 
@@ -51,16 +65,7 @@ def arrange_split(split: Split, num_points: int, order: str = "stored") -> Split
     """Return the split with `num_points` points a cloud, chosen and ordered as by `arrange`."""
     index = arrange(split.points, num_points, order)
     parts = None if split.parts is None else split.parts.gather(1, index)
-    return Split(
-        gather_points(split.points, index),
-        split.label,
-        split.classes,
-        parts,
-        split.category,
-        split.categories,
-        split.parts_of_category,
-        split.names,
-    )
+    return replace(split, points=gather_points(split.points, index), parts=parts, count=None)
 
 
 class CloudLoader:
@@ -74,7 +79,9 @@ class CloudLoader:
         batch_size: Clouds in a batch of this process.
         shuffle: Draw a new order every epoch.
         drop_last: Leave out a last batch that is not full.
-        augment: ``augment(points, generator) -> points``, applied to every batch.
+        choose: ``choose(points, generator, count) -> indices (B, n)`` of the points that a batch takes, or
+            None for all.
+        augment: ``augment(points, generator) -> points``, applied to every batch after that.
         seed: Seed of order and augmentation.
         rank: Number of this process.
         world_size: Number of processes.
@@ -90,6 +97,7 @@ class CloudLoader:
         *,
         shuffle: bool = False,
         drop_last: bool = False,
+        choose: Callable[[Tensor, Generator, Tensor | None], Tensor | None] | None = None,
         augment: Callable[[Tensor, Generator], Tensor] | None = None,
         seed: int = 0,
         rank: int = 0,
@@ -107,7 +115,8 @@ class CloudLoader:
                 f"{batch_size}; use a smaller batch"
             )
         self.split, self.batch_size, self.shuffle, self.drop_last = split, batch_size, shuffle, drop_last
-        self.augment, self.seed, self.rank, self.world_size = augment, seed, rank, world_size
+        self.choose, self.augment, self.seed = choose, augment, seed
+        self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
@@ -129,15 +138,19 @@ class CloudLoader:
         generator.manual_seed(_mix(self.seed, number, 1 + self.rank))
         order = order[self.rank :: self.world_size]
         for index in torch.split(order, self.batch_size)[: len(self)]:
-            points = split.points[index]
-            if self.augment is not None:
-                points = self.augment(points, generator)
-            yield Batch(
-                points,
+            batch = Batch(
+                split.points[index],
                 split.label[index],
                 None if split.parts is None else split.parts[index],
                 None if split.category is None else split.category[index],
+                None if split.count is None else split.count[index],
             )
+            if self.choose is not None:
+                chosen = self.choose(batch.points, generator, batch.count)
+                batch = batch if chosen is None else batch.pick(chosen)
+            if self.augment is not None:
+                batch.points = self.augment(batch.points, generator)
+            yield batch
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of epoch 0."""

@@ -24,6 +24,9 @@ class Split:
         category: (S,) int64, an index into `categories`; part data only.
         categories: Names of the categories; part data only.
         parts_of_category: For each category the part ids that it may hold; part data only.
+        part_names: Name of each part id, for ids 0..P-1; part data only.
+        count: (S,) int64 points that each shape has of its own, where shapes differ in that: its rows from
+            there on repeat them. None: all are its own.
         names: Id of each shape where the files hold one, else empty.
 
     Raises:
@@ -39,9 +42,11 @@ class Split:
     categories: tuple[str, ...] = ()
     parts_of_category: tuple[tuple[int, ...], ...] = ()
     names: tuple[str, ...] = ()
+    part_names: tuple[str, ...] = ()
+    count: Tensor | None = None
 
     def __post_init__(self) -> None:
-        tensors = (self.points, self.label, self.parts, self.category)
+        tensors = (self.points, self.label, self.parts, self.category, self.count)
         devices = {str(value.device) for value in tensors if isinstance(value, Tensor)}
         if len(devices) > 1:
             raise ValueError(f"expected all tensors on one device, came {', '.join(sorted(devices))}")
@@ -53,6 +58,10 @@ class Split:
             raise ValueError(
                 f"names: expected one for each of the {shapes} shapes, or none, came {len(self.names)}"
             )
+        if self.count is not None:
+            _check_index("count", self.count, (shapes,), num_points + 1, "points and none")
+            if int(self.count.min()) < 1:
+                raise ValueError("count: expected at least one point of its own for each shape, came 0")
         part_fields = (self.parts is not None, self.category is not None, bool(self.categories))
         if any(part_fields) or self.parts_of_category:
             if self.parts is None or self.category is None or not self.categories:
@@ -63,8 +72,11 @@ class Split:
             _check_names("categories", self.categories)
             _check_part_table(self.categories, self.parts_of_category)
             _check_index("category", self.category, (shapes,), len(self.categories), "categories")
-            num_parts = 1 + max(max(ids) for ids in self.parts_of_category)
-            _check_index("parts", self.parts, (shapes, num_points), num_parts, "part ids")
+            _check_index("parts", self.parts, (shapes, num_points), self.num_parts, "part ids")
+            if self.part_names and len(self.part_names) != self.num_parts:
+                raise ValueError(
+                    f"part_names: expected {self.num_parts} names, one a part id, came {len(self.part_names)}"
+                )
 
     def __len__(self) -> int:
         return self.points.shape[0]
@@ -87,6 +99,11 @@ class Split:
         """3 for xyz, 6 for xyz and normal."""
         return self.points.shape[2]
 
+    @property
+    def num_parts(self) -> int:
+        """Number P of part ids, over all categories; 0 for data without parts."""
+        return 1 + max((max(ids) for ids in self.parts_of_category), default=-1)
+
     def to(self, device: torch.device | str) -> Split:
         """Returns the split with all its tensors on `device`."""
         return replace(
@@ -95,6 +112,7 @@ class Split:
             label=self.label.to(device),
             parts=None if self.parts is None else self.parts.to(device),
             category=None if self.category is None else self.category.to(device),
+            count=None if self.count is None else self.count.to(device),
         )
 
     def select(self, index: Tensor | Sequence[int]) -> Split:
@@ -122,6 +140,7 @@ class Split:
             label=self.label[index],
             parts=None if self.parts is None else self.parts[index],
             category=None if self.category is None else self.category[index],
+            count=None if self.count is None else self.count[index],
             names=tuple(self.names[i] for i in positions) if self.names else (),
         )
 

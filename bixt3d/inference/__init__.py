@@ -1,5 +1,5 @@
 """Using trained models."""
 
-from bixt3d.inference.predictor import Prediction, Predictor
+from bixt3d.inference.predictor import Prediction, Predictor, Segmentation
 
-__all__ = ["Prediction", "Predictor"]
+__all__ = ["Prediction", "Predictor", "Segmentation"]

@@ -150,11 +150,15 @@ class CrossAttention(nn.Module):
         out: Tensor = self.ffn(x)
         return out
 
-    def attention_map(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return the queries' attention over the context, (B, H, M, N)."""
+    def attention_map(self, x: Tensor, context: Tensor, of_context: bool = False) -> Tensor:
+        """Return the queries' attention over the context, (B, H, M, N).
+
+        With ``of_context`` the softmax of the same similarities goes along the queries instead, (B, H, N, M):
+        the other direction of a bi-directional attention.
+        """
         (query,) = split_heads(self.query(self.norm_query(x)), 1, self.num_heads)
         key, _ = split_heads(self.key_value(self.norm_context(context)), 2, self.num_heads)
-        return attention_map(query, key)
+        return attention_map(key, query) if of_context else attention_map(query, key)
 
 
 class SelfAttention(nn.Module):

@@ -16,7 +16,7 @@ from bixt3d.models.attention import (
 from bixt3d.ops.validate import check_points
 
 ATTENTION = ("bidirectional", "sequential")
-LAST_LAYER = ("one_sided", "full")
+LAST_LAYER = ("one_sided", "full", "tokens")
 SHARE = ("all", "all_but_first")
 
 
@@ -104,6 +104,19 @@ class OneSidedLayer(nn.Module):
         return self.among(self.cross(latents, tokens)), tokens
 
 
+class TokenLayer(nn.Module):
+    """Only the tokens are updated: the last layer of a model whose head reads tokens alone."""
+
+    def __init__(self, dim: int, token_dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
+        """Build the cross-attention: the token half of `BidirectionalLayer`."""
+        super().__init__()
+        self.cross = CrossAttention(token_dim, dim, dim, num_heads, mlp_ratio, drop_path)
+
+    def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Map tokens (B, N, D_tok) to the same shape; the latents pass unchanged."""
+        return latents, self.cross(tokens, latents)
+
+
 class BiXT(Trunk):
     """Bi-directional cross-attention Transformer (BiXT, section 3).
 
@@ -114,7 +127,8 @@ class BiXT(Trunk):
         num_latents: Number of latents M.
         attention: ``"bidirectional"``, or ``"sequential"`` for two separate cross-attentions a layer.
         last_layer: ``"one_sided"`` leaves the tokens unchanged in the last layer, for heads that read
-            the latents; ``"full"`` updates both.
+            the latents; ``"full"`` updates both; ``"tokens"`` leaves the latents unchanged, for heads that
+            read the tokens.
         token_dim: Width of the tokens, one number or one a layer; ``dim`` if None.
         mlp_ratio: Hidden width of the feed-forward blocks, as a multiple of their width.
         drop_path: Stochastic depth at the last layer; it grows linearly from 0 at the first.
@@ -157,6 +171,8 @@ class BiXT(Trunk):
         for index, (width, rate) in enumerate(zip(widths, rates, strict=True)):
             if index == depth - 1 and last_layer == "one_sided":
                 layers.append(OneSidedLayer(dim, width, num_heads, mlp_ratio, rate))
+            elif index == depth - 1 and last_layer == "tokens":
+                layers.append(TokenLayer(dim, width, num_heads, mlp_ratio, rate))
             elif attention == "sequential":
                 layers.append(SequentialLayer(dim, width, num_heads, mlp_ratio, rate))
             else:
@@ -171,7 +187,10 @@ class BiXT(Trunk):
 
     def attention_map(self, index: int, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the attention (B, H, M, N) of the latents over the tokens in layer ``index``."""
-        cross = self.layers[index].cross
+        layer = self.layers[index]
+        if isinstance(layer, TokenLayer):
+            return layer.cross.attention_map(tokens, latents, of_context=True)
+        cross = layer.cross
         assert isinstance(cross, (BidirectionalCrossAttention, CrossAttention))
         return cross.attention_map(latents, tokens)
 

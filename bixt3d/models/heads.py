@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bixt3d.models.attention import NORM_EPS
+from bixt3d.models.grouping import BatchNorm
 
 POOL = ("latents", "both")
 
@@ -50,3 +51,49 @@ class ClassificationHead(nn.Module):
             pooled = torch.cat([pooled, tokens.amax(1)], -1)  # (B, D + C)
         logits: Tensor = self.linear(self.dropout(self.norm(pooled)))
         return logits
+
+
+class PartHead(nn.Module):
+    """Part logits from the tokens of every point: (B, N, C) -> (B, N, P).
+
+    Without ``hidden``: LayerNorm and a linear map. With it: linear map, BatchNorm, dropout and a linear map,
+    with no activation between them (PointMLP's segmentation network).
+
+    Args:
+        dim: Width of the tokens.
+        num_parts: Number of parts P, over all categories.
+        hidden: Width between the two maps; 0 for a single one.
+        dropout: Dropout before the last map.
+
+    Raises:
+        ValueError: For fewer than one part.
+    """
+
+    def __init__(self, dim: int, num_parts: int, hidden: int = 0, dropout: float = 0.0) -> None:
+        """Build the maps; the last starts at zero."""
+        super().__init__()
+        if num_parts < 1:
+            raise ValueError(f"num_parts: expected at least 1, got {num_parts}")
+        self.before = (
+            nn.Sequential(nn.Linear(dim, hidden, bias=False), BatchNorm(hidden))
+            if hidden
+            else nn.LayerNorm(dim, eps=NORM_EPS)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden or dim, num_parts)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, C) to logits (B, N, P)."""
+        logits: Tensor = self.linear(self.dropout(self.before(tokens)))
+        return logits
+
+    def reset(self, num_parts: int) -> None:
+        """Put a new last map for ``num_parts`` in place of the old, starting at zero."""
+        if num_parts < 1:
+            raise ValueError(f"num_parts: expected at least 1, got {num_parts}")
+        new = nn.Linear(self.linear.in_features, num_parts).to(self.linear.weight)
+        nn.init.zeros_(new.weight)
+        nn.init.zeros_(new.bias)
+        self.linear = new

@@ -8,10 +8,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bixt3d.models.bixt import BiXT
-from bixt3d.models.classifier import PointClassifier
+from bixt3d.models.bixt import BiXT, TokenLayer
+from bixt3d.models.encoder import PointModel
 from bixt3d.models.heads import ClassificationHead
 
+# The token half of a two-sided layer, by our names, for a last layer that has no other half.
+TOKEN_HALF = {
+    "norm_tokens": "norm_query",
+    "norm_latents": "norm_context",
+    "rv_latents": "key_value",
+    "out_tokens": "out",
+    "ffn_tokens.norm": "ffn.norm",
+    "ffn_tokens.mlp.fc1": "ffn.mlp.fc1",
+    "ffn_tokens.mlp.fc2": "ffn.mlp.fc2",
+}
 LAYER = re.compile(r"blocks\.(\d+)\.(self_attention_latents|cross_attention_latents_token)\.(.+)")
 SELF = {"norm1": "norm", "attn.qkv": "qkv", "attn.proj": "out", "norm2": "ffn.norm", "mlp": "ffn.mlp"}
 TWO_SIDED = {
@@ -84,12 +94,12 @@ def from_state_dict(state_dict: Mapping[str, Tensor], num_heads: int) -> tuple[B
     return trunk, head
 
 
-def initialize_from(model: PointClassifier, state_dict: Mapping[str, Tensor]) -> list[str]:
+def initialize_from(model: PointModel, state_dict: Mapping[str, Tensor]) -> list[str]:
     """Start a point-cloud model's trunk from an official ImageNet checkpoint.
 
     Latents and every layer of the trunk are copied; tokenizer, grouping and head keep their own start.
     A two-sided 12-layer trunk takes the first 12 layers of a 13-layer checkpoint, as the official dense
-    models do.
+    models do; a last layer that updates tokens alone takes that half of a two-sided one.
 
     Args:
         model: A model with a bi-directional trunk of the checkpoint's width.
@@ -104,6 +114,8 @@ def initialize_from(model: PointClassifier, state_dict: Mapping[str, Tensor]) ->
     trunk = model.encoder.trunk
     state, _ = _translate(state_dict)
     wanted = trunk.state_dict()
+    if isinstance(trunk, BiXT) and isinstance(trunk.layers[-1], TokenLayer):
+        _add_token_half(state, f"layers.{trunk.depth - 1}.cross", trunk.dim)
     wrong = [n for n, value in wanted.items() if n not in state or state[n].shape != value.shape]
     if wrong:
         came = {n: tuple(state[n].shape) if n in state else "missing" for n in wrong[:3]}
@@ -115,6 +127,15 @@ def initialize_from(model: PointClassifier, state_dict: Mapping[str, Tensor]) ->
         trunk.load_state_dict({name: state[name] for name in wanted})
     used = {id(state[name]) for name in wanted}
     return sorted(name for name, value in state_dict.items() if id(value) not in used)
+
+
+def _add_token_half(state: dict[str, Tensor], layer: str, dim: int) -> None:
+    for name in [name for name in state if name.startswith(f"{layer}.")]:
+        old, _, kind = name.removeprefix(f"{layer}.").rpartition(".")
+        if old in TOKEN_HALF:
+            state[f"{layer}.{TOKEN_HALF[old]}.{kind}"] = state[name]
+        elif old == "rv_tokens":
+            state[f"{layer}.query.{kind}"] = state[name][:dim]
 
 
 def _translate(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -2,7 +2,14 @@
 
 from bixt3d.training.checkpoint import load_checkpoint, load_model
 from bixt3d.training.evaluate import evaluate
-from bixt3d.training.tasks import ClassificationTask
+from bixt3d.training.tasks import ClassificationTask, PartSegmentationTask
 from bixt3d.training.trainer import Trainer
 
-__all__ = ["ClassificationTask", "Trainer", "evaluate", "load_checkpoint", "load_model"]
+__all__ = [
+    "ClassificationTask",
+    "PartSegmentationTask",
+    "Trainer",
+    "evaluate",
+    "load_checkpoint",
+    "load_model",
+]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bixt3d.models.classifier import PointClassifier
+from bixt3d.models.encoder import PointModel
 from bixt3d.models.factory import create_model
 
 FORMAT = 1
@@ -119,7 +119,7 @@ def load_checkpoint(
     except ValueError as error:
         raise ValueError(f"{path}: its model cannot be built: {error}") from None
     _load_state(model, state, path)
-    if isinstance(model, PointClassifier):
+    if isinstance(model, PointModel):
         model.description = meta
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class RunLog:
         resume: Whether the run goes on.
         active: Whether this process writes at all.
         progress: Show a progress bar.
+        shown: Names of the metrics that the line of an epoch shows.
 
     Raises:
         FileExistsError: If the folder holds a run already and ``resume`` is not set.
@@ -41,9 +43,11 @@ class RunLog:
         resume: bool = False,
         active: bool = True,
         progress: bool = True,
+        shown: Sequence[str] = (),
     ) -> None:
         """Make the folder and write what does not change."""
         self.run_dir, self.active, self.progress = run_dir, active, progress
+        self.shown = tuple(f"{split}_{name}" for split in ("train", "val") for name in shown)
         self.bar: Any = None
         self.board: Any = None
         self.metrics = run_dir / "metrics.jsonl"
@@ -90,7 +94,7 @@ class RunLog:
         parts += [
             f"{name.replace('_', ' ')} {100 * value:.1f}%"
             for name, value in row.items()
-            if name.startswith(("train_", "val_")) and not name.endswith("loss")
+            if name in self.shown
         ]
         line = "  ".join([*parts, f"{row['clouds_per_second']:.0f} clouds/s"])
         if self.bar is not None and self.progress:

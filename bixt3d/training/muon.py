@@ -11,7 +11,7 @@ from torch import Tensor
 from bixt3d.training.device import has_bfloat16
 
 STEPS = 5
-# Coefficients of the quintic iteration (K. Jordan, 2024): they push singular values fast into about 0.7 to 1.2.
+# Coefficients of the quintic iteration (K. Jordan, 2024): they push singular values fast to about 1.
 A, B, C = 3.4445, -4.7750, 2.0315
 EPSILON = 1e-7
 

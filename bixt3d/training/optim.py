@@ -12,7 +12,7 @@ from bixt3d.training.muon import Muon
 
 
 def learning_rate(step: int, config: OptimConfig, epochs: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of step ``step``: linear warm-up, then a half cosine down to ``min_lr``.
+    """Return the learning rate of step ``step``: linear warm-up, then a half cosine or steps to ``min_lr``.
 
     It depends on nothing else, so a run that resumes needs no schedule's state.
     """
@@ -24,6 +24,9 @@ def learning_rate(step: int, config: OptimConfig, epochs: int, steps_per_epoch: 
         warmup = config.warmup_epochs * steps_per_epoch
     if done < warmup:
         return config.lr * (done + 1) / (warmup + 1)
+    if config.schedule == "step":
+        falls = step // (steps_per_epoch * config.step_epochs)
+        return max(config.min_lr, config.lr * config.step_factor**falls)
     share = min(1.0, (done - warmup) / max(1.0, total - warmup))
     return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * share))
 
@@ -55,6 +58,8 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
         return [torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)]
+    if config.name == "adam":
+        return [torch.optim.Adam(groups, lr=config.lr, fused=True)]
     if groups:
         optimizers.append(torch.optim.AdamW(groups, lr=config.lr, fused=True))
     return optimizers

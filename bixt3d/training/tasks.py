@@ -1,4 +1,4 @@
-"""What differs between tasks: how the model is called, the loss, the metrics."""
+"""What differs between tasks: how the model is called, the loss, the metrics, the table of results."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from bixt3d import metrics
 from bixt3d.datasets.loader import Batch
+from bixt3d.models.segmenter import segment_all_points
+from bixt3d.training import report
 
 
 class Task(Protocol):
@@ -18,6 +20,8 @@ class Task(Protocol):
 
     # Name of the metric that chooses the best epoch; more is better.
     goal: str
+    # Metrics that the progress line shows.
+    shown: tuple[str, ...]
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Call the model on a batch."""
@@ -34,6 +38,9 @@ class Task(Protocol):
     def metrics(self, counts: Tensor) -> dict[str, float]:
         """Compute the metrics from counts."""
 
+    def table(self, counts: Tensor) -> list[list[str]]:
+        """Return the results in detail as rows of text, the head first."""
+
 
 class ClassificationTask:
     """One label a cloud: cross-entropy, overall and mean class accuracy.
@@ -44,13 +51,13 @@ class ClassificationTask:
     """
 
     goal = "oa"
+    shown: tuple[str, ...] = ("oa", "macc")
 
     def __init__(self, classes: Sequence[str], label_smoothing: float = 0.0) -> None:
-        """Keep the number of classes and the smoothing in torch's definition."""
-        count = len(classes)
-        self.num_classes = count
-        # torch spreads its mass over all classes, the true one included.
-        self.smoothing = min(1.0, label_smoothing * count / (count - 1)) if count > 1 else 0.0
+        """Keep the classes and the smoothing."""
+        self.classes = tuple(classes)
+        self.num_classes = len(self.classes)
+        self.smoothing = _smoothing(label_smoothing, self.num_classes)
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Call the model: logits (B, K)."""
@@ -73,3 +80,107 @@ class ClassificationTask:
         """Return ``oa`` and ``macc`` of a confusion matrix."""
         result = metrics.classification(counts)
         return {name: value for name, value in result.items() if isinstance(value, float)}
+
+    def table(self, counts: Tensor) -> list[list[str]]:
+        """Return the accuracy of each class, and what it is most taken for."""
+        return report.class_rows(counts, self.classes)
+
+
+class PartSegmentationTask:
+    """One part a point: cross-entropy over all parts, part accuracy and mean IoU under both conventions.
+
+    The names of a metric say its convention: those without an ending are `"pointnet2"`'s, in which the parts
+    of other categories are left out (`bixt3d.metrics.part_iou`), and so is the part accuracy.
+
+    Args:
+        categories: Names of the categories.
+        parts_of_category: For each category the part ids that it may hold.
+        num_points: Points that the model takes; clouds with more are labelled in several passes.
+        label_smoothing: Mass moved from the true part, shared by the others.
+    """
+
+    goal = "class_miou"
+    shown: tuple[str, ...] = ("class_miou", "instance_miou")
+
+    def __init__(
+        self,
+        categories: Sequence[str],
+        parts_of_category: Sequence[Sequence[int]],
+        num_points: int,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        """Keep the tables and the smoothing."""
+        self.categories, self.num_points = tuple(categories), num_points
+        self.parts_of_category = tuple(tuple(ids) for ids in parts_of_category)
+        self.smoothing = _smoothing(label_smoothing, 1 + max(map(max, self.parts_of_category)))
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Call the model: logits (B, N, P) of every point of the batch."""
+        if batch.points.shape[1] != self.num_points:
+            return segment_all_points(model, batch.points, batch.category, self.num_points, batch.count)
+        logits: Tensor = model(batch.points, batch.category)
+        return logits
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of logits (B, N, P): the mean over clouds of that over their points."""
+        parts, _ = _part_data(batch)
+        losses = F.cross_entropy(
+            logits.float().transpose(1, 2), parts, label_smoothing=self.smoothing, reduction="none"
+        )  # (B, N)
+        valid = _valid(batch)
+        return ((losses * valid).sum(1) / valid.sum(1)).mean()
+
+    def start(self, device: torch.device) -> Tensor:
+        """Return empty counts (C + 1, 3).
+
+        A row for each category: the sum over its shapes of the part IoU, under either convention, and their
+        number. The last row: points that are right, points, nothing.
+        """
+        return torch.zeros(len(self.categories) + 1, 3, dtype=torch.float64, device=device)
+
+    def count(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the counts (C + 1, 3) of one batch."""
+        (parts, category), table = _part_data(batch), self.parts_of_category
+        valid = _valid(batch)
+        counts = self.start(logits.device)
+        for column, convention in enumerate(metrics.CONVENTIONS):
+            iou = metrics.part_iou(logits, parts, category, table, convention, valid)
+            counts[:-1, column], counts[:-1, 2] = metrics.sum_by_category(iou, category, len(table))
+        right = metrics.mask_logits(logits, category, table).argmax(-1) == parts  # (B, N)
+        counts[-1, 0], counts[-1, 1] = (right & valid).sum(), valid.sum()
+        return counts
+
+    def metrics(self, counts: Tensor) -> dict[str, float]:
+        """Return ``accuracy``, and ``instance_miou`` and ``class_miou`` under each convention."""
+        counts = counts.cpu()
+        result = {"accuracy": float(counts[-1, 0] / counts[-1, 1])}
+        for column, convention in enumerate(metrics.CONVENTIONS):
+            means = metrics.mean_over_categories(counts[:-1, column], counts[:-1, 2])
+            ending = "" if convention == "pointnet2" else f"_{convention}"
+            for name in ("instance_miou", "class_miou"):
+                value = means[name]
+                assert isinstance(value, float)
+                result[name + ending] = value
+        return result
+
+    def table(self, counts: Tensor) -> list[list[str]]:
+        """Return the mean IoU of each category under both conventions."""
+        return report.category_rows(counts, self.categories)
+
+
+def _smoothing(mass: float, count: int) -> float:
+    # torch spreads its mass over all classes, the true one included.
+    return min(1.0, mass * count / (count - 1)) if count > 1 else 0.0
+
+
+def _part_data(batch: Batch) -> tuple[Tensor, Tensor]:
+    assert batch.parts is not None and batch.category is not None
+    return batch.parts, batch.category
+
+
+def _valid(batch: Batch) -> Tensor:
+    """Say which points are their cloud's own: (B, N) bool."""
+    place = torch.arange(batch.points.shape[1], device=batch.points.device)  # (N,)
+    if batch.count is None:
+        return torch.ones_like(place, dtype=torch.bool).expand(batch.points.shape[:2])
+    return place < batch.count[:, None]

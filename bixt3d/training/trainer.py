@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bixt3d.config import Config
-from bixt3d.datasets.augment import augment
+from bixt3d.datasets.augment import augment, choose_points
 from bixt3d.datasets.loader import Batch, CloudLoader
 from bixt3d.datasets.split import Split
 from bixt3d.training.checkpoint import load_state, save_model, save_state
@@ -76,14 +76,13 @@ class Trainer:
                 f"train.batch_size: expected a multiple of the {self.workers.world_size} processes, got "
                 f"{settings.batch_size}"
             )
-        if train.parts is not None and (config.augment.shuffle or config.augment.thin):
-            raise ValueError("augment.shuffle and augment.thin move points away from their part labels")
         self.model = model.to(self.device)
         self.loader = CloudLoader(
             train,
             settings.batch_size // self.workers.world_size,
             shuffle=True,
             drop_last=True,
+            choose=_choice(config, train.parts is not None),
             augment=_augmentation(config),
             seed=settings.seed,
             rank=self.workers.rank,
@@ -108,7 +107,9 @@ class Trainer:
         if resume:
             self._restore(load_state(self.run_dir / "resume.pt"))
         self.step = self.epoch * self.steps_per_epoch
-        self.log = RunLog(self.run_dir, config, self.device, self.epoch, resume, self.workers.first, progress)
+        self.log = RunLog(
+            self.run_dir, config, self.device, self.epoch, resume, self.workers.first, progress, task.shown
+        )
         wrapped: nn.Module = self.model
         if self.workers.world_size > 1:
             wrapped = DistributedDataParallel(self.model)
@@ -288,6 +289,19 @@ def _fixed(config: Config) -> dict[str, Any]:
     }
 
 
+def _choice(config: Config, parts: bool) -> partial[Tensor | None]:
+    settings = config.augment
+    draw = parts or config.data.order == "random"
+    return partial(
+        choose_points,
+        num_points=config.data.num_points if draw or settings.thin else None,
+        draw=draw,
+        thin=settings.thin,
+        dropout=settings.dropout,
+        shuffle=settings.shuffle,
+    )
+
+
 def _augmentation(config: Config) -> partial[Tensor]:
     settings = config.augment
     return partial(
@@ -298,8 +312,5 @@ def _augmentation(config: Config) -> partial[Tensor]:
         jitter_std=settings.jitter_std,
         jitter_clip=settings.jitter_clip,
         rotate_degrees=settings.rotate_degrees,
-        dropout=settings.dropout,
-        shuffle=settings.shuffle,
-        thin=settings.thin,
-        num_points=config.data.num_points if settings.thin else None,
+        normal_dropout=settings.normal_dropout,
     )

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("", "o", "s", "^", "D", "v")
 COUNTS_UP_TO = 12  # classes: with more of them a number no longer fits its cell
-SCORES = (("oa", "overall accuracy"), ("instance_miou", "instance mIoU"), ("macc", "mean class accuracy"))
+SCORES = (
+    ("oa", "overall accuracy"),
+    ("class_miou", "class mIoU"),
+    ("instance_miou", "instance mIoU"),
+    ("macc", "mean class accuracy"),
+)
 
 
 def confusion_matrix(confusion: Tensor | NDArray[Any], classes: Sequence[str], path: str | Path) -> Path:
@@ -43,7 +48,7 @@ def confusion_matrix(confusion: Tensor | NDArray[Any], classes: Sequence[str], p
         ImportError: If matplotlib is not installed.
     """
     counts = _counts(confusion, classes)
-    figure = _new_figure()
+    figure = new_figure()
     from matplotlib.colors import PowerNorm
 
     size = len(classes)
@@ -88,14 +93,14 @@ def confusion_matrix(confusion: Tensor | NDArray[Any], classes: Sequence[str], p
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=ticks)
     bar.ax.set_yticklabels([f"{tick:.0%}" for tick in ticks], fontsize=font)
     bar.set_label("share of the true class", fontsize=font + 1)
-    return _save(figure, Path(path))
+    return save_figure(figure, Path(path))
 
 
 def training_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path) -> Path:
     """Draw loss, score and learning rate against the epoch, several runs over each other.
 
     Dashed lines are measured on the training split, solid ones on the validation split. The score is the
-    first of overall accuracy, instance mIoU and mean class accuracy that any run logs. Where an epoch was
+    first of overall accuracy, class mIoU, instance mIoU and mean class accuracy that any run logs. Where an epoch was
     logged twice (a resumed run), the later row counts.
 
     Args:
@@ -115,7 +120,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: str
     for name, rows in runs.items():
         if not any("epoch" in row for row in rows):
             raise ValueError(f"run {name!r}: none of its {len(rows)} rows has an 'epoch', nothing to draw")
-    figure = _new_figure()
+    figure = new_figure()
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -164,7 +169,7 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: str
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
-    return _save(figure, Path(path))
+    return save_figure(figure, Path(path))
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
@@ -240,7 +245,7 @@ def _draw(
     )
 
 
-def _new_figure() -> Figure:
+def new_figure() -> Figure:
     """A figure without pyplot: nothing global is touched, and no display is needed."""
     try:
         from matplotlib.figure import Figure
@@ -249,7 +254,8 @@ def _new_figure() -> Figure:
     return Figure(layout="constrained", facecolor="white")
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a picture in the format that its suffix names; missing folders are made."""
     formats = sorted(figure.canvas.get_supported_filetypes())
     if path.suffix[1:].lower() not in formats:
         raise ValueError(f"no picture format ends like {path.name!r}: use one of .{', .'.join(formats)}")

@@ -9,6 +9,9 @@ from torch import Generator, Tensor
 
 from bixt3d.datasets.augment import (
     augment,
+    choose_points,
+    draw_points,
+    drop_normals,
     drop_points,
     jitter,
     rotate_up,
@@ -17,6 +20,7 @@ from bixt3d.datasets.augment import (
     shuffle_order,
     thin_points,
 )
+from bixt3d.ops import gather_points
 
 Change = Callable[[Tensor, Generator], Tensor]
 
@@ -25,9 +29,15 @@ CHANGES: dict[str, Change] = {
     "shift": lambda points, generator: shift(points, 0.2, generator),
     "jitter": lambda points, generator: jitter(points, 0.01, 0.05, generator),
     "rotate_up": lambda points, generator: rotate_up(points, 180.0, generator),
-    "drop_points": lambda points, generator: drop_points(points, 0.9, generator),
-    "shuffle_order": shuffle_order,
-    "thin_points": lambda points, generator: thin_points(points, points.shape[1], 0.5, generator),
+    "drop_normals": lambda points, generator: drop_normals(points, 0.5, generator),
+    "drop_points": lambda points, generator: gather_points(points, drop_points(points, 0.9, generator)),
+    "shuffle_order": lambda points, generator: gather_points(points, shuffle_order(points, generator)),
+    "thin_points": lambda points, generator: gather_points(
+        points, thin_points(points, points.shape[1], 0.5, generator)
+    ),
+    "draw_points": lambda points, generator: gather_points(
+        points, draw_points(points, None, points.shape[1], generator)
+    ),
     "augment": lambda points, generator: augment(
         points,
         generator,
@@ -36,8 +46,7 @@ CHANGES: dict[str, Change] = {
         shift_reach=0.2,
         jitter_std=0.01,
         rotate_degrees=180.0,
-        dropout=0.5,
-        shuffle=True,
+        normal_dropout=0.5,
     ),
 }
 every_change = pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
@@ -55,10 +64,11 @@ def clouds(batch: int, count: int, channels: int = 3) -> Tensor:
     return points
 
 
-@every_change
-@pytest.mark.parametrize("channels", [3, 6])
-def test_input_and_global_random_state_stay_untouched(change: Change, channels: int) -> None:
-    points = clouds(3, 40, channels)
+@pytest.mark.parametrize(
+    ("name", "channels"), [(name, n) for name in CHANGES for n in (3, 6) if (name, n) != ("drop_normals", 3)]
+)
+def test_input_and_global_random_state_stay_untouched(name: str, channels: int) -> None:
+    change, points = CHANGES[name], clouds(8, 40, channels)
     before, state = points.clone(), torch.get_rng_state()
     out = change(points, seeded())
     assert torch.equal(points, before)
@@ -71,7 +81,7 @@ def test_input_and_global_random_state_stay_untouched(change: Change, channels: 
 
 @every_change
 def test_generator_alone_decides(change: Change) -> None:
-    points = clouds(3, 40, 6)
+    points = clouds(16, 40, 6)
     torch.manual_seed(1)
     first = change(points, seeded(5))
     torch.manual_seed(2)
@@ -183,7 +193,7 @@ def test_scale_leaves_missing_normals_zero() -> None:
 
 def test_dropped_points_lie_on_the_first() -> None:
     points = clouds(300, 64, 6)
-    out = drop_points(points, 0.8, seeded())
+    out = gather_points(points, drop_points(points, 0.8, seeded()))
     kept = (out == points).all(-1)  # (B, N)
     assert torch.equal(out[~kept], points[:, :1].expand_as(points)[~kept])
     gone = (~kept).float().mean(1)  # (B,)
@@ -192,14 +202,54 @@ def test_dropped_points_lie_on_the_first() -> None:
 
 
 def test_shuffle_is_one_permutation() -> None:
-    count = 50
-    points = torch.arange(count).float()[None, :, None].expand(3, -1, 3)
-    out = shuffle_order(points, seeded())
-    assert torch.equal(out[0, :, 0].sort().values, torch.arange(count).float())
-    assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
-    rows = clouds(2, count, 6)
-    moved = shuffle_order(rows, seeded())
-    assert torch.equal(moved, rows[:, out[0, :, 0].long()])  # normals go with their points
+    order = shuffle_order(clouds(3, 50), seeded())  # (B, N)
+    assert torch.equal(order[0].sort().values, torch.arange(50))
+    assert torch.equal(order, order[:1].expand(3, -1)) and not torch.equal(order[0], torch.arange(50))
+
+
+def test_normals_of_a_cloud_go_together() -> None:
+    points = clouds(400, 5, 6)
+    out = drop_normals(points, 0.3, seeded())
+    assert torch.equal(out[..., :3], points[..., :3])
+    gone = (out[..., 3:] == 0).flatten(1).all(1)  # (B,)
+    assert torch.equal(out[~gone], points[~gone])
+    assert gone.float().mean() == pytest.approx(0.3, abs=0.07)
+    assert torch.equal(drop_normals(points[..., :3], 0.99, seeded()), points[..., :3])  # there are none
+
+
+def test_a_draw_takes_a_clouds_own_points_first() -> None:
+    count = torch.tensor([3, 10, 20])
+    index = draw_points(clouds(3, 20), count, 8, seeded())
+    assert index.shape == (3, 8)
+    for row, own in zip(index, count.tolist(), strict=True):
+        assert len(set(row.tolist())) == 8  # rows of the cloud, none twice
+        assert int((row < own).sum()) == min(own, 8)
+    assert not torch.equal(index, draw_points(clouds(3, 20), count, 8, seeded(1)))
+
+
+def test_a_draw_is_even() -> None:
+    index = draw_points(clouds(4000, 10), None, 4, seeded())
+    share = torch.bincount(index.flatten(), minlength=10) / 4000
+    torch.testing.assert_close(share, torch.full((10,), 0.4), atol=0.04, rtol=0)
+
+
+def test_choices_follow_each_other() -> None:
+    points, count = clouds(5, 30), torch.full((5,), 30)
+    settings = {"num_points": 12, "draw": True, "dropout": 0.5, "shuffle": True}
+    index = choose_points(points, seeded(), count, **settings)  # type: ignore[arg-type]
+    generator = seeded()
+    drawn = draw_points(points, count, 12, generator)
+    dropped = drop_points(points[:, :12], 0.5, generator)
+    order = shuffle_order(points[:, :12], generator)
+    expected = drawn.gather(1, dropped).gather(1, order)
+    assert index is not None and torch.equal(index, expected)
+
+
+def test_nothing_to_choose_is_none() -> None:
+    generator = seeded()
+    before = generator.get_state()
+    assert choose_points(clouds(2, 5), generator) is None
+    assert torch.equal(generator.get_state(), before)
 
 
 def test_nothing_switched_on_changes_nothing() -> None:
@@ -217,8 +267,7 @@ def test_nothing_switched_on_changes_nothing() -> None:
         ({"scale_high": 1.5}, lambda p, g: scale(p, 1.0, 1.5, g)),
         ({"shift_reach": 0.1}, lambda p, g: shift(p, 0.1, g)),
         ({"jitter_std": 0.1, "jitter_clip": 0.02}, lambda p, g: jitter(p, 0.1, 0.02, g)),
-        ({"dropout": 0.5}, lambda p, g: drop_points(p, 0.5, g)),
-        ({"shuffle": True}, shuffle_order),
+        ({"normal_dropout": 0.5}, lambda p, g: drop_normals(p, 0.5, g)),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -230,29 +279,28 @@ def test_each_setting_switches_its_change_on(settings: dict[str, float], alone: 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 5, 4), (2, 5), (2, 2, 5, 3), (3,)])
 def test_augment_refuses_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected \(B, N, 3\) or \(B, N, 6\), got"):
-        augment(torch.rand(shape), seeded(), shuffle=True)
+        augment(torch.rand(shape), seeded(), scale_low=0.5)
 
 
 def test_thinning_keeps_points_of_each_cloud_in_their_order() -> None:
     number = torch.arange(40.0) + 100 * torch.arange(3)[:, None]  # (3, 40)
     points = number[..., None].expand(-1, -1, 3)  # (3, 40, 3)
-    kept = thin_points(points, 16, 0.5, torch.Generator().manual_seed(0))
+    kept = gather_points(points, thin_points(points, 16, 0.5, seeded()))
     assert kept.shape == (3, 16, 3)
     steps = kept[:, 1:, 0] - kept[:, :-1, 0]
     assert bool((steps > 0).all())  # in order, none twice
     for cloud in range(3):
         assert set(kept[cloud, :, 0].tolist()) <= set(points[cloud, :, 0].tolist())
-    again = thin_points(points, 16, 0.5, torch.Generator().manual_seed(1))
+    again = gather_points(points, thin_points(points, 16, 0.5, seeded(1)))
     assert not torch.equal(kept, again)
 
 
 def test_thinning_fills_up_from_those_passed_over() -> None:
     points = torch.randn(4, 10, 3)
-    kept = thin_points(points, 10, 0.99, torch.Generator().manual_seed(0))
+    kept = gather_points(points, thin_points(points, 10, 0.99, seeded()))
     torch.testing.assert_close(kept.sort(1).values, points.sort(1).values)
 
 
 def test_thinning_by_nothing_takes_the_first() -> None:
-    points = torch.randn(2, 10, 6)
-    generator = torch.Generator().manual_seed(0)
-    torch.testing.assert_close(augment(points, generator, num_points=4), points[:, :4])
+    index = choose_points(torch.randn(2, 10, 6), seeded(), num_points=4)
+    assert index is not None and torch.equal(index, torch.arange(4).expand(2, -1))

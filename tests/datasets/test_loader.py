@@ -211,5 +211,5 @@ def test_arrange_refuses() -> None:
         arrange(points, 6)
     with pytest.raises(ValueError, match="got 0"):
         arrange(points, 0, "fps")
-    with pytest.raises(ValueError, match="order: expected one of stored, fps, got 'random'"):
-        arrange(points, 2, "random")
+    with pytest.raises(ValueError, match="order: expected one of stored, fps, random, got 'randomly'"):
+        arrange(points, 2, "randomly")

@@ -17,6 +17,7 @@ from bixt3d.datasets.split import unit_sphere
 from bixt3d.inference import Prediction
 from bixt3d.models import create_model
 from bixt3d.training.checkpoint import save_model
+from tests.models.randomize import randomize
 from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, awaken
 
 POINTS, STORED = 32, 200
@@ -335,3 +336,60 @@ def test_loaded_model_predicts_as_its_checkpoint(checkpoint: Path, predictor: Pr
 def test_what_is_no_classifier_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a classifier or its checkpoint, got Linear"):
         Predictor(torch.nn.Linear(3, 4), "cpu")
+
+
+class TestSegment:
+    @pytest.fixture
+    def predictor(self) -> Predictor:
+        torch.manual_seed(3)
+        model = bixt3d.create_model(
+            "bixt_ti_partseg", num_parts=5, num_categories=2, dim=12, depth=2, num_heads=2, num_latents=4
+        )
+        randomize(model)
+        model.description = {  # type: ignore[assignment]
+            "classes": ["mug", "table"],
+            "parts_of_category": [[0, 1], [2, 3, 4]],
+            "part_names": ["body", "handle", "top", "leg", "shelf"],
+            "preprocess": {"num_points": 32, "order": "random", "stored_points": 64},
+        }
+        return Predictor(model, "cpu")
+
+    @pytest.mark.parametrize("count", [1, 20, 32, 33, 200])
+    def test_every_point_gets_a_part_of_its_category(self, predictor: Predictor, count: int) -> None:
+        cloud = np.random.default_rng(0).normal(size=(count, 3)) * 50 + 1000
+        seen = predictor.segment(cloud, "table")
+        assert seen.parts.shape == seen.names.shape == seen.probabilities.shape == (count,)
+        assert set(seen.parts.tolist()) <= {2, 3, 4} and set(seen.names) <= {"top", "leg", "shelf"}
+        assert np.array_equal(seen.points, cloud)  # its own coordinates and scale
+        assert (seen.probabilities >= 1 / 3 - 1e-6).all() and (seen.probabilities <= 1).all()
+        again = predictor.segment(torch.from_numpy(cloud), 1)
+        assert np.array_equal(again.parts, seen.parts)
+
+    def test_place_and_scale_do_not_matter(self, predictor: Predictor) -> None:
+        cloud = np.random.default_rng(0).normal(size=(90, 3))
+        seen, moved = predictor.segment(cloud, "mug"), predictor.segment(cloud * 7 - 3, "mug")
+        assert np.array_equal(seen.parts, moved.parts)
+
+    @pytest.mark.parametrize(
+        ("category", "message"),
+        [
+            (None, "category: this model needs to be told it, one of mug, table"),
+            ("mugg", "category: expected one of mug, table, got 'mugg'; did you mean 'mug'?"),
+            (2, "category: expected one of mug, table, got 2"),
+            (True, "category: expected one of mug, table, got True"),
+        ],
+    )
+    def test_bad_category(self, predictor: Predictor, category: object, message: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            predictor.segment(np.zeros((40, 3)) + np.arange(40)[:, None], category)  # type: ignore[arg-type]
+
+    def test_the_other_kind_of_model(self, predictor: Predictor) -> None:
+        with pytest.raises(ValueError, match="labels parts: call predictor.segment"):
+            predictor(np.random.default_rng(0).normal(size=(64, 3)))
+        classifier = Predictor(bixt3d.create_model("bixt_ti_cls", dim=12, depth=2, num_heads=2), "cpu")
+        with pytest.raises(ValueError, match="classifies whole clouds"):
+            classifier.segment(np.random.default_rng(0).normal(size=(64, 3)), "mug")
+
+    def test_attention_maps(self, predictor: Predictor) -> None:
+        maps = predictor.attention_maps(np.random.default_rng(0).normal(size=(64, 3)), "mug")
+        assert [tuple(m.shape) for m in maps] == [(2, 4, 32), (2, 4, 32)]

@@ -13,7 +13,8 @@ import bixt3d
 from bixt3d import create_model, list_models
 from bixt3d.models.attention import DropPath
 from bixt3d.models.bixt import Trunk
-from bixt3d.models.classifier import PointClassifier, PointEncoder
+from bixt3d.models.classifier import PointClassifier
+from bixt3d.models.encoder import PointEncoder
 from bixt3d.models.factory import MODELS
 from bixt3d.models.grouping import GroupingStage
 from bixt3d.models.tokenizers import SinusoidalTokenizer

@@ -74,6 +74,7 @@ def test_other_split_settings_and_folder(workplace: Workplace, trained: Trained,
         "confusion.csv",
         "confusion.png",
         "result.json",
+        "table.csv",
     }
 
 

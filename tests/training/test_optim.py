@@ -69,6 +69,14 @@ def test_epoch_unit_warms_up_by_epochs() -> None:
     assert values[::2] == values[1::2]
 
 
+def test_steps_halve_the_rate_and_stop_at_the_smallest() -> None:
+    config = OptimConfig(
+        lr=0.8, min_lr=0.15, warmup_epochs=0.0, schedule="step", step_epochs=2, schedule_unit="epoch"
+    )
+    values = rates(config, epochs=8, steps_per_epoch=3)
+    assert values == pytest.approx([0.8] * 6 + [0.4] * 6 + [0.2] * 6 + [0.15] * 6)
+
+
 def test_warm_up_longer_than_the_run_only_rises() -> None:
     values = rates(OptimConfig(lr=1.0, warmup_epochs=10.0), 2, 3)
     assert all(0 < a < b < 1 for a, b in zip(values, values[1:], strict=False))
@@ -114,6 +122,8 @@ def test_names_choose_the_optimizer() -> None:
     (sgd,) = build_optimizers(model, OptimConfig(name="sgd", lr=0.3, momentum=0.7))
     assert isinstance(sgd, torch.optim.SGD)
     assert all(group["momentum"] == 0.7 and group["lr"] == 0.3 for group in sgd.param_groups)
+    (adam,) = build_optimizers(model, OptimConfig(name="adam", lr=0.1, weight_decay=0.0))
+    assert type(adam) is torch.optim.Adam
     (adamw,) = build_optimizers(model, OptimConfig(name="adamw", lr=0.2))
     assert isinstance(adamw, torch.optim.AdamW)
     assert all(group["lr"] == 0.2 for group in adamw.param_groups)
@@ -153,8 +163,9 @@ def test_matrices_of_one_shape_together_are_torchs_muon_one_by_one() -> None:
     shapes = [(16, 24), (24, 16), (16, 24), (8, 8)]
     mine = [nn.Parameter(torch.randn(shape)) for shape in shapes]
     theirs = [nn.Parameter(value.detach().clone()) for value in mine]
-    settings = {"lr": 0.01, "weight_decay": 0.3}
-    optimizers = (Muon(mine, **settings), torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw"))
+    settings: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.3}
+    twin_settings = {**settings, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = (Muon(mine, **settings), torch.optim.Muon(theirs, **twin_settings))
     before = [value.detach().clone() for value in mine]
     for _ in range(4):
         for ours, twin in zip(mine, theirs, strict=True):

@@ -1,0 +1,297 @@
+"""ShapeNetPart (Yi et al. 2016) with normals, and any other part data in its text layout.
+
+| split | shapes of the official release |
+|---|---|
+| train / val / test | 12,137 / 1,870 / 2,874 by its lists, of which a few are not in the archive |
+
+16 categories, 50 parts, 2,000 to 3,000 points a shape. Counts are logged, not asserted. The text files are
+parsed once and kept in a cache.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bixt3d.datasets.cache import Arrays, cached
+from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows
+from bixt3d.datasets.split import Split, check_request
+from bixt3d.suggest import nearest
+
+FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+TABLE = "synsetoffset2category.txt"
+LISTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
+# The share of listed files that may be absent: the official archive lacks about one in a thousand.
+MISSING = 0.01
+COLUMNS = 7  # x y z nx ny nz part
+# Parts of the official release: of each category how many, numbered on through the table.
+OFFICIAL = {
+    "Airplane": 4,
+    "Bag": 2,
+    "Cap": 2,
+    "Car": 4,
+    "Chair": 4,
+    "Earphone": 3,
+    "Guitar": 3,
+    "Knife": 2,
+    "Lamp": 4,
+    "Laptop": 2,
+    "Motorbike": 6,
+    "Mug": 2,
+    "Pistol": 3,
+    "Rocket": 3,
+    "Skateboard": 3,
+    "Table": 3,
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Shape(NamedTuple):
+    """One file: its category's number, its id, and where it lies."""
+
+    category: int
+    name: str
+    path: Path
+
+
+def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int | None = None) -> Split:
+    """Reads the ShapeNetPart layout: xyz moved into the unit sphere, normals and part labels as they are.
+
+    `synsetoffset2category.txt` names the categories and their folders, and
+    `train_test_split/shuffled_<split>_file_list.json` the shapes of a split, `shape_data/<folder>/<id>`,
+    each in `<folder>/<id>.txt` as lines of x y z nx ny nz part. Which parts a category has is said by
+    `parts.json`, `{category: {part name: part id}}`; without it by the table of the official release where
+    all categories are of it, else by the labels of the training shapes.
+
+    Args:
+        root: The data folder, or the data set's own folder under any name.
+        split: train, val, test, or trainval, which is both.
+        num_points: The first so many stored points of each shape; None keeps all. A shape with fewer than
+            that, or than the largest, repeats its own; `count` says how many those are.
+
+    Returns:
+        points (S, N, 6), parts (S, N), category (S,), count (S,) and the tables; label is the category.
+
+    Raises:
+        FileNotFoundError: The data set or one of its tables is missing, or more than one in a hundred of the
+            listed files. Fewer are passed over and counted in the log.
+        ValueError: A file is damaged or of another layout; the message names file and line.
+    """
+    check_request(split, num_points)
+    folder = find_folder(root, FOLDER, marker=TABLE)
+    table = _read_table(folder / TABLE)
+    categories = tuple(table)
+    shapes = [shape for name in LISTS[split] for shape in _read_list(folder, name, table)]
+    named = _part_table(folder, categories)
+    train = _read_clouds(folder, "trainval", table) if named is None else None
+    parts = named or _parts_in(train, categories)
+    arrays = train if train is not None and split == "trainval" else _read_clouds(folder, split, table)
+    parts_of_category = tuple(tuple(sorted(ids.values())) for ids in parts.values())
+    _check_labels(arrays, shapes, categories, parts_of_category)
+    points, labels, count = _pad(arrays, num_points)
+    category = torch.tensor([shape.category for shape in shapes])
+    result = Split(
+        points,
+        category,
+        categories,
+        labels,
+        category.clone(),
+        categories,
+        parts_of_category,
+        tuple(shape.name for shape in shapes),
+        _part_names(parts),
+        count,
+    )
+    logger.info(
+        "%s: read %d %s shapes of %d to %d points, %d categories with %d parts",
+        folder.name,
+        len(result),
+        split,
+        int(count.min()),
+        int(count.max()),
+        len(categories),
+        sum(map(len, parts_of_category)),
+    )
+    return result
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    """Reads the folder of each category, in the table's order."""
+    table: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        words = line.split()
+        if len(words) != 2:
+            raise ValueError(f"{path}, line {number}: expected a category and its folder, came {line!r}")
+        if words[0] in table or words[1] in table.values():
+            raise ValueError(f"{path}, line {number}: expected each category and folder once, came {line!r}")
+        table[words[0]] = words[1]
+    return table
+
+
+def _read_list(folder: Path, split: str, table: dict[str, str]) -> list[Shape]:
+    """Reads a split's list; files that are not there are passed over, up to `MISSING` of them."""
+    path = folder / "train_test_split" / f"shuffled_{split}_file_list.json"
+    entries = _read_json(path)
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(f"{path}: expected a list of strings shape_data/<folder>/<id>")
+    numbers = {synset: index for index, synset in enumerate(table.values())}
+    shapes: list[Shape] = []
+    missing: list[Shape] = []
+    for number, entry in enumerate(entries, start=1):
+        words = entry.split("/")
+        if len(words) < 2 or words[-2] not in numbers or words[-1] in ("", ".", ".."):
+            known = nearest(words[-2], numbers) if len(words) > 1 else ""
+            raise ValueError(
+                f"{path}, entry {number}: expected shape_data/<folder>/<id> with a folder of {TABLE}, came "
+                f"{entry!r}{known}"
+            )
+        synset, token = words[-2:]
+        shape = Shape(numbers[synset], f"{synset}/{token}", folder / synset / f"{token}.txt")
+        (shapes if shape.path.is_file() else missing).append(shape)
+    if len(missing) > MISSING * len(entries):
+        raise FileNotFoundError(
+            f"{missing[0].path} is missing, one of {len(missing)} of {len(entries)} that {path} names and "
+            f"that are not there. Unpack the data set again; {WHERE}."
+        )
+    if missing:
+        logger.warning(
+            "%s names %d files that are not there; they are passed over: %s",
+            path,
+            len(missing),
+            ", ".join(shape.name for shape in missing[:3]),
+        )
+    return shapes
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; {WHERE}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not whole JSON ({error})") from None
+
+
+def _part_table(folder: Path, categories: tuple[str, ...]) -> dict[str, dict[str, int]] | None:
+    """Reads the parts of each category from `parts.json`, or knows them; None where neither helps."""
+    path = folder / "parts.json"
+    if not path.is_file():
+        if not set(categories) <= set(OFFICIAL):
+            return None
+        starts = dict(zip(OFFICIAL, np.cumsum([0, *OFFICIAL.values()]).tolist(), strict=False))
+        return {c: {f"{c} {i}": starts[c] + i for i in range(OFFICIAL[c])} for c in categories}
+    stated = _read_json(path)
+    if not isinstance(stated, dict) or set(stated) != set(categories):
+        known = ", ".join(sorted(stated)) if isinstance(stated, dict) else type(stated).__name__
+        raise ValueError(
+            f"{path}: expected the categories of {TABLE} ({', '.join(categories)}), came {known}"
+        )
+    table: dict[str, dict[str, int]] = {}
+    for category in categories:
+        ids = stated[category]
+        whole = isinstance(ids, dict) and all(type(part) is int and part >= 0 for part in ids.values())
+        if not whole or not ids or len(set(ids.values())) < len(ids):
+            raise ValueError(
+                f"{path}: {category}: expected {{part name: part id}} with whole numbers from 0 up, each "
+                f"once, came {ids!r}"
+            )
+        table[category] = ids
+    return table
+
+
+def _parts_in(arrays: Arrays | None, categories: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    """Takes the parts of each category from the labels of training shapes."""
+    assert arrays is not None
+    of_row = np.repeat(arrays["category"], arrays["rows"])
+    table = {}
+    for index, category in enumerate(categories):
+        ids = np.unique(arrays["parts"][of_row == index])
+        if not ids.size or ids[0] < 0 or (ids != np.round(ids)).any():
+            raise ValueError(
+                f"parts of {category}: its training shapes hold other labels than whole numbers from 0 up, or "
+                "there are none; name the parts in parts.json"
+            )
+        table[category] = {f"{category} {i}": int(part) for i, part in enumerate(ids)}
+    return table
+
+
+def _part_names(table: dict[str, dict[str, int]]) -> tuple[str, ...]:
+    names = {part: name for ids in table.values() for name, part in ids.items()}
+    return tuple(names.get(part, f"part {part}") for part in range(1 + max(names)))
+
+
+def _read_clouds(folder: Path, split: str, table: dict[str, str]) -> Arrays:
+    """Parses the text files of a split: points (R, 6) and parts (R,) of all shapes one after another."""
+    shapes = [shape for name in LISTS[split] for shape in _read_list(folder, name, table)]
+
+    def build() -> Arrays:
+        from tqdm import tqdm
+
+        bar = tqdm(shapes, desc="parsing text files once", unit="file", disable=None)
+        clouds = [read_rows(shape.path, COLUMNS) for shape in bar]
+        rows = np.concatenate(clouds)  # (R, 7)
+        return {
+            "points": np.ascontiguousarray(rows[:, :6]),
+            "parts": rows[:, 6].copy(),
+            "rows": np.array([len(cloud) for cloud in clouds], dtype=np.int64),
+            "category": np.array([shape.category for shape in shapes], dtype=np.int64),
+        }
+
+    lists = [folder / "train_test_split" / f"shuffled_{name}_file_list.json" for name in LISTS[split]]
+    sources = [folder / TABLE, *lists, *(shape.path for shape in shapes)]
+    return cached(sources, f"shapenetpart-{split}", build, folder=folder)
+
+
+def _check_labels(
+    arrays: Arrays, shapes: list[Shape], categories: tuple[str, ...], table: tuple[tuple[int, ...], ...]
+) -> None:
+    """Raises ValueError for the first label that its shape's category does not have, with its line."""
+    parts, ends = arrays["parts"], np.cumsum(arrays["rows"])
+    of_row = np.repeat(arrays["category"], arrays["rows"])
+    allowed = np.zeros((len(table), 1 + max(map(max, table))), dtype=bool)
+    for index, ids in enumerate(table):
+        allowed[index, list(ids)] = True
+    inside = (parts >= 0) & (parts < allowed.shape[1]) & (parts == np.round(parts))
+    known = inside & allowed[of_row, np.where(inside, parts, 0).astype(np.int64)]
+    if known.all():
+        return
+    row = int(np.flatnonzero(~known)[0])
+    shape = shapes[int(np.searchsorted(ends, row, side="right"))]
+    place = row - int(ends[np.searchsorted(ends, row, side="right")] - arrays["rows"][len(ends[ends <= row])])
+    with shape.path.open(encoding="utf-8", errors="replace") as lines:
+        filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    raise ValueError(
+        f"{shape.path}, line {filled[place]}: expected a part of {categories[shape.category]} "
+        f"({', '.join(map(str, table[shape.category]))}), came {parts[row]:g}"
+    )
+
+
+def _unit_spheres(xyz: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Moves each shape into the unit sphere, as `unit_sphere` does: xyz (R, 3) of shapes with so many rows."""
+    starts = np.cumsum(rows) - rows
+    means = np.add.reduceat(xyz, starts, dtype=np.float64) / rows[:, None]  # (S, 3)
+    centred = xyz - np.repeat(means, rows, axis=0)
+    radius = np.sqrt(np.maximum.reduceat(np.square(centred).sum(1), starts))  # (S,)
+    radius[radius == 0] = 1.0
+    return (centred / np.repeat(radius, rows)[:, None]).astype(np.float32)
+
+
+def _pad(arrays: Arrays, num_points: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lays the shapes side by side, each filled up with its own points: (S, N, 6), (S, N), count (S,)."""
+    rows: NDArray[np.int64] = arrays["rows"]
+    width = int(rows.max()) if num_points is None else num_points
+    starts = np.cumsum(rows) - rows
+    kept = np.minimum(rows, width)
+    index = starts[:, None] + np.arange(width) % kept[:, None]  # (S, N)
+    stored = np.concatenate([_unit_spheres(arrays["points"][:, :3], rows), arrays["points"][:, 3:]], axis=1)
+    points = torch.from_numpy(stored[index])  # (S, N, 6)
+    parts = torch.from_numpy(arrays["parts"][index].astype(np.int64))  # (S, N)
+    return points, parts, torch.from_numpy(kept)

@@ -1,0 +1,119 @@
+"""What classifiers and segmenters share: tokenizer, and trunk with grouping between its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bixt3d.models.bixt import Trunk
+from bixt3d.models.grouping import GroupingStage, Neighborhood
+from bixt3d.models.tokenizers import SinusoidalTokenizer
+from bixt3d.ops.validate import check_points
+
+Level = tuple[Tensor, Tensor]  # xyz (B, S, 3) and tokens (B, S, C)
+
+
+class PointEncoder(nn.Module):
+    """Tokenize points, then walk the trunk's steps, with a grouping stage before some of them.
+
+    Args:
+        tokenizer: Points to tokens.
+        trunk: The steps.
+        stages: Grouping stage before step ``index``, for some indices.
+
+    Raises:
+        ValueError: If a stage stands before a step that the trunk does not have.
+    """
+
+    def __init__(
+        self, tokenizer: SinusoidalTokenizer, trunk: Trunk, stages: Mapping[int, GroupingStage] | None = None
+    ) -> None:
+        """Keep the parts."""
+        super().__init__()
+        stages = stages or {}
+        beyond = [index for index in stages if not 0 <= index < trunk.depth]
+        if beyond:
+            raise ValueError(f"grouping before steps {beyond}: the trunk has steps 0 to {trunk.depth - 1}")
+        self.tokenizer = tokenizer
+        self.trunk = trunk
+        self.stages = nn.ModuleDict({str(index): stage for index, stage in stages.items()})
+
+    def forward(
+        self,
+        points: Tensor,
+        maps: list[Tensor] | None = None,
+        levels: list[Level] | None = None,
+        condition: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode points (B, N, A).
+
+        Args:
+            points: The clouds.
+            maps: Receives each step's attention (B, H, M, N).
+            levels: Receives the points' xyz and tokens after the tokenizer and after each step.
+            condition: Added to the learned latents (B, D).
+
+        Returns:
+            latents (B, M, D), tokens (B, S, C), and the tokens' xyz (B, S, 3).
+        """
+        xyz = points[..., :3]
+        tokens = self.tokenizer(points).to(self.trunk.latents.dtype)  # (B, N, C), whole also under autocast
+        latents = self.trunk.start(points.shape[0])  # (B, M, D)
+        if condition is not None:
+            latents = latents + condition[:, None]
+        if levels is not None:
+            levels.append((xyz, tokens))
+        near: Neighborhood | None = None
+        for index in range(self.trunk.depth):
+            if str(index) in self.stages:
+                xyz, tokens, near = self.stages[str(index)](xyz, tokens, near)
+            if maps is not None:
+                maps.append(self.trunk.attention_map(index, latents, tokens))
+            latents, tokens = self.trunk.step(index, latents, tokens)
+            if levels is not None:
+                levels.append((xyz, tokens))
+        return latents, tokens, xyz
+
+
+class PointModel(nn.Module):
+    """A model of point clouds: an encoder, and whatever a subclass puts on it."""
+
+    def __init__(self, encoder: PointEncoder) -> None:
+        """Keep the encoder."""
+        super().__init__()
+        self.encoder = encoder
+        # What a checkpoint said of the model that came from it: classes, preprocessing, settings.
+        self.description: dict[str, Any] | None = None
+
+    @property
+    def in_dims(self) -> int:
+        """Channels of a point: 3 for xyz, 6 with normals."""
+        return self.encoder.tokenizer.in_dims
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that weight decay leaves alone: vectors, latents and embeddings."""
+        return {
+            name
+            for name, value in self.named_parameters()
+            if value.ndim < 2 or name.endswith(("latents", "embedding.weight"))
+        }
+
+    def _check(self, points: Tensor) -> None:
+        # Training batches come from a checked split; looking at values on a GPU would wait for it.
+        finite = not (self.training and isinstance(points, Tensor) and points.is_cuda)
+        check_points(points, "points", (self.in_dims,), finite=finite)
+
+    @torch.no_grad()
+    def _maps(self, points: Tensor, condition: Tensor | None = None) -> list[Tensor]:
+        """Return each step's attention in evaluation, and leave the model in the mode it came in."""
+        maps: list[Tensor] = []
+        training = self.training
+        self.eval()
+        try:
+            self.encoder(points, maps, condition=condition)
+        finally:
+            self.train(training)
+        return maps

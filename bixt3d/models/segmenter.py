@@ -1,0 +1,145 @@
+"""The part segmenter: encoder, an optional decoder, and a head on every point."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor, nn
+
+from bixt3d.models.decoder import PropagationDecoder
+from bixt3d.models.encoder import Level, PointEncoder, PointModel
+from bixt3d.models.heads import PartHead
+from bixt3d.ops import gather_points
+from bixt3d.ops.validate import check_count, describe
+
+
+class PointSegmenter(PointModel):
+    """Label every point with a part: points (B, N, A) and category (B,) -> logits (B, N, P).
+
+    The category's embedding is added to the latents at the start, and the head of the encoder-decoder reads
+    it as well (PointMLP's segmentation network).
+
+    Args:
+        encoder: The encoder; without a decoder it keeps all points.
+        head: The head.
+        num_categories: Number of categories C; 0 for a model that is not told the category.
+        decoder: Carries the tokens back to all points.
+    """
+
+    def __init__(
+        self,
+        encoder: PointEncoder,
+        head: PartHead,
+        num_categories: int,
+        decoder: PropagationDecoder | None = None,
+    ) -> None:
+        """Keep the parts and build the embedding of the category."""
+        super().__init__(encoder)
+        self.head = head
+        self.decoder = decoder
+        self.num_categories = num_categories
+        self.embedding: nn.Embedding | None = None
+        if num_categories:
+            self.embedding = nn.Embedding(num_categories, encoder.trunk.dim)
+            nn.init.trunc_normal_(self.embedding.weight, std=0.02)
+
+    def _condition(self, points: Tensor, category: Tensor | None) -> Tensor | None:
+        if self.embedding is None:
+            return None
+        expected = f"category: expected int64 of shape ({len(points)},), one a cloud"
+        if not isinstance(category, Tensor) or category.dtype != torch.int64:
+            raise ValueError(f"{expected}, got {describe(category)}")
+        if category.shape != points.shape[:1] or category.device != points.device:
+            raise ValueError(f"{expected} on {points.device}, got {describe(category)} on {category.device}")
+        if category.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = int(category.min()), int(category.max())
+            if low < 0 or high >= self.num_categories:
+                raise ValueError(f"category: expected 0 to {self.num_categories - 1}, got {low} to {high}")
+        condition: Tensor = self.embedding(category)
+        return condition
+
+    def forward_features(self, points: Tensor, category: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map points (B, N, A) and category (B,) to latents (B, M, D) and tokens of all points (B, N, C).
+
+        With a decoder the tokens are its own, the global context and the category appended.
+        """
+        self._check(points)
+        condition = self._condition(points, category)
+        if self.decoder is None:
+            latents, tokens, _ = self.encoder(points, condition=condition)
+            return latents, tokens
+        levels: list[Level] = []
+        latents, _, _ = self.encoder(points, levels=levels, condition=condition)
+        tokens, context = self.decoder(levels, latents)
+        whole = context if condition is None else torch.cat([context, condition], -1)  # (B, K)
+        everywhere = whole[:, None].expand(-1, tokens.shape[1], -1).to(tokens.dtype)  # (B, N, K)
+        return latents, torch.cat([tokens, everywhere], -1)
+
+    def forward_head(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Map tokens (B, N, C) to logits (B, N, P); the latents are not read."""
+        logits: Tensor = self.head(tokens)
+        return logits
+
+    def forward(self, points: Tensor, category: Tensor | None = None) -> Tensor:
+        """Map points (B, N, A) and category (B,) to logits (B, N, P).
+
+        Raises:
+            ValueError: For a wrong shape, dtype, an empty batch, NaN, or a category that is missing or
+                unknown.
+        """
+        return self.forward_head(*self.forward_features(points, category))
+
+    def attention_maps(self, points: Tensor, category: Tensor | None = None) -> list[Tensor]:
+        """Return the latents' attention over the tokens in evaluation, one (B, H, M, N) per layer."""
+        self._check(points)
+        return self._maps(points, self._condition(points, category))
+
+    def reset_classifier(self, num_parts: int) -> None:
+        """Put a new last map for ``num_parts`` in place of the old, starting at zero."""
+        self.head.reset(num_parts)
+
+
+def segment_all_points(
+    model: nn.Module,
+    points: Tensor,
+    category: Tensor | None,
+    num_points: int,
+    count: Tensor | None = None,
+) -> Tensor:
+    """Label every point of clouds that have more points than the model takes.
+
+    Each cloud is dealt into hands of ``num_points``, the same ones every time, and each hand goes through the
+    model once; the last hand is filled up with points of the cloud that were dealt before.
+
+    Args:
+        model: A `PointSegmenter` in evaluation mode.
+        points: All points (B, N, A).
+        category: Category of each cloud (B,).
+        num_points: Points that the model takes at a time.
+        count: Points that each cloud has of its own (B,), the others repeating them.
+
+    Returns:
+        Logits of all points (B, N, P).
+
+    Raises:
+        ValueError: For a ``num_points`` below 1, or as the model.
+    """
+    check_count(num_points, "num_points", max(num_points, 1), "any number of points")
+    batch, total, _ = points.shape
+    order = torch.rand(total, generator=Generator().manual_seed(0)).to(points.device)  # (N,)
+    if count is not None:
+        repeats = torch.arange(total, device=points.device) >= count[:, None]  # (B, N)
+        order = order + repeats
+    dealt = order.expand(batch, -1).argsort(1)  # (B, N)
+    hands = -(-total // num_points)
+    place = torch.arange(hands * num_points, device=points.device)
+    if total >= num_points:  # the last hand ends with the last point
+        place[-num_points:] = torch.arange(total - num_points, total, device=points.device)
+    dealt = dealt[:, place % total]  # (B, hands * num_points)
+    logits: Tensor | None = None
+    for index in torch.split(dealt, num_points, 1):
+        seen = model(gather_points(points, index), category)  # (B, num_points, P)
+        if logits is None:
+            logits = seen.new_empty(batch, total, seen.shape[-1])
+        logits.scatter_(1, index[..., None].expand_as(seen), seen)
+    assert logits is not None
+    return logits

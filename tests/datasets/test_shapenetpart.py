@@ -1,0 +1,251 @@
+"""The ShapeNetPart layout: contents, ragged shapes, part tables, cache, and every kind of broken file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bixt3d import open_dataset
+from bixt3d.datasets.shapenetpart import OFFICIAL, read_shapenetpart
+from bixt3d.datasets.split import unit_sphere
+from tests.datasets.parts import CATEGORIES, PARTS, SPLITS, write_parts
+from tests.markers import data_dir, needs_data
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_parts(tmp_path / "own")
+
+
+def listing(folder: Path, split: str = "train") -> Path:
+    return folder / "train_test_split" / f"shuffled_{split}_file_list.json"
+
+
+def rows_of(folder: Path, name: str) -> np.ndarray:
+    return np.loadtxt(folder / f"{name}.txt", dtype=np.float32)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test", "trainval"])
+def test_every_stored_point_with_its_normal_and_part(folder: Path, split: str) -> None:
+    read = open_dataset("shapenetpart", folder, split)
+    parts = ("train", "val") if split == "trainval" else (split,)
+    names = [entry for part in parts for entry in json.loads(listing(folder, part).read_text())]
+    assert [f"shape_data/{name}" for name in read.names] == names
+    assert len(read) == 2 * sum(SPLITS[part] for part in parts)
+    assert read.categories == read.classes == tuple(CATEGORIES)
+    assert read.parts_of_category == ((0, 1), (2, 3, 4))
+    assert read.part_names == ("body", "handle", "top", "leg", "shelf") and read.num_parts == 5
+    assert read.parts is not None and read.count is not None and read.category is not None
+    assert torch.equal(read.label, read.category)
+    assert int(read.count.max()) == read.num_points and len(set(read.count.tolist())) > 1
+    for shape, name in enumerate(read.names):
+        rows, own = rows_of(folder, name), int(read.count[shape])
+        assert len(rows) == own
+        xyz = torch.from_numpy(rows[:, :3])
+        wrapped = np.arange(read.num_points) % own
+        torch.testing.assert_close(read.points[shape, :own, :3], unit_sphere(xyz), atol=1e-5, rtol=0)
+        assert torch.equal(read.points[shape, :own, 3:], torch.from_numpy(rows[:, 3:6]))
+        assert torch.equal(read.parts[shape], torch.from_numpy(rows[wrapped, 6]).long())
+        assert torch.equal(read.points[shape], read.points[shape, wrapped])  # the rest repeats its own
+        assert list(CATEGORIES.values())[int(read.category[shape])] == name.split("/")[0]
+
+
+@pytest.mark.parametrize("num_points", [7, 25, 64])
+def test_first_points_or_repeats(folder: Path, num_points: int) -> None:
+    whole, read = (read_shapenetpart(folder, "test", n) for n in (None, num_points))
+    assert read.points.shape == (6, num_points, 6)
+    assert whole.count is not None and read.count is not None and read.parts is not None
+    assert torch.equal(read.count, whole.count.clamp_max(num_points))
+    for shape, own in enumerate(read.count.tolist()):
+        assert torch.equal(read.points[shape, :own, 3:], whole.points[shape, :own, 3:])
+
+
+def test_same_token_in_two_categories(tmp_path: Path) -> None:
+    """Every category here has shapes of the same ids; they are told apart by folder and id."""
+    read = read_shapenetpart(write_parts(tmp_path / "own"), "test")
+    assert len(set(read.names)) == len(read) > len({name.split("/")[1] for name in read.names})
+
+
+def test_cache_gives_the_same_and_notices_a_change(folder: Path) -> None:
+    first = read_shapenetpart(folder, "train")
+    assert (folder / ".bixt3d_cache" / "shapenetpart-train.npz").is_file()
+    again = read_shapenetpart(folder, "train")
+    assert torch.equal(first.points, again.points)
+    path = folder / f"{first.names[0]}.txt"
+    rows = rows_of(folder, first.names[0])[:-2]
+    time.sleep(0.01)
+    np.savetxt(path, rows, fmt="%.6f")
+    changed = read_shapenetpart(folder, "train")
+    assert changed.count is not None and int(changed.count[0]) == len(rows)
+
+
+def test_data_folder_or_own_folder(tmp_path: Path) -> None:
+    name = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
+    write_parts(tmp_path / name)
+    for root in (tmp_path, tmp_path / name):
+        assert len(open_dataset("shapenetpart", root, "val")) == 4
+    with pytest.raises(FileNotFoundError, match=f"no data set {name}: expected the folder"):
+        open_dataset("shapenetpart", tmp_path / "nowhere", "val")
+
+
+class TestPartTables:
+    def test_the_official_categories_are_known(self, tmp_path: Path) -> None:
+        parts = {"Mug": {"a": 36, "b": 37}, "Airplane": {"a": 0, "b": 1, "c": 2, "d": 3}}
+        folder = write_parts(
+            tmp_path / "own", categories={"Mug": "1", "Airplane": "2"}, parts=parts, parts_json=False
+        )
+        read = read_shapenetpart(folder, "test")
+        assert read.parts_of_category == ((36, 37), (0, 1, 2, 3)) and read.num_parts == 38
+        assert read.part_names[37] == "Mug 1" and read.part_names[20] == "part 20"
+
+    def test_the_official_table_has_fifty_parts(self) -> None:
+        starts = np.cumsum([0, *OFFICIAL.values()])
+        assert len(OFFICIAL) == 16 and starts[-1] == 50
+        published = {"Car": 8, "Motorbike": 30, "Mug": 36, "Pistol": 38, "Rocket": 41, "Table": 47}
+        found = dict(zip(OFFICIAL, starts.tolist(), strict=False))
+        assert {name: found[name] for name in published} == published
+
+    def test_other_categories_take_the_labels_of_the_training_shapes(self, tmp_path: Path) -> None:
+        folder = write_parts(tmp_path / "own", parts_json=False, categories={"Mug": "1", "Sofa": "2"}, parts={
+            "Mug": {"a": 0, "b": 1}, "Sofa": {"a": 5, "b": 9}
+        })
+        for split in ("test", "trainval", "train"):
+            assert read_shapenetpart(folder, split).parts_of_category == ((0, 1), (5, 9))
+
+    @pytest.mark.parametrize(
+        ("stated", "message"),
+        [
+            ("{", "not whole JSON"),
+            ("[1]", "expected the categories of .* came list"),
+            ('{"Mug": {"a": 0}}', "expected the categories of .*Mug, Table.*, came Mug"),
+            ('{"Mug": {"a": 0}, "Table": {}}', "Table: expected {part name: part id}"),
+            ('{"Mug": {"a": 0}, "Table": {"b": -1}}', "Table: expected {part name: part id}"),
+            ('{"Mug": {"a": true}, "Table": {"b": 1}}', "Mug: expected {part name: part id}"),
+            ('{"Mug": {"a": 0, "b": 0}, "Table": {"b": 1}}', "Mug: .* each once"),
+        ],
+    )
+    def test_broken_table(self, folder: Path, stated: str, message: str) -> None:
+        (folder / "parts.json").write_text(stated)
+        with pytest.raises(ValueError, match=message) as error:
+            read_shapenetpart(folder, "test")
+        assert str(folder / "parts.json") in str(error.value)
+
+
+class TestBadFiles:
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("1 2 3 0 0 1", "line 3: expected 7 numbers, came 6"),
+            ("1 2 3 0 0 1 0 9", "line 3: expected 7 numbers, came 8"),
+            ("1 2 three 0 0 1 0", "line 3: expected finite numbers, came 'three'"),
+            ("1 2 nan 0 0 1 0", "line 3: expected finite numbers, came 'nan'"),
+            ("1 2 3 0 0 1 4", r"line 3: expected a part of Mug \(0, 1\), came 4"),
+            ("1 2 3 0 0 1 77", r"line 3: expected a part of Mug \(0, 1\), came 77"),
+            ("1 2 3 0 0 1 -1", r"line 3: expected a part of Mug \(0, 1\), came -1"),
+            ("1 2 3 0 0 1 0.5", r"line 3: expected a part of Mug \(0, 1\), came 0.5"),
+        ],
+    )
+    def test_bad_line_is_named(self, folder: Path, line: str, message: str) -> None:
+        path = folder / "001" / "test1.txt"
+        lines = path.read_text().splitlines()
+        lines[1:2] = ["", line]  # an empty line does not count, and is counted
+        path.write_text("\n".join(lines) + "\n")
+        with pytest.raises(ValueError, match=message) as error:
+            read_shapenetpart(folder, "test")
+        assert str(path) in str(error.value)
+
+    def test_bad_label_in_the_last_shape(self, folder: Path) -> None:
+        path = folder / "002" / "test2.txt"
+        lines = path.read_text().splitlines()
+        lines[-1] = "1 2 3 0 0 1 0"
+        path.write_text("\n".join(lines) + "\n")
+        with pytest.raises(ValueError, match=f"{path}, line {len(lines)}: expected a part of Table"):
+            read_shapenetpart(folder, "test")
+
+    def test_empty_file(self, folder: Path) -> None:
+        (folder / "002" / "val0.txt").write_text("\n")
+        with pytest.raises(ValueError, match="val0.txt: expected lines of 7 numbers, came an empty file"):
+            read_shapenetpart(folder, "val")
+
+    def test_missing_files_are_an_error(self, folder: Path) -> None:
+        (folder / "002" / "val0.txt").unlink()
+        with pytest.raises(FileNotFoundError, match="val0.txt is missing, one of 1 of 4 that"):
+            read_shapenetpart(folder, "val")
+
+    def test_one_in_a_hundred_may_be_missing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = write_parts(tmp_path / "own", splits={"train": 60, "val": 1, "test": 1}, points=(3, 5))
+        (folder / "001" / "train7.txt").unlink()
+        with caplog.at_level(logging.INFO, "bixt3d"):
+            read = read_shapenetpart(folder, "train")
+        assert len(read) == 119 and "001/train7" not in read.names
+        assert "names 1 files that are not there" in caplog.text and "001/train7" in caplog.text
+        assert "read 119 train shapes" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("stated", "message"),
+        [
+            ("[", "not whole JSON"),
+            ("{}", "expected a list of strings"),
+            ("[]", "expected a list of strings"),
+            ("[3]", "expected a list of strings"),
+            ('["shape_data/009/test0"]', "entry 1: expected shape_data/<folder>/<id> with a folder"),
+            ('["shape_data/001/test0", "test1"]', "entry 2: expected shape_data/<folder>/<id>"),
+            ('["shape_data/001/.."]', "entry 1: expected shape_data/<folder>/<id>"),
+        ],
+    )
+    def test_broken_list(self, folder: Path, stated: str, message: str) -> None:
+        listing(folder, "test").write_text(stated)
+        with pytest.raises(ValueError, match=message) as error:
+            read_shapenetpart(folder, "test")
+        assert str(listing(folder, "test")) in str(error.value)
+
+    def test_missing_list(self, folder: Path) -> None:
+        listing(folder, "test").unlink()
+        with pytest.raises(FileNotFoundError, match="shuffled_test_file_list.json is missing"):
+            read_shapenetpart(folder, "test")
+
+    @pytest.mark.parametrize("line", ["Mug", "Mug 1 2", "Mug\t005\nMug\t006", "Cup\t001\nMug\t001"])
+    def test_broken_table_of_categories(self, folder: Path, line: str) -> None:
+        (folder / "synsetoffset2category.txt").write_text(line + "\n")
+        with pytest.raises(ValueError, match=r"synsetoffset2category.txt, line \d: expected"):
+            read_shapenetpart(folder, "test")
+
+
+def test_made_shapes_have_this_layout(tmp_path: Path) -> None:
+    from bixt3d.datasets.shapes import CATEGORIES as MADE
+    from bixt3d.datasets.shapes import PARTS as MADE_PARTS
+    from bixt3d.datasets.shapes import write_shapes
+
+    write_shapes(tmp_path, per_class=5, num_points=64, progress=False)
+    read = open_dataset("shapenetpart", tmp_path / "shapes", "test")
+    assert read.categories == MADE and len(read) == 10 and read.num_points == 64
+    assert read.num_parts == sum(map(len, MADE_PARTS.values()))
+    assert read.part_names[: len(MADE_PARTS[MADE[0]])] == MADE_PARTS[MADE[0]]
+
+
+@needs_data
+def test_real_part_data(tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(data_dir() / "psb_benchmark_v0_normal.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    root = tmp_path / "psb_benchmark_v0_normal"
+    splits = {name: open_dataset("shapenetpart", root, name) for name in SPLITS}
+    assert [len(split) for split in splits.values()] == [266, 38, 76]
+    test = splits["test"]
+    assert len(test.categories) == 19 and sum(map(len, test.parts_of_category)) == 94
+    assert test.points.shape[1:] == (2500, 6)
+    torch.testing.assert_close(test.points[..., :3].norm(dim=-1).amax(1), torch.ones(76))
+    torch.testing.assert_close(
+        test.points[..., 3:].norm(dim=-1), torch.ones(76, 2500), atol=1e-2, rtol=0
+    )
+    assert not {name for s in ("train", "val") for name in splits[s].names} & set(test.names)
+    assert PARTS  # the tests above are on made-up parts; these are the real ones

@@ -1,0 +1,109 @@
+"""tools/seg_shapenetpart.py as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from bixt3d import Predictor
+from bixt3d.datasets.shapes import CATEGORIES
+from tests.tools.conftest import Outcome, Workplace
+
+CONFIG = """
+data:
+  name: shapenetpart
+  num_points: 64
+  order: random
+model:
+  name: bixt_ti_partseg
+  args: {dim: 12, depth: 2, num_heads: 2, num_latents: 4, drop_path: 0.0}
+optim:
+  lr: 1.0e-2
+  warmup_epochs: 1
+train:
+  epochs: 2
+  batch_size: 14
+  ema_decay: 0.5
+run:
+  tensorboard: false
+"""
+
+
+@pytest.fixture(scope="module")
+def config(workplace: Workplace) -> Path:
+    path = workplace.folder / "parts.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def outcome(workplace: Workplace, config: Path) -> Outcome:
+    settings = [f"data.root={workplace.folder / 'data/shapes'}"]
+    return workplace.run("seg_shapenetpart", "--cfg", config, "--set", *settings).succeeded()
+
+
+@pytest.fixture(scope="module")
+def run_dir(workplace: Workplace, outcome: Outcome) -> Path:
+    return workplace.folder / "runs" / "parts"
+
+
+def test_training_tells_its_scores_under_both_conventions(outcome: Outcome, run_dir: Path) -> None:
+    sizes = "shapenetpart: 70 train, 10 val, 20 test"
+    assert re.search(rf"bixt_ti_partseg: [\d,]+ parameters on cpu; {sizes}", outcome.out)
+    assert "class_miou_pointmlp" in outcome.out and "last epoch" in outcome.out
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["last"]["epoch"] == 2 and 0 < result["last"]["class_miou"] < 1
+    lines = [line for line in outcome.err.splitlines() if line.startswith("epoch")]
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_checkpoint_is_only_evaluated(workplace: Workplace, run_dir: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run_dir.glob("*") if path.is_file()}
+    done = workplace.run("seg_shapenetpart", "--checkpoint", run_dir / "last", "--picture", "2").succeeded()
+    assert before == {path: path.stat().st_mtime_ns for path in run_dir.glob("*") if path.is_file()}
+    folder = run_dir / "last_test"
+    assert {path.name for path in folder.iterdir()} == {"table.csv", "result.json", "parts.png"}
+    assert (folder / "parts.png").read_bytes().startswith(b"\x89PNG")
+    told = json.loads((run_dir / "result.json").read_text())["last"]
+    seen = json.loads((folder / "result.json").read_text())
+    assert {k: seen[k] for k in told if k != "epoch"} == {k: v for k, v in told.items() if k != "epoch"}
+    with open(folder / "table.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[0] for row in rows[1:]] == list(CATEGORIES) and {row[1] for row in rows[1:]} == {"2"}
+    assert f"class mIoU (pointnet2)     {100 * told['class_miou']:.2f}%" in done.out
+    assert f"class mIoU (pointmlp)      {100 * told['class_miou_pointmlp']:.2f}%" in done.out
+    assert max(map(len, done.out.split("\n\n")[0].splitlines())) <= 80
+
+
+def test_evaluate_takes_a_segmenter_too(workplace: Workplace, run_dir: Path, tmp_path: Path) -> None:
+    done = workplace.run("evaluate", run_dir / "last", "--split", "val", "--out", tmp_path).succeeded()
+    assert "val: 10 shapes of shapenetpart" in done.out
+    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "result.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "data.root=nowhere"], ["no data set shapenetcore_partanno", "nowhere"]),
+        (["--set", "data.order=fps"], ["data.order", "random"]),
+        (["--set", "model.name=bixt_ti_partsek"], ["unknown model 'bixt_ti_partsek'", "bixt_ti_partseg"]),
+        (["--checkpoint", "runs/none"], ["no checkpoint runs/none"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_mistake_ends_with_one_line(
+    arguments: list[str], words: list[str], workplace: Workplace, config: Path
+) -> None:
+    workplace.run("seg_shapenetpart", "--cfg", config, *arguments).refused(*words)
+
+
+def test_predictor_labels_a_mesh(workplace: Workplace, run_dir: Path) -> None:
+    predictor = Predictor(run_dir / "last", "cpu")
+    mesh = next(path for path in workplace.meshes if path.parent.name == "mug")
+    seen = predictor.segment(mesh, "mug")
+    assert len(seen.parts) == len(seen.points) == len(seen.names) and seen.points.shape[1] == 6
+    assert set(seen.names) <= {"body", "handle", "lid"}

@@ -1,0 +1,224 @@
+"""Part segmentation as the trainer sees it: loss, counts, metrics, and a small problem learned end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from bixt3d import load_model, metrics, open_dataset
+from bixt3d.config import Config, config_from
+from bixt3d.datasets.loader import Batch
+from bixt3d.training import PartSegmentationTask, Trainer, evaluate
+from bixt3d.training.experiment import build_model, build_task, describe, open_splits, train_model
+from tests.datasets.parts import write_parts
+from tests.training.tiny import assert_same, rows_of, weights
+
+CPU = torch.device("cpu")
+TABLE = ((0, 1, 2), (3, 4))
+SCORES = ("accuracy", "instance_miou", "class_miou", "instance_miou_pointmlp", "class_miou_pointmlp")
+
+
+def make_batch(shapes: int = 6, points: int = 9, ragged: bool = True, seed: int = 0) -> tuple[Tensor, Batch]:
+    generator = Generator().manual_seed(seed)
+    category = torch.arange(shapes) % 2
+    offset = torch.randint(99, (shapes, points), generator=generator)
+    parts = torch.where(category[:, None] == 0, offset % 3, 3 + offset % 2)
+    count = torch.randint(1, points + 1, (shapes,), generator=generator) if ragged else None
+    cloud = torch.randn(shapes, points, 3, generator=generator)
+    logits = torch.randn(shapes, points, 5, generator=generator)
+    return logits, Batch(cloud, category, parts, category, count)
+
+
+def test_loss_is_the_mean_over_clouds_of_their_own_points() -> None:
+    logits, batch = make_batch()
+    assert batch.parts is not None and batch.count is not None
+    expected = []
+    for i, own in enumerate(batch.count.tolist()):
+        chosen = logits[i, :own].log_softmax(-1)[torch.arange(own), batch.parts[i, :own]]
+        expected.append(-float(chosen.mean()))
+    loss = PartSegmentationTask("ab", TABLE, 9).loss(logits, batch)
+    assert float(loss) == pytest.approx(sum(expected) / 6, rel=1e-5)
+
+
+def test_smoothing_moves_mass_to_the_other_parts() -> None:
+    logits, batch = make_batch(ragged=False)
+    assert batch.parts is not None
+    target = torch.full((6, 9, 5), 0.2 / 4).scatter_(2, batch.parts[..., None], 0.8)
+    expected = -(target * logits.log_softmax(-1)).sum(-1).mean()
+    loss = PartSegmentationTask("ab", TABLE, 9, label_smoothing=0.2).loss(logits, batch)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_counts_of_batches_add_up_to_the_metric_of_all(ragged: bool) -> None:
+    logits, batch = make_batch(12, ragged=ragged)
+    assert batch.parts is not None and batch.category is not None
+    task = PartSegmentationTask("ab", TABLE, 9)
+    counts = task.start(CPU)
+    for at in (slice(0, 5), slice(5, 6), slice(6, 12)):
+        own = None if batch.count is None else batch.count[at]
+        piece = Batch(batch.points[at], batch.label[at], batch.parts[at], batch.category[at], own)
+        counts += task.count(logits[at], piece)
+    found = task.metrics(counts)
+    assert tuple(found) == SCORES
+    valid = None if batch.count is None else torch.arange(9) < batch.count[:, None]
+    for convention in metrics.CONVENTIONS:
+        means = metrics.part_miou(logits, batch.parts, batch.category, TABLE, convention, valid)
+        ending = "" if convention == "pointnet2" else "_pointmlp"
+        for name in ("instance_miou", "class_miou"):
+            assert found[name + ending] == pytest.approx(means[name])
+    right = metrics.mask_logits(logits, batch.category, TABLE).argmax(-1) == batch.parts
+    share = right.double().mean() if valid is None else right[valid].double().mean()
+    assert found["accuracy"] == pytest.approx(float(share))
+    rows = task.table(counts)
+    assert rows[0] == ["category", "shapes", "mIoU (pointnet2)", "mIoU (pointmlp)"]
+    assert [row[:2] for row in rows[1:]] == [["a", "6"], ["b", "6"]]
+    shown = [float(row[2].rstrip("%")) for row in rows[1:]]
+    assert sum(shown) / 2 == pytest.approx(100 * found["class_miou"], abs=0.06)
+
+
+def test_table_of_a_category_without_shapes() -> None:
+    task = PartSegmentationTask("abc", (*TABLE, (5,)), 9)
+    logits, batch = make_batch()
+    wide = torch.cat([logits, torch.full((6, 9, 1), -9.0)], -1)
+    assert task.table(task.count(wide, batch))[3] == ["c", "0", "-", "-"]
+
+
+def test_evaluation_asks_for_every_point() -> None:
+    """Clouds of 9 points and a model of 4: each of the 9 is labelled, by its own coordinates."""
+
+    class ByPlace(nn.Module):
+        def forward(self, points: Tensor, category: Tensor) -> Tensor:
+            assert points.shape[1] == 4
+            return points.repeat(1, 1, 2)[..., :5]
+
+    _, batch = make_batch(ragged=False)
+    logits = PartSegmentationTask("ab", TABLE, 4).forward(ByPlace(), batch)
+    assert torch.equal(logits, batch.points.repeat(1, 1, 2)[..., :5])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    splits = {"train": 12, "val": 3, "test": 4}
+    return write_parts(tmp_path_factory.mktemp("parts") / "own", splits=splits, points=(60, 80))
+
+
+def make_config(data: Path, *overrides: str, encdec: bool = False, **sections: Any) -> Config:
+    args: dict[str, Any] = {"dim": 24, "num_heads": 2, "num_latents": 4, "drop_path": 0.1, "dropout": 0.1}
+    if encdec:
+        args |= {"embed_dim": 16, "widths": [16, 24], "reductions": [4, 2], "neighbors": 8}
+        args |= {"decoder_widths": [24, 16], "decoder_blocks": 1, "context_dim": 8, "head_dim": 16}
+    else:
+        args |= {"depth": 2, "coord_scale": 6.0}
+    stated = {
+        "data": {"name": "shapenetpart", "root": str(data), "num_points": 48, "order": "random"},
+        "augment": {"scale_low": 0.9, "scale_high": 1.1, "normal_dropout": 0.1, "dropout": 0.1},
+        "model": {"name": "bixt_ti_partseg" + ("_encdec" if encdec else ""), "args": args},
+        "optim": {"lr": 5e-3, "warmup_epochs": 1.0, "label_smoothing": 0.05},
+        "train": {"epochs": 3, "batch_size": 8, "ema_decay": 0.8},
+        "run": {"tensorboard": False},
+        **sections,
+    }
+    return config_from(stated, overrides)
+
+
+def make_trainer(config: Config, run_dir: Path, resume: bool = False) -> Trainer:
+    splits, stored = open_splits(config, CPU, ("train", "val"), train="train")
+    description = describe(config, splits["train"], stored)
+    model, task = build_model(config, description), build_task(config, splits["train"])
+    train, val = splits["train"], splits["val"]
+    return Trainer(config, model, task, train, val, run_dir, description, resume, progress=False)
+
+
+@pytest.mark.parametrize("encdec", [False, True])
+def test_learns_parts_that_are_slices(data: Path, tmp_path: Path, encdec: bool) -> None:
+    config = make_config(data, "train.epochs=30", "model.args.drop_path=0", encdec=encdec)
+    config.run.dir = str(tmp_path / "run")
+    result = train_model(config, CPU)
+    rows = rows_of(tmp_path / "run")
+    assert rows[-1]["train_loss"] < 0.6 * rows[0]["train_loss"]
+    assert result["last"]["class_miou"] > 0.6 > 0.4 > rows[0]["val_class_miou"]
+    assert set(result["last"]) == {"epoch", *SCORES} and set(result) >= {"last", "best", "minutes"}
+    # The checkpoint alone gives the same scores.
+    model = load_model(tmp_path / "run" / "last", "cpu")
+    test = open_dataset("shapenetpart", data, "test")
+    seen = evaluate(model, test, PartSegmentationTask(test.categories, test.parts_of_category, 48), 3)
+    assert seen.metrics == pytest.approx({name: result["last"][name] for name in SCORES})
+    stated = model.description
+    assert stated["part_names"] == ["body", "handle", "top", "leg", "shelf"]
+    assert stated["parts_of_category"] == [[0, 1], [2, 3, 4]] and stated["task"] == "part segmentation"
+
+
+def test_resumed_run_is_the_straight_one(data: Path, tmp_path: Path) -> None:
+    config = make_config(data)
+    make_trainer(config, tmp_path / "straight").fit()
+    first = make_trainer(config, tmp_path / "resumed")
+    first.config.train.epochs = 3
+    for _ in range(1):  # one epoch, then a new process would start here
+        first.log.start(0, 9)
+        row = first._train_epoch()
+        first.epoch += 1
+        seen = first.evaluate(first.val)  # type: ignore[arg-type]
+        row |= {"val_loss": seen.loss} | {f"val_{k}": v for k, v in seen.metrics.items()}
+        first.log.row({**row, "clouds_per_second": 0.0}, 3)
+        first._save(row)
+    make_trainer(config, tmp_path / "resumed", resume=True).fit()
+    assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "straight")
+    runs = (tmp_path / name / "last.safetensors" for name in ("resumed", "straight"))
+    assert_same(*map(weights, runs))
+
+
+def test_every_epoch_draws_other_points_and_labels_go_along(data: Path, tmp_path: Path) -> None:
+    still = ["augment.scale_low=1", "augment.scale_high=1", "augment.shift=0", "augment.normal_dropout=0"]
+    trainer = make_trainer(make_config(data, *still), tmp_path / "run")
+    whole = open_dataset("shapenetpart", data, "train")
+    assert whole.parts is not None
+    place = {tuple(p): int(part) for p, part in zip(
+        whole.points.flatten(0, 1).tolist(), whole.parts.flatten().tolist(), strict=True)}
+    drawn = []
+    for epoch in (0, 1):
+        batch = next(trainer.loader.epoch(epoch))
+        assert batch.points.shape == (8, 48, 6) and batch.parts is not None and batch.count is None
+        for cloud, parts in zip(batch.points.tolist(), batch.parts.tolist(), strict=True):
+            assert [place[tuple(point)] for point in cloud] == parts
+        drawn.append({tuple(point) for cloud in batch.points.tolist() for point in cloud})
+    assert drawn[0] != drawn[1]
+
+
+def test_without_normals(data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(make_config(data, "data.normals=false"), tmp_path / "run")
+    assert next(trainer.loader.epoch(0)).points.shape == (8, 48, 3)
+    assert trainer.description["model"]["args"]["in_dims"] == 3
+
+
+def test_not_told_the_category(data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(make_config(data, "model.args.num_categories=0"), tmp_path / "run")
+    trainer.fit()
+    assert math.isfinite(rows_of(tmp_path / "run")[-1]["val_class_miou"])
+
+
+def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
+    from bixt3d.datasets.shapes import write_shapes
+
+    write_shapes(tmp_path, per_class=3, num_points=64, progress=False)
+    with pytest.raises(ValueError, match="bixt_ti_partseg labels parts, and shapes has no part labels"):
+        open_splits(make_config(tmp_path, "data.name=shapes"), CPU, ("test",))
+    with pytest.raises(ValueError, match="model.args.num_parts: expected 5, as shapenetpart has, got 4"):
+        make_trainer(make_config(data, "model.args.num_parts=4"), tmp_path / "run")
+    with pytest.raises(ValueError, match="data.order: .*random"):
+        make_config(data, "data.order=stored")
+
+
+def test_a_classifier_takes_the_categories_of_part_data(data: Path, tmp_path: Path) -> None:
+    config = make_config(data, encdec=False, model={"name": "bixt_ti_cls", "args": {"dim": 24, "depth": 2}})
+    config.run.dir = str(tmp_path / "run")
+    result = train_model(config, CPU)
+    assert set(result["last"]) == {"epoch", "oa", "macc"}
+    header = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert header["last"] == result["last"]

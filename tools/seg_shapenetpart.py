@@ -1,0 +1,56 @@
+"""Train a part segmenter, then evaluate it once on the test split; with --checkpoint, only evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bixt3d.datasets import Split
+from bixt3d.inference import Predictor
+from bixt3d.training.command import experiment, one_line_errors, parser
+from bixt3d.training.device import pick_device
+from bixt3d.training.experiment import evaluate_checkpoint, train_model
+from bixt3d.visualize import LabelledCloud, part_picture
+
+CFG = Path(__file__).parent.parent / "configs" / "shapenetpart_encdec.yaml"
+
+
+def segmented(predictor: Predictor, split: Split, most: int) -> list[LabelledCloud]:
+    """Label the first shape of each category, up to so many categories."""
+    assert split.parts is not None and split.category is not None
+    clouds = []
+    for category in sorted(set(split.category.tolist()))[:most]:
+        shape = int((split.category == category).nonzero()[0])
+        own = slice(None if split.count is None else int(split.count[shape]))
+        points, truth = split.points[shape, own].numpy(), split.parts[shape, own].numpy()
+        prediction = predictor.segment(points, category).parts
+        ids, names = split.parts_of_category[category], split.part_names
+        clouds.append(LabelledCloud(split.categories[category], points, truth, prediction, ids, names))
+    return clouds
+
+
+def main() -> None:
+    options = parser(__doc__, f"YAML file with the settings; configs/{CFG.name} by default")
+    options.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
+    options.add_argument("--checkpoint", help="evaluate this weights file or run's folder, do not train")
+    options.add_argument("--split", default="test", help="split to evaluate --checkpoint on (test)")
+    options.add_argument("--out", type=Path, help="folder for its results; beside it by default")
+    options.add_argument("--picture", type=int, default=6, help="shapes in its picture, 0 for none (6)")
+    args = options.parse_args()
+    if args.checkpoint and args.resume:
+        options.error("--checkpoint only evaluates, --resume trains: give one of them")
+    with one_line_errors():
+        device = pick_device(args.device)
+        if args.checkpoint:
+            _, split, out = evaluate_checkpoint(
+                args.checkpoint, args.split, args.cfg, args.set, device, args.out
+            )
+            if args.picture:
+                clouds = segmented(Predictor(args.checkpoint, device), split.to("cpu"), args.picture)
+                print(f"picture: {part_picture(clouds, out / 'parts.png')}")
+            print(f"table and scores are in {out}")
+        else:
+            train_model(experiment(args.cfg or str(CFG), args.set), device, args.resume)
+
+
+if __name__ == "__main__":
+    main()
