@@ -20,9 +20,10 @@ import torch
 from benchmarks.table import environment_line, markdown_table
 from bixt3d.config import Config, load_config
 from bixt3d.datasets.split import Split
-from bixt3d.training import ClassificationTask, Trainer
+from bixt3d.training import Trainer
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import build_model, describe, open_splits
+from bixt3d.training.experiment import LABELS, build_model, build_task, describe, open_splits
+from bixt3d.training.tasks import Task
 
 
 def main() -> None:
@@ -51,24 +52,16 @@ def main() -> None:
             if data not in opened:
                 opened[data] = open_splits(config, device, ("train", "val"), train="train")
             begun = time.process_time()
-            row = train(config, *opened[data])
+            task = build_task(config, opened[data][0]["train"])
+            row = train(config, task, *opened[data])
             minutes.append((time.process_time() - begun) / 60)
             scores.append(row)
             print(json.dumps({args.key: value, "seed": seed, **row}), flush=True)
-        oa = [100 * row["val_oa"] for row in scores]
-        spread = f" ± {statistics.stdev(oa):.2f}" if len(oa) > 1 else ""
-        macc = statistics.mean(100 * row["val_macc"] for row in scores)
+        shown = [[100 * row[f"val_{name}"] for row in scores] for name in task.shown]
         loss = statistics.mean(row["train_loss"] for row in scores)
-        rows.append(
-            [
-                value,
-                f"{statistics.mean(oa):.2f}{spread}",
-                f"{macc:.2f}",
-                f"{loss:.3f}",
-                f"{statistics.mean(minutes):.1f}",
-            ]
-        )
-    table = markdown_table([args.key, "val OA %", "val mAcc %", "train loss", "CPU minutes"], rows)
+        rows.append([value, *map(spread, shown), f"{loss:.3f}", f"{statistics.mean(minutes):.1f}"])
+    names = [f"val {LABELS[name]} %" for name in task.shown]
+    table = markdown_table([args.key, *names, "train loss", "CPU minutes"], rows)
     changed = f" --set {' '.join(args.set)}" if args.set else ""
     command = (
         f"python -m benchmarks.sweep --cfg {args.cfg} --key {args.key} --values {' '.join(args.values)}"
@@ -81,11 +74,15 @@ def main() -> None:
         args.out.write_text(before + text)
 
 
-def train(config: Config, splits: dict[str, Split], stored_points: int) -> dict[str, float]:
+def spread(values: list[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+def train(config: Config, task: Task, splits: dict[str, Split], stored_points: int) -> dict[str, float]:
     """Train once and return the last epoch's row of metrics."""
     train_split = splits["train"]
     description = describe(config, train_split, stored_points)
-    task = ClassificationTask(train_split.classes, config.optim.label_smoothing)
     with tempfile.TemporaryDirectory() as folder:
         model = build_model(config, description)
         trainer = Trainer(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from bixt3d.presets import PART_PRESETS, PRESETS
+from bixt3d.presets import PART_PRESETS, PRESETS, labels_parts
 from bixt3d.suggest import nearest
 
 
@@ -43,6 +43,8 @@ class AugmentConfig:
     jitter_clip: float = 0.05
     rotate_degrees: float = 0.0
     dropout: float = 0.0
+    # Probability of a cloud to be mirrored along x, and along z.
+    mirror: float = 0.0
     # Probability of a cloud to lose its normals.
     normal_dropout: float = 0.0
     shuffle: bool = True
@@ -183,7 +185,7 @@ def _combine(stated: Any, overrides: Sequence[str], source: str) -> Config:
         raise ValueError(f"overrides {' '.join(overrides)}: {error}") from None
     if not isinstance(stated, Mapping) or not isinstance(given, Mapping):
         raise ValueError(f"{source}: expected keys and values at the top, got {type(stated).__name__}")
-    parts = "partseg" in _model_name(given, _model_name(stated, ""))
+    parts = labels_parts(_model_name(given, _model_name(stated, "")))
     layers = [_preset(stated, source, parts), stated, _preset(given, "override", parts), given]
     merged = OmegaConf.structured(Config)
     for origin, layer in zip((source, source, "override", "override"), layers, strict=True):
@@ -227,6 +229,7 @@ def check_config(config: Config) -> None:
         "train.ema_decay": train.ema_decay,
         "optim.label_smoothing": optim.label_smoothing,
         "augment.dropout": augment.dropout,
+        "augment.mirror": augment.mirror,
         "augment.normal_dropout": augment.normal_dropout,
         "augment.thin": augment.thin,
         "optim.momentum": optim.momentum,
@@ -243,7 +246,9 @@ def check_config(config: Config) -> None:
             "model.args.sampling=prefix takes the first points for the farthest-point sample: it needs "
             f"data.order=fps and augment.shuffle=false, got {config.data.order} and {augment.shuffle}"
         )
-    if "partseg" in config.model.name and config.data.order != "random":
+    if augment.thin and config.data.order == "random":
+        raise ValueError("augment.thin: data.order=random draws other points every epoch already")
+    if labels_parts(config.model.name) and config.data.order != "random":
         raise ValueError(
             f"data.order: models of parts take other points every epoch and label all: expected random, got "
             f"{config.data.order}"

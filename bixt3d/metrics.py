@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -66,18 +67,34 @@ def classification(confusion: Tensor) -> dict[str, float | list[float]]:
     }
 
 
+@lru_cache(maxsize=32)
+def _allowed(table: tuple[tuple[int, ...], ...], num_parts: int, device: torch.device) -> Tensor:
+    # Kept on the device: a copy from the CPU in every training step would make a GPU wait.
+    allowed = torch.zeros(len(table), num_parts, dtype=torch.bool)  # (C, P)
+    for row, ids in zip(allowed, table, strict=True):
+        row[list(ids)] = True
+    return allowed.to(device)
+
+
 def allowed_parts(category: Tensor, parts_of_category: Sequence[Sequence[int]], num_parts: int) -> Tensor:
     """Say which parts each shape may hold: category (S,) -> (S, P) bool."""
-    allowed = torch.zeros(len(parts_of_category), num_parts, dtype=torch.bool)  # (C, P)
-    for row, ids in zip(allowed, parts_of_category, strict=True):
-        row[list(ids)] = True
-    return allowed.to(category.device)[category]  # (S, P)
+    table = tuple(tuple(ids) for ids in parts_of_category)
+    return _allowed(table, num_parts, category.device)[category]  # (S, P)
 
 
 def mask_logits(logits: Tensor, category: Tensor, parts_of_category: Sequence[Sequence[int]]) -> Tensor:
     """Set the logits (S, N, P) of parts that a shape's category (S,) does not have to minus infinity."""
     allowed = allowed_parts(category, parts_of_category, logits.shape[-1])  # (S, P)
     return logits.masked_fill(~allowed[:, None], -torch.inf)
+
+
+def predict_parts(
+    logits: Tensor, category: Tensor, parts_of_category: Sequence[Sequence[int]], convention: str
+) -> Tensor:
+    """Choose a part for each point (S, N): ``"pointnet2"`` among its category's, ``"pointmlp"`` among all."""
+    if convention == "pointnet2":
+        logits = mask_logits(logits, category, parts_of_category)
+    return logits.argmax(-1)
 
 
 def part_iou(
@@ -108,12 +125,23 @@ def part_iou(
             CPU only, as it would make a GPU wait), or an unknown convention.
     """
     _check_parts(logits, parts, category, parts_of_category, convention)
-    shapes, _, num_parts = logits.shape
-    restricted = mask_logits(logits, category, parts_of_category) if convention == "pointnet2" else logits
-    prediction = restricted.argmax(-1)  # (S, N)
+    prediction = predict_parts(logits, category, parts_of_category, convention)  # (S, N)
+    return iou_of(prediction, parts, category, parts_of_category, convention, logits.shape[-1], valid)
+
+
+def iou_of(
+    prediction: Tensor,
+    parts: Tensor,
+    category: Tensor,
+    parts_of_category: Sequence[Sequence[int]],
+    convention: str,
+    num_parts: int,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Compute what `part_iou` returns from predicted parts (S, N), by `predict_parts` of that convention."""
     counted = torch.ones_like(parts) if valid is None else valid.to(parts.dtype)
     both = torch.where(prediction == parts, counted, 0)
-    empty = torch.zeros(shapes, num_parts, dtype=torch.int64, device=logits.device)
+    empty = torch.zeros(len(parts), num_parts, dtype=torch.int64, device=parts.device)
     intersection = empty.scatter_add(1, parts, both)  # (S, P)
     truth = empty.scatter_add(1, parts, counted)
     union = truth + empty.scatter_add(1, prediction, counted) - intersection

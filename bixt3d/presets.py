@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+
+def labels_parts(model_name: str) -> bool:
+    """Whether the model of that name labels points with parts: its settings and its task are others."""
+    return "partseg" in model_name
+
+
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # The recipe for LayerNorm Transformers on small clouds: AdamW, warm-up, cosine, moving average.
     "bixt3d": {

@@ -228,7 +228,8 @@ class TestPresets:
         else:
             config = load(text + "optim: {schedule: cosine, lr: 3}", preset, *overrides)
         assert (config.optim.name, config.optim.lr, config.optim.weight_decay) == ("adam", 3e-3, 0)
-        assert (config.optim.schedule, config.optim.step_epochs, config.optim.step_factor) == ("step", 40, 0.5)
+        optim = config.optim
+        assert (optim.schedule, optim.step_epochs, optim.step_factor) == ("step", 40, 0.5)
         assert (config.optim.min_lr, config.optim.label_smoothing, config.optim.clip_norm) == (0.9e-5, 0, 0)
         assert (config.train.epochs, config.train.batch_size) == (350, 32)
 
@@ -279,9 +280,10 @@ class TestRanges:
     @pytest.mark.parametrize(
         ("key", "known"),
         [
-            ("data.order", ("stored", "fps")),
+            ("data.order", ("stored", "fps", "random")),
             ("data.train_split", ("train", "trainval")),
-            ("optim.name", ("adamw", "sgd")),
+            ("optim.name", ("adamw", "muon", "sgd", "adam")),
+            ("optim.schedule", ("cosine", "step")),
             ("optim.schedule_unit", ("step", "epoch")),
         ],
     )
@@ -294,11 +296,12 @@ class TestRanges:
         assert all(value in str(error.value) for value in known)
 
     def test_every_setting_with_choices_is_tested(self) -> None:
-        assert set(CHOICES) == {"data.order", "data.train_split", "optim.name", "optim.schedule_unit"}
+        optim = {"optim.name", "optim.schedule", "optim.schedule_unit"}
+        assert set(CHOICES) == {"data.order", "data.train_split", *optim}
 
     def test_the_nearest_choice_is_named(self, load: Load) -> None:
-        with pytest.raises(ValueError, match="got 'adamm'; did you mean 'adamw'?"):
-            load("optim: {name: adamm}")
+        with pytest.raises(ValueError, match="got 'muo'; did you mean 'muon'?"):
+            load("optim: {name: muo}")
 
     @pytest.mark.parametrize(
         ("key", "bad", "good"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bixt3d
-from bixt3d.models.factory import is_segmenter
+from bixt3d.presets import labels_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -48,7 +48,7 @@ def test_header_says_what_to_expect(path: Path) -> None:
 def test_config_builds_its_model_and_runs_a_batch(path: Path) -> None:
     config = bixt3d.load_config(path)
     points = torch.rand(2, config.data.num_points, 6) * 2 - 1  # (B, N, C)
-    if is_segmenter(config.model.name):
+    if labels_parts(config.model.name):
         args = {"num_parts": 50, "in_dims": 6, **config.model.args}
         inputs, shape = (points, torch.tensor([0, 15])), (2, config.data.num_points, 50)
     else:

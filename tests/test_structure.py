@@ -18,7 +18,7 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 # tools -> training, inference, visualize -> datasets, models -> ops -> torch. Each part may import itself and
 # these; inference reads the checkpoints that training writes. Error messages everywhere use suggest, which is
 # held to the standard library. OUTSIDE: the packages beyond it that a part may import, where limited.
-LOWER = {"suggest", "ops", "config", "metrics"}
+LOWER = {"suggest", "ops", "presets", "config", "metrics"}
 MAY_IMPORT = {
     "suggest": set(),
     "ops": {"suggest"},

@@ -14,8 +14,8 @@ from bixt3d.visualize import LabelledCloud, part_picture
 CFG = Path(__file__).parent.parent / "configs" / "shapenetpart_encdec.yaml"
 
 
-def segmented(predictor: Predictor, split: Split, most: int) -> list[LabelledCloud]:
-    """Label the first shape of each category, up to so many categories."""
+def segmented(predictor: Predictor, split: Split, most: int | None) -> list[LabelledCloud]:
+    """Label the first shape of each category, up to so many categories; all if None."""
     assert split.parts is not None and split.category is not None
     clouds = []
     for category in sorted(set(split.category.tolist()))[:most]:
@@ -32,19 +32,21 @@ def main() -> None:
     options = parser(__doc__, f"YAML file with the settings; configs/{CFG.name} by default")
     options.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
     options.add_argument("--checkpoint", help="evaluate this weights file or run's folder, do not train")
-    options.add_argument("--split", default="test", help="split to evaluate --checkpoint on (test)")
+    options.add_argument("--split", help="split to evaluate --checkpoint on (test)")
     options.add_argument("--out", type=Path, help="folder for its results; beside it by default")
-    options.add_argument("--picture", type=int, default=6, help="shapes in its picture, 0 for none (6)")
+    options.add_argument("--picture", type=int, help="categories in its picture, 0 for none (all)")
     args = options.parse_args()
     if args.checkpoint and args.resume:
         options.error("--checkpoint only evaluates, --resume trains: give one of them")
+    if not args.checkpoint and (args.split or args.out or args.picture is not None):
+        options.error("--split, --out and --picture belong to --checkpoint")
     with one_line_errors():
         device = pick_device(args.device)
         if args.checkpoint:
             _, split, out = evaluate_checkpoint(
-                args.checkpoint, args.split, args.cfg, args.set, device, args.out
+                args.checkpoint, args.split or "test", args.cfg, args.set, device, args.out
             )
-            if args.picture:
+            if split.parts is not None and args.picture != 0:
                 clouds = segmented(Predictor(args.checkpoint, device), split.to("cpu"), args.picture)
                 print(f"picture: {part_picture(clouds, out / 'parts.png')}")
             print(f"table and scores are in {out}")

@@ -14,6 +14,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from bixt3d.ops import gather_points
+
 
 def _uniform(points: Tensor, shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
     drawn = torch.rand(shape, generator=generator, device=points.device, dtype=points.dtype)
@@ -53,6 +55,14 @@ def rotate_up(points: Tensor, degrees: float, generator: Generator) -> Tensor:
     return torch.einsum("bij,bnvj->bnvi", rows, vectors).flatten(2)  # (B, N, 3 or 6)
 
 
+def mirror(points: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Mirror each cloud along x, and apart from that along z, each with the given probability."""
+    flipped = _uniform(points, (points.shape[0], 1, 2), 0.0, 1.0, generator) < probability  # (B, 1, 2)
+    sign = 1.0 - 2.0 * flipped.to(points.dtype)
+    signs = torch.stack([sign[..., 0], torch.ones_like(sign[..., 0]), sign[..., 1]], -1)  # (B, 1, 3)
+    return points * signs.repeat(1, 1, points.shape[-1] // 3)
+
+
 def drop_normals(points: Tensor, probability: float, generator: Generator) -> Tensor:
     """Set all normals of a cloud to zero with the given probability (PointNeXt, section 3.1)."""
     if points.shape[-1] == 3:
@@ -64,12 +74,14 @@ def drop_normals(points: Tensor, probability: float, generator: Generator) -> Te
 def draw_points(points: Tensor, count: Tensor | None, num_points: int, generator: Generator) -> Tensor:
     """Draw ``num_points`` of each cloud (B, N, C), none twice while it has others: indices (B, num_points).
 
-    A cloud's own points are its first ``count``; its rows from there on repeat them.
+    A cloud's own points are its first ``count``; its rows from there on repeat them. Clouds with fewer rows
+    than ``num_points`` take theirs more than once.
     """
     order = _uniform(points, points.shape[:2], 0.0, 1.0, generator)  # (B, N)
     if count is not None:
         order = order + (torch.arange(points.shape[1], device=points.device) >= count[:, None])
-    return order.argsort(1)[:, :num_points]
+    wrapped = torch.arange(num_points, device=points.device) % points.shape[1]
+    return order.argsort(1)[:, wrapped]
 
 
 def thin_points(points: Tensor, num_points: int, most: float, generator: Generator) -> Tensor:
@@ -128,7 +140,7 @@ def choose_points(
         chosen.append(draw_points(points, count, num_points, generator))
     elif num_points is not None:
         chosen.append(thin_points(points, num_points, thin, generator))
-    kept = points[:, : chosen[0].shape[1]] if chosen else points
+    kept = gather_points(points, chosen[0]) if chosen else points
     if dropout:
         chosen.append(drop_points(kept, dropout, generator))
     if shuffle:
@@ -151,6 +163,7 @@ def augment(
     jitter_std: float = 0.0,
     jitter_clip: float = 0.05,
     rotate_degrees: float = 0.0,
+    mirror_probability: float = 0.0,
     normal_dropout: float = 0.0,
 ) -> Tensor:
     """Apply the changes that are switched on, in a fixed order, to points (B, N, 3) or (B, N, 6).
@@ -160,6 +173,8 @@ def augment(
     """
     if points.ndim != 3 or points.shape[-1] not in (3, 6):
         raise ValueError(f"points: expected (B, N, 3) or (B, N, 6), got {tuple(points.shape)}")
+    if mirror_probability:
+        points = mirror(points, mirror_probability, generator)
     if rotate_degrees:
         points = rotate_up(points, rotate_degrees, generator)
     if (scale_low, scale_high) != (1.0, 1.0):

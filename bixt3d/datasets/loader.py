@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from bixt3d.datasets.augment import draw_points
 from bixt3d.datasets.split import Split
 from bixt3d.ops import farthest_point_sample, gather_points
 
@@ -34,7 +35,9 @@ class Batch:
         return Batch(gather_points(self.points, index), self.label, parts, self.category)
 
 
-def arrange(points: Tensor, num_points: int, order: str = "stored", chunk: int = 256) -> Tensor:
+def arrange(
+    points: Tensor, num_points: int, order: str = "stored", chunk: int = 256, count: Tensor | None = None
+) -> Tensor:
     """Choose and order the points of every cloud: (S, N, C) -> indices (S, num_points).
 
     Args:
@@ -44,6 +47,7 @@ def arrange(points: Tensor, num_points: int, order: str = "stored", chunk: int =
             first n points are the farthest-point sample of size n, for every n. ``"random"``: a draw that is
             always the same.
         chunk: Clouds handled at a time.
+        count: Points that each cloud has of its own (S,), which a draw takes first.
 
     Raises:
         ValueError: For more points than there are, or an unknown order.
@@ -55,15 +59,14 @@ def arrange(points: Tensor, num_points: int, order: str = "stored", chunk: int =
     if order == "stored":
         return torch.arange(num_points, device=points.device).expand(points.shape[0], -1)
     if order == "random":
-        drawn = torch.randperm(points.shape[1], generator=Generator().manual_seed(0))[:num_points]
-        return drawn.to(points.device).expand(points.shape[0], -1)
+        return draw_points(points, count, num_points, Generator(points.device).manual_seed(0))
     parts = torch.split(points[..., :3], chunk)
     return torch.cat([farthest_point_sample(part, num_points) for part in parts])
 
 
 def arrange_split(split: Split, num_points: int, order: str = "stored") -> Split:
     """Return the split with `num_points` points a cloud, chosen and ordered as by `arrange`."""
-    index = arrange(split.points, num_points, order)
+    index = arrange(split.points, num_points, order, count=split.count)
     parts = None if split.parts is None else split.parts.gather(1, index)
     return replace(split, points=gather_points(split.points, index), parts=parts, count=None)
 

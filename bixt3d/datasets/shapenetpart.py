@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ LISTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "te
 # The share of listed files that may be absent: the official archive lacks about one in a thousand.
 MISSING = 0.01
 COLUMNS = 7  # x y z nx ny nz part
+MOST_PARTS = 10_000  # a larger part id is a mistake, and would build a model of that many parts
 # Parts of the official release: of each category how many, numbered on through the table.
 OFFICIAL = {
     "Airplane": 4,
@@ -89,13 +91,12 @@ def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int 
     folder = find_folder(root, FOLDER, marker=TABLE)
     table = _read_table(folder / TABLE)
     categories = tuple(table)
-    shapes = [shape for name in LISTS[split] for shape in _read_list(folder, name, table)]
-    named = _part_table(folder, categories)
-    train = _read_clouds(folder, "trainval", table) if named is None else None
-    parts = named or _parts_in(train, categories)
-    arrays = train if train is not None and split == "trainval" else _read_clouds(folder, split, table)
+    shapes, arrays = _read_clouds(folder, LISTS[split], table)
+    parts = _part_table(folder, categories)
+    if parts is None:
+        parts = _parts_in(*_read_clouds(folder, LISTS["trainval"], table), categories)
     parts_of_category = tuple(tuple(sorted(ids.values())) for ids in parts.values())
-    _check_labels(arrays, shapes, categories, parts_of_category)
+    _check_labels(shapes, arrays, categories, parts_of_category)
     points, labels, count = _pad(arrays, num_points)
     category = torch.tensor([shape.category for shape in shapes])
     result = Split(
@@ -125,10 +126,13 @@ def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int 
 
 def _read_table(path: Path) -> dict[str, str]:
     """Reads the folder of each category, in the table's order."""
+    read_lines(path)  # is there, is text, has lines
     table: dict[str, str] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        words = line.split()
-        if len(words) != 2:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        words = line.strip().rsplit(None, 1)
+        if len(words) != 2 or words[1] in ("", ".", "..") or "/" in words[1]:
             raise ValueError(f"{path}, line {number}: expected a category and its folder, came {line!r}")
         if words[0] in table or words[1] in table.values():
             raise ValueError(f"{path}, line {number}: expected each category and folder once, came {line!r}")
@@ -138,13 +142,14 @@ def _read_table(path: Path) -> dict[str, str]:
 
 def _read_list(folder: Path, split: str, table: dict[str, str]) -> list[Shape]:
     """Reads a split's list; files that are not there are passed over, up to `MISSING` of them."""
-    path = folder / "train_test_split" / f"shuffled_{split}_file_list.json"
+    path = _list_path(folder, split)
     entries = _read_json(path)
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
         raise ValueError(f"{path}: expected a list of strings shape_data/<folder>/<id>")
     numbers = {synset: index for index, synset in enumerate(table.values())}
     shapes: list[Shape] = []
     missing: list[Shape] = []
+    seen: set[str] = set()
     for number, entry in enumerate(entries, start=1):
         words = entry.split("/")
         if len(words) < 2 or words[-2] not in numbers or words[-1] in ("", ".", ".."):
@@ -154,6 +159,9 @@ def _read_list(folder: Path, split: str, table: dict[str, str]) -> list[Shape]:
                 f"{entry!r}{known}"
             )
         synset, token = words[-2:]
+        if f"{synset}/{token}" in seen:
+            raise ValueError(f"{path}, entry {number}: expected each shape once, came {entry!r} again")
+        seen.add(f"{synset}/{token}")
         shape = Shape(numbers[synset], f"{synset}/{token}", folder / synset / f"{token}.txt")
         (shapes if shape.path.is_file() else missing).append(shape)
     if len(missing) > MISSING * len(entries):
@@ -197,64 +205,83 @@ def _part_table(folder: Path, categories: tuple[str, ...]) -> dict[str, dict[str
     table: dict[str, dict[str, int]] = {}
     for category in categories:
         ids = stated[category]
-        whole = isinstance(ids, dict) and all(type(part) is int and part >= 0 for part in ids.values())
+        whole = isinstance(ids, dict) and all(type(i) is int and 0 <= i < MOST_PARTS for i in ids.values())
         if not whole or not ids or len(set(ids.values())) < len(ids):
             raise ValueError(
-                f"{path}: {category}: expected {{part name: part id}} with whole numbers from 0 up, each "
-                f"once, came {ids!r}"
+                f"{path}: {category}: expected {{part name: part id}} with whole numbers from 0 to "
+                f"{MOST_PARTS - 1}, each once, came {ids!r}"
             )
         table[category] = ids
     return table
 
 
-def _parts_in(arrays: Arrays | None, categories: tuple[str, ...]) -> dict[str, dict[str, int]]:
+def _parts_in(
+    shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]
+) -> dict[str, dict[str, int]]:
     """Takes the parts of each category from the labels of training shapes."""
-    assert arrays is not None
+    parts = arrays["parts"]
+    bad = np.flatnonzero((parts < 0) | (parts >= MOST_PARTS) | (parts != np.round(parts)))
+    if bad.size:
+        raise ValueError(
+            f"{_place(shapes, arrays, int(bad[0]))}: expected a part, a whole number from 0 to "
+            f"{MOST_PARTS - 1}, came {parts[bad[0]]:g}"
+        )
     of_row = np.repeat(arrays["category"], arrays["rows"])
     table = {}
     for index, category in enumerate(categories):
-        ids = np.unique(arrays["parts"][of_row == index])
-        if not ids.size or ids[0] < 0 or (ids != np.round(ids)).any():
-            raise ValueError(
-                f"parts of {category}: its training shapes hold other labels than whole numbers from 0 up, or "
-                "there are none; name the parts in parts.json"
-            )
+        ids = np.unique(parts[of_row == index]).tolist()
+        if not ids:
+            raise ValueError(f"parts of {category}: no training shape to know them from; write parts.json")
         table[category] = {f"{category} {i}": int(part) for i, part in enumerate(ids)}
     return table
 
 
 def _part_names(table: dict[str, dict[str, int]]) -> tuple[str, ...]:
-    names = {part: name for ids in table.values() for name, part in ids.items()}
-    return tuple(names.get(part, f"part {part}") for part in range(1 + max(names)))
+    """Names each part id; one that several categories share has the names of all of them."""
+    names: dict[int, list[str]] = {}
+    for ids in table.values():
+        for name, part in ids.items():
+            if name not in names.setdefault(part, []):
+                names[part].append(name)
+    return tuple(" / ".join(names.get(part, [f"part {part}"])) for part in range(1 + max(names)))
 
 
-def _read_clouds(folder: Path, split: str, table: dict[str, str]) -> Arrays:
-    """Parses the text files of a split: points (R, 6) and parts (R,) of all shapes one after another."""
-    shapes = [shape for name in LISTS[split] for shape in _read_list(folder, name, table)]
+def _read_clouds(
+    folder: Path, lists: tuple[str, ...], table: dict[str, str]
+) -> tuple[list[Shape], Arrays]:
+    """Reads the shapes of these lists: points (R, 6) and parts (R,) of all of them one after another."""
+    shapes, read = [], []
+    for name in lists:
+        listed = _read_list(folder, name, table)
+        shapes += listed
+        sources = [folder / TABLE, _list_path(folder, name), *(shape.path for shape in listed)]
+        read.append(cached(sources, f"shapenetpart-{name}", partial(_parse, listed), folder=folder))
+    return shapes, {key: np.concatenate([arrays[key] for arrays in read]) for key in read[0]}
 
-    def build() -> Arrays:
-        from tqdm import tqdm
 
-        bar = tqdm(shapes, desc="parsing text files once", unit="file", disable=None)
-        clouds = [read_rows(shape.path, COLUMNS) for shape in bar]
-        rows = np.concatenate(clouds)  # (R, 7)
-        return {
-            "points": np.ascontiguousarray(rows[:, :6]),
-            "parts": rows[:, 6].copy(),
-            "rows": np.array([len(cloud) for cloud in clouds], dtype=np.int64),
-            "category": np.array([shape.category for shape in shapes], dtype=np.int64),
-        }
+def _parse(shapes: list[Shape]) -> Arrays:
+    from tqdm import tqdm
 
-    lists = [folder / "train_test_split" / f"shuffled_{name}_file_list.json" for name in LISTS[split]]
-    sources = [folder / TABLE, *lists, *(shape.path for shape in shapes)]
-    return cached(sources, f"shapenetpart-{split}", build, folder=folder)
+    bar = tqdm(shapes, desc="parsing text files once", unit="file", disable=None)
+    clouds = [read_rows(shape.path, COLUMNS) for shape in bar]
+    rows = np.concatenate(clouds)  # (R, 7)
+    return {
+        "points": np.ascontiguousarray(rows[:, :6]),
+        "parts": rows[:, 6].copy(),
+        "rows": np.array([len(cloud) for cloud in clouds], dtype=np.int64),
+        "category": np.array([shape.category for shape in shapes], dtype=np.int64),
+    }
+
+
+def _list_path(folder: Path, split: str) -> Path:
+    return folder / "train_test_split" / f"shuffled_{split}_file_list.json"
 
 
 def _check_labels(
-    arrays: Arrays, shapes: list[Shape], categories: tuple[str, ...], table: tuple[tuple[int, ...], ...]
+    shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...], table: tuple[tuple[int, ...], ...]
 ) -> None:
     """Raises ValueError for the first label that its shape's category does not have, with its line."""
-    parts, ends = arrays["parts"], np.cumsum(arrays["rows"])
+    parts = arrays["parts"]
     of_row = np.repeat(arrays["category"], arrays["rows"])
     allowed = np.zeros((len(table), 1 + max(map(max, table))), dtype=bool)
     for index, ids in enumerate(table):
@@ -264,24 +291,32 @@ def _check_labels(
     if known.all():
         return
     row = int(np.flatnonzero(~known)[0])
-    shape = shapes[int(np.searchsorted(ends, row, side="right"))]
-    place = row - int(ends[np.searchsorted(ends, row, side="right")] - arrays["rows"][len(ends[ends <= row])])
-    with shape.path.open(encoding="utf-8", errors="replace") as lines:
-        filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    category = int(of_row[row])
     raise ValueError(
-        f"{shape.path}, line {filled[place]}: expected a part of {categories[shape.category]} "
-        f"({', '.join(map(str, table[shape.category]))}), came {parts[row]:g}"
+        f"{_place(shapes, arrays, row)}: expected a part of {categories[category]} "
+        f"({', '.join(map(str, table[category]))}), came {parts[row]:g}"
     )
 
 
+def _place(shapes: list[Shape], arrays: Arrays, row: int) -> str:
+    """Names the file and line of a row of all shapes; empty lines hold none, and are counted."""
+    ends = np.cumsum(arrays["rows"])
+    index = int(np.searchsorted(ends, row, side="right"))
+    inside = row - int(ends[index] - arrays["rows"][index])
+    with shapes[index].path.open(encoding="utf-8", errors="replace") as lines:
+        filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
+    return f"{shapes[index].path}, line {filled[inside]}"
+
+
 def _unit_spheres(xyz: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Moves each shape into the unit sphere, as `unit_sphere` does: xyz (R, 3) of shapes with so many rows."""
+    """Moves each shape into the unit sphere, as `unit_sphere` does: xyz (R, 3), rows of each shape (S,)."""
     starts = np.cumsum(rows) - rows
     means = np.add.reduceat(xyz, starts, dtype=np.float64) / rows[:, None]  # (S, 3)
     centred = xyz - np.repeat(means, rows, axis=0)
     radius = np.sqrt(np.maximum.reduceat(np.square(centred).sum(1), starts))  # (S,)
     radius[radius == 0] = 1.0
-    return (centred / np.repeat(radius, rows)[:, None]).astype(np.float32)
+    centred /= np.repeat(radius, rows)[:, None]
+    return centred.astype(np.float32)
 
 
 def _pad(arrays: Arrays, num_points: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bixt3d.datasets.augment import draw_points
 from bixt3d.datasets.loader import arrange
 from bixt3d.datasets.meshes import read_cloud
 from bixt3d.datasets.split import unit_sphere
@@ -183,8 +185,13 @@ class Predictor:
             return None
         if isinstance(category, str) and category in names:
             return names.index(category)
-        if isinstance(category, int) and not isinstance(category, bool) and 0 <= category < len(names):
-            return category
+        if not isinstance(category, (str, bool)):
+            try:  # Python's, NumPy's and torch's whole numbers
+                number = operator.index(category)
+            except TypeError:
+                number = -1
+            if 0 <= number < len(names):
+                return number
         raise ValueError(
             f"category: expected one of {', '.join(names)}, got {category!r}{nearest(category, names)}"
         )
@@ -192,14 +199,17 @@ class Predictor:
     @torch.no_grad()
     def attention_maps(self, cloud: Cloud, category: str | int | None = None) -> list[Tensor]:
         """Return the latents' attention over the tokens for one cloud, one (H, M, N) per layer."""
-        points = self._prepare(cloud)[None]
         if isinstance(self.model, PointSegmenter):
+            points = self._normalize(self._read(cloud))[None]
+            wanted = self.num_points or points.shape[1]
+            generator = torch.Generator(self.device).manual_seed(0)
+            points = gather_points(points, draw_points(points, None, wanted, generator))
             number = self._category(category)
             told = None if number is None else torch.tensor([number], device=self.device)
             maps = self.model.attention_maps(points, told)
         else:
             assert isinstance(self.model, PointClassifier)
-            maps = self.model.attention_maps(points)
+            maps = self.model.attention_maps(self._prepare(cloud)[None])
         return [attention[0].cpu() for attention in maps]
 
     @torch.no_grad()

@@ -28,11 +28,6 @@ def list_models() -> list[str]:
     return sorted(MODELS)
 
 
-def is_segmenter(name: str) -> bool:
-    """Whether the model of that name labels points with parts."""
-    return name in MODELS and "num_parts" in inspect.signature(MODELS[name]).parameters
-
-
 def create_model(name: str, **args: Any) -> nn.Module:
     """Build a model by name.
 

@@ -115,7 +115,7 @@ def initialize_from(model: PointModel, state_dict: Mapping[str, Tensor]) -> list
     state, _ = _translate(state_dict)
     wanted = trunk.state_dict()
     if isinstance(trunk, BiXT) and isinstance(trunk.layers[-1], TokenLayer):
-        _add_token_half(state, f"layers.{trunk.depth - 1}.cross", trunk.dim)
+        _take_token_half(state, f"layers.{trunk.depth - 1}.cross", trunk.dim)
     wrong = [n for n, value in wanted.items() if n not in state or state[n].shape != value.shape]
     if wrong:
         came = {n: tuple(state[n].shape) if n in state else "missing" for n in wrong[:3]}
@@ -129,13 +129,15 @@ def initialize_from(model: PointModel, state_dict: Mapping[str, Tensor]) -> list
     return sorted(name for name, value in state_dict.items() if id(value) not in used)
 
 
-def _add_token_half(state: dict[str, Tensor], layer: str, dim: int) -> None:
+def _take_token_half(state: dict[str, Tensor], layer: str, dim: int) -> None:
+    """Put the token half of a two-sided layer in its place; of a one-sided layer nothing is left."""
     for name in [name for name in state if name.startswith(f"{layer}.")]:
+        value = state.pop(name)
         old, _, kind = name.removeprefix(f"{layer}.").rpartition(".")
         if old in TOKEN_HALF:
-            state[f"{layer}.{TOKEN_HALF[old]}.{kind}"] = state[name]
+            state[f"{layer}.{TOKEN_HALF[old]}.{kind}"] = value
         elif old == "rv_tokens":
-            state[f"{layer}.query.{kind}"] = state[name][:dim]
+            state[f"{layer}.query.{kind}"] = value[:dim]
 
 
 def _translate(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

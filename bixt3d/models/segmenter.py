@@ -105,17 +105,18 @@ def segment_all_points(
     num_points: int,
     count: Tensor | None = None,
 ) -> Tensor:
-    """Label every point of clouds that have more points than the model takes.
+    """Label every point of clouds that have more points than the model takes, or fewer.
 
-    Each cloud is dealt into hands of ``num_points``, the same ones every time, and each hand goes through the
-    model once; the last hand is filled up with points of the cloud that were dealt before.
+    Each cloud's points are dealt into hands of ``num_points``, the same ones every time, and each hand goes
+    through the model once. The last hand reaches back for points that were dealt before; a cloud with fewer
+    points than a hand repeats them. What comes out depends on a cloud's own points alone.
 
     Args:
         model: A `PointSegmenter` in evaluation mode.
         points: All points (B, N, A).
         category: Category of each cloud (B,).
         num_points: Points that the model takes at a time.
-        count: Points that each cloud has of its own (B,), the others repeating them.
+        count: Points that each cloud has of its own (B,); its rows from there on repeat them in order.
 
     Returns:
         Logits of all points (B, N, P).
@@ -125,21 +126,19 @@ def segment_all_points(
     """
     check_count(num_points, "num_points", max(num_points, 1), "any number of points")
     batch, total, _ = points.shape
-    order = torch.rand(total, generator=Generator().manual_seed(0)).to(points.device)  # (N,)
-    if count is not None:
-        repeats = torch.arange(total, device=points.device) >= count[:, None]  # (B, N)
-        order = order + repeats
-    dealt = order.expand(batch, -1).argsort(1)  # (B, N)
-    hands = -(-total // num_points)
-    place = torch.arange(hands * num_points, device=points.device)
-    if total >= num_points:  # the last hand ends with the last point
-        place[-num_points:] = torch.arange(total - num_points, total, device=points.device)
-    dealt = dealt[:, place % total]  # (B, hands * num_points)
-    logits: Tensor | None = None
-    for index in torch.split(dealt, num_points, 1):
-        seen = model(gather_points(points, index), category)  # (B, num_points, P)
-        if logits is None:
-            logits = seen.new_empty(batch, total, seen.shape[-1])
-        logits.scatter_(1, index[..., None].expand_as(seen), seen)
-    assert logits is not None
-    return logits
+    row = torch.arange(total, device=points.device)  # (N,)
+    own = torch.full((batch, 1), total, device=points.device) if count is None else count[:, None]  # (B, 1)
+    # The beginning of a seeded draw does not depend on its length, so padding changes nothing.
+    shuffled = torch.rand(total, generator=Generator().manual_seed(0)).to(points.device)  # (N,)
+    dealt = (shuffled + (row >= own)).argsort(1)  # (B, N), own points first
+    latest = (own - num_points).clamp_min(0)  # (B, 1), where the last hand begins
+    hands = []
+    for begin in range(0, int(own.max()), num_points):
+        place = latest.clamp_max(begin) + torch.arange(num_points, device=points.device)  # (B, num_points)
+        index = dealt.gather(1, place % own)
+        hands.append(model(gather_points(points, index), category))  # (B, num_points, P)
+    logits = torch.cat(hands, 1)  # (B, hands * num_points, P)
+    rank = dealt.argsort(1).gather(1, row % own)  # (B, N), where each point, or the one it repeats, was dealt
+    hand = rank // num_points * num_points  # (B, N), where its hand would begin
+    answer = hand + rank - torch.minimum(hand, latest)  # (B, N)
+    return logits.gather(1, answer[..., None].expand(-1, -1, logits.shape[-1]))

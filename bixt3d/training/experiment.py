@@ -16,9 +16,11 @@ from bixt3d.config import Config, config_from, load_config
 from bixt3d.datasets import open_dataset
 from bixt3d.datasets.loader import arrange_split
 from bixt3d.datasets.split import Split
+from bixt3d.metrics import CONVENTIONS
 from bixt3d.models.encoder import PointModel
-from bixt3d.models.factory import create_model, is_segmenter
+from bixt3d.models.factory import create_model
 from bixt3d.models.official import initialize_from
+from bixt3d.presets import labels_parts
 from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint
 from bixt3d.training.device import join_workers
 from bixt3d.training.evaluate import Evaluation, evaluate
@@ -37,11 +39,15 @@ NO_PARTS: dict[str, Any] = {
 LABELS = {
     "oa": "OA",
     "macc": "mAcc",
-    "accuracy": "part accuracy",
-    "instance_miou": "instance mIoU (pointnet2)",
-    "class_miou": "class mIoU (pointnet2)",
-    "instance_miou_pointmlp": "instance mIoU (pointmlp)",
-    "class_miou_pointmlp": "class mIoU (pointmlp)",
+    **{
+        f"{name}_{convention}": f"{label} ({convention})"
+        for convention in CONVENTIONS
+        for name, label in (
+            ("accuracy", "part accuracy"),
+            ("instance_miou", "instance mIoU"),
+            ("class_miou", "class mIoU"),
+        )
+    },
 }
 
 
@@ -57,7 +63,7 @@ def open_splits(
         train: The one among them that batches may draw other points from every epoch.
 
     Returns:
-        The splits by name, and how many points each cloud was chosen from.
+        The splits by name, and how many points each cloud of the first was chosen from.
 
     Raises:
         ValueError: If the data set does not have what the model needs, or too few points.
@@ -68,19 +74,21 @@ def open_splits(
         draws = name == train and (config.augment.thin > 0 or data.order == "random")
         # What draws, and what is put in another order, chooses among all stored points.
         limit = data.num_points if data.order == "stored" and not draws else None
-        labelled = is_segmenter(config.model.name)
+        labelled = labels_parts(config.model.name)
         split = open_dataset(data.name, data.root, name, None if labelled else limit)
         if not data.normals:
             split = replace(split, points=split.points[..., :3].contiguous())
         split = split.to(device)
-        stored_points = split.num_points
+        stored_points = stored_points or split.num_points
         if labelled:
             if split.parts is None:
                 raise ValueError(f"{config.model.name} labels parts, and {data.name} has no part labels")
             opened[name] = split  # evaluation labels every point
         else:
             split = replace(split, **NO_PARTS)
-            opened[name] = arrange_split(split, stored_points if draws else data.num_points, data.order)
+            if not (draws and data.order == "random"):
+                split = arrange_split(split, split.num_points if draws else data.num_points, data.order)
+            opened[name] = split
     return opened, stored_points
 
 
@@ -90,7 +98,7 @@ def describe(config: Config, split: Split, stored_points: int) -> dict[str, Any]
     Raises:
         ValueError: If the settings give the model a size that is not the data's.
     """
-    labelled = is_segmenter(config.model.name)
+    labelled = labels_parts(config.model.name)
     given: dict[str, Any] = {"in_dims": split.channels}
     if labelled:
         given |= {"num_parts": split.num_parts, "num_categories": len(split.categories)}
@@ -124,7 +132,7 @@ def describe(config: Config, split: Split, stored_points: int) -> dict[str, Any]
 def build_task(config: Config, split: Split) -> Task:
     """Build the task of this experiment's model on a split's data."""
     smoothing = config.optim.label_smoothing
-    if is_segmenter(config.model.name):
+    if labels_parts(config.model.name):
         return PartSegmentationTask(
             split.categories, split.parts_of_category, config.data.num_points, smoothing
         )
@@ -194,15 +202,21 @@ def train_model(config: Config, device: torch.device, resume: bool = False) -> d
         seen = evaluate(model, test, task, config.train.eval_batch_size, config.train.amp, workers)
         result[name] = {"epoch": meta["metrics"]["epoch"], **seen.metrics}
         if workers.first:
-            scores = "  ".join(f"{key} {100 * value:.2f}%" for key, value in seen.metrics.items())
             why = "last epoch" if name == "last" else f"epoch {meta['metrics']['epoch']}, best on val"
-            print(f"test  {scores}  ({why})")
+            print(f"test, {why}:\n{scores(seen)}")
+            write_csv(task.table(seen.counts), run_dir / f"{name}_test.csv")
     # The whole run's, over every time it was resumed.
     result["minutes"] = round((before + time.perf_counter() - begun) / 60, 2)
     if workers.first:
         write_result(run_dir / "result.json", result)
         print(f"{result['minutes']} minutes; everything is in {run_dir}")
     return result
+
+
+def scores(seen: Evaluation) -> str:
+    """Return a line for each metric, under the name by which it is known."""
+    width = 2 + max(len(LABELS[name]) for name in seen.metrics)
+    return "\n".join(f"{LABELS[name]:{width}}{100 * value:.2f}%" for name, value in seen.metrics.items())
 
 
 def evaluate_checkpoint(
@@ -240,14 +254,15 @@ def evaluate_checkpoint(
             f"{path} knows {len(meta['classes'])} classes ({', '.join(meta['classes'][:3])} ...), "
             f"{config.data.name} has {len(split.classes)} ({', '.join(split.classes[:3])} ...)"
         )
+    known = meta.get("parts_of_category")
+    if known is not None and known != [list(ids) for ids in split.parts_of_category]:
+        raise ValueError(f"{path} knows other parts than {config.data.name} has: {known} is what it knows")
     task = build_task(config, split)
     seen = evaluate(model, split, task, config.train.eval_batch_size, config.train.amp)
     rows = task.table(seen.counts.cpu())
     epoch = meta["metrics"]["epoch"]
     print(f"{text_table(rows)}\n\n{split_name}: {len(split)} shapes of {config.data.name}, epoch {epoch}")
-    width = 2 + max(len(LABELS[name]) for name in seen.metrics)
-    for name, value in seen.metrics.items():
-        print(f"{LABELS[name]:{width}}{100 * value:.2f}%")
+    print(scores(seen))
     out = out or path.parent / f"{path.stem}_{split_name}"
     out.mkdir(parents=True, exist_ok=True)
     write_csv(rows, out / "table.csv")

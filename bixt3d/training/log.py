@@ -47,7 +47,7 @@ class RunLog:
     ) -> None:
         """Make the folder and write what does not change."""
         self.run_dir, self.active, self.progress = run_dir, active, progress
-        self.shown = tuple(f"{split}_{name}" for split in ("train", "val") for name in shown)
+        self.shown = tuple(shown)
         self.bar: Any = None
         self.board: Any = None
         self.metrics = run_dir / "metrics.jsonl"
@@ -90,17 +90,21 @@ class RunLog:
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     self.board.add_scalar(name, value, row["step"])
-        parts = [f"epoch {row['epoch']}/{epochs}", f"loss {row['train_loss']:.3f}"]
-        parts += [
-            f"{name.replace('_', ' ')} {100 * value:.1f}%"
-            for name, value in row.items()
-            if name in self.shown
-        ]
-        line = "  ".join([*parts, f"{row['clouds_per_second']:.0f} clouds/s"])
+        line = self._line(row, epochs, ("train", "val"))
+        if len(line) > 80:
+            looked = any(name.startswith("val_") for name in row)
+            line = self._line(row, epochs, ("val",) if looked else ("train",))
         if self.bar is not None and self.progress:
             self.bar.write(line)
         else:
             print(line, flush=True)
+
+    def _line(self, row: dict[str, float], epochs: int, splits: Sequence[str]) -> str:
+        parts = [f"epoch {row['epoch']}/{epochs}", f"loss {row['train_loss']:.3f}"]
+        for name in (f"{split}_{name}" for split in splits for name in self.shown):
+            if name in row:
+                parts.append(f"{name.replace('_', ' ')} {100 * row[name]:.1f}%")
+        return "  ".join([*parts, f"{row['clouds_per_second']:.0f} clouds/s"])
 
     def _rewind(self, epoch: int) -> None:
         # Lines after the epoch were written by a run that ended before it saved its state.

@@ -35,7 +35,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     """Build the optimisers; weight decay spares vectors and what the model names in ``no_weight_decay``.
 
     ``muon`` orthogonalises the updates of hidden matrices (K. Jordan, 2024), at AdamW's learning rate and
-    update size; everything else, tokenizer and head included, goes to AdamW beside it.
+    update size; everything else, tokenizer, embedding and head included, goes to AdamW beside it.
     """
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     spared: set[str] = set()
@@ -44,7 +44,7 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
         spared = own() if callable(own) else {name for name, value in named if value.ndim < 2}
     optimizers: list[torch.optim.Optimizer] = []
     if config.name == "muon":
-        ends = ("head.", "encoder.tokenizer.")
+        ends = ("head.", "encoder.tokenizer.", "embedding.")
         hidden = [(n, v) for n, v in named if v.ndim == 2 and not n.startswith(ends)]
         taken = dict(hidden)
         named = [(n, v) for n, v in named if n not in taken]

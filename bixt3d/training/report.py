@@ -56,11 +56,6 @@ def class_rows(confusion: Tensor, classes: Sequence[str]) -> list[list[str]]:
     return rows
 
 
-def class_table(confusion: Tensor, classes: Sequence[str]) -> str:
-    """Return `class_rows` as text."""
-    return text_table(class_rows(confusion, classes))
-
-
 def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[str]]:
     """Return a row for each category: name, shapes, and mean part IoU under each convention.
 

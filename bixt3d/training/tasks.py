@@ -89,8 +89,8 @@ class ClassificationTask:
 class PartSegmentationTask:
     """One part a point: cross-entropy over all parts, part accuracy and mean IoU under both conventions.
 
-    The names of a metric say its convention: those without an ending are `"pointnet2"`'s, in which the parts
-    of other categories are left out (`bixt3d.metrics.part_iou`), and so is the part accuracy.
+    The ending of a metric's name is its convention, as in `bixt3d.metrics.part_iou`: ``_pointnet2`` chooses
+    among the parts of a cloud's category, ``_pointmlp`` among all.
 
     Args:
         categories: Names of the categories.
@@ -99,8 +99,8 @@ class PartSegmentationTask:
         label_smoothing: Mass moved from the true part, shared by the others.
     """
 
-    goal = "class_miou"
-    shown: tuple[str, ...] = ("class_miou", "instance_miou")
+    goal = "class_miou_pointnet2"
+    shown: tuple[str, ...] = ("class_miou_pointnet2",)
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class PartSegmentationTask:
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Call the model: logits (B, N, P) of every point of the batch."""
-        if batch.points.shape[1] != self.num_points:
+        if batch.count is not None or batch.points.shape[1] != self.num_points:
             return segment_all_points(model, batch.points, batch.category, self.num_points, batch.count)
         logits: Tensor = model(batch.points, batch.category)
         return logits
@@ -134,7 +134,7 @@ class PartSegmentationTask:
         """Return empty counts (C + 1, 3).
 
         A row for each category: the sum over its shapes of the part IoU, under either convention, and their
-        number. The last row: points that are right, points, nothing.
+        number. The last row: points that are right, under either convention, and points.
         """
         return torch.zeros(len(self.categories) + 1, 3, dtype=torch.float64, device=device)
 
@@ -144,23 +144,23 @@ class PartSegmentationTask:
         valid = _valid(batch)
         counts = self.start(logits.device)
         for column, convention in enumerate(metrics.CONVENTIONS):
-            iou = metrics.part_iou(logits, parts, category, table, convention, valid)
+            prediction = metrics.predict_parts(logits, category, table, convention)  # (B, N)
+            iou = metrics.iou_of(prediction, parts, category, table, convention, logits.shape[-1], valid)
             counts[:-1, column], counts[:-1, 2] = metrics.sum_by_category(iou, category, len(table))
-        right = metrics.mask_logits(logits, category, table).argmax(-1) == parts  # (B, N)
-        counts[-1, 0], counts[-1, 1] = (right & valid).sum(), valid.sum()
+            counts[-1, column], counts[-1, 2] = ((prediction == parts) & valid).sum(), valid.sum()
         return counts
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
-        """Return ``accuracy``, and ``instance_miou`` and ``class_miou`` under each convention."""
+        """Return ``accuracy``, ``instance_miou`` and ``class_miou`` under each convention."""
         counts = counts.cpu()
-        result = {"accuracy": float(counts[-1, 0] / counts[-1, 1])}
+        result = {}
         for column, convention in enumerate(metrics.CONVENTIONS):
+            result[f"accuracy_{convention}"] = float(counts[-1, column] / counts[-1, 2])
             means = metrics.mean_over_categories(counts[:-1, column], counts[:-1, 2])
-            ending = "" if convention == "pointnet2" else f"_{convention}"
             for name in ("instance_miou", "class_miou"):
                 value = means[name]
                 assert isinstance(value, float)
-                result[name + ending] = value
+                result[f"{name}_{convention}"] = value
         return result
 
     def table(self, counts: Tensor) -> list[list[str]]:

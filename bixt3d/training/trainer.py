@@ -255,7 +255,7 @@ class Trainer:
         before = json.loads(state["description"])
         changed = {
             key: (before.get(key), self.description.get(key))
-            for key in ("model", "classes", "preprocess")
+            for key in ("model", "classes", "preprocess", "parts_of_category", "part_names")
             if before.get(key) != self.description.get(key)
         }
         fixed = _fixed(self.config)
@@ -312,5 +312,6 @@ def _augmentation(config: Config) -> partial[Tensor]:
         jitter_std=settings.jitter_std,
         jitter_clip=settings.jitter_clip,
         rotate_degrees=settings.rotate_degrees,
+        mirror_probability=settings.mirror,
         normal_dropout=settings.normal_dropout,
     )

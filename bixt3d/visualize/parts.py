@@ -12,6 +12,8 @@ import numpy as np
 from bixt3d.visualize.plots import new_figure, save_figure
 from bixt3d.visualize.scene import legend, part_colors
 
+RIGHT, ERROR = (0.82, 0.82, 0.82), (0.84, 0.37, 0.0)  # pale grey, vermilion
+
 
 @dataclass(frozen=True)
 class LabelledCloud:
@@ -35,10 +37,10 @@ class LabelledCloud:
 
 
 def part_picture(clouds: Sequence[LabelledCloud], path: str | Path) -> Path:
-    """Draw clouds in their part colours: the truth in the upper row, the prediction in the lower.
+    """Draw clouds in their part colours, each three times: the truth, the prediction, and where they differ.
 
     Args:
-        clouds: One a column.
+        clouds: Drawn in two columns, row by row.
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
 
     Returns:
@@ -51,31 +53,38 @@ def part_picture(clouds: Sequence[LabelledCloud], path: str | Path) -> Path:
     if not clouds:
         raise ValueError("no clouds to draw: give at least one")
     figure = new_figure()
+    columns = min(2, len(clouds))
+    rows = -(-len(clouds) // columns)
+    figure.set_size_inches(7.2 * columns, 2.75 * rows)
+    cells: Any = figure.subfigures(rows, columns, squeeze=False)
+    for cell, cloud in zip(cells.flat, clouds, strict=False):
+        _draw(cell, cloud)
+    return save_figure(figure, Path(path))
+
+
+def _draw(cell: Any, cloud: LabelledCloud) -> None:
     from matplotlib.lines import Line2D
 
-    figure.set_size_inches(2.6 * len(clouds) + 0.6, 6.4)
-    for column, cloud in enumerate(clouds):
-        if not len(cloud.points) == len(cloud.truth) == len(cloud.prediction):
-            raise ValueError(f"{cloud.title}: expected a true and a predicted part for each point")
-        right = float((cloud.truth == cloud.prediction).mean())
-        for row, parts in enumerate((cloud.truth, cloud.prediction)):
-            axes: Any = figure.add_subplot(2, len(clouds), row * len(clouds) + column + 1, projection="3d")
-            x, y, z = cloud.points[:, :3].T
-            # matplotlib's up axis is z
-            axes.scatter(x, -z, y, c=part_colors(parts, cloud.ids), s=4, linewidths=0, depthshade=False)
-            axes.set_box_aspect([max(np.ptp(values), 1e-3) for values in (x, z, y)], zoom=1.35)
-            axes.view_init(elev=18, azim=-55)
-            axes.set_axis_off()
-            title = cloud.title if row == 0 else f"{right:.1%} of points right"
-            axes.set_title(title, fontsize=12 if row == 0 else 10, parse_math=False)
-            if column == 0:
-                what = "truth" if row == 0 else "prediction"
-                axes.text2D(-0.02, 0.5, what, transform=axes.transAxes, rotation=90, va="center", fontsize=12)
-        marks = [
-            Line2D([], [], marker="o", linestyle="", color=color, label=name)
-            for name, color in legend(cloud.ids, cloud.names)
-        ]
-        axes.legend(
-            handles=marks, loc="upper center", bbox_to_anchor=(0.5, 0.02), ncols=2, fontsize=8, frameon=False
-        )
-    return save_figure(figure, Path(path))
+    if not len(cloud.points) == len(cloud.truth) == len(cloud.prediction):
+        raise ValueError(f"{cloud.title}: expected a true and a predicted part for each point")
+    wrong = cloud.truth != cloud.prediction  # (N,)
+    error = np.where(wrong[:, None], ERROR, RIGHT)  # (N, 3)
+    views = {
+        cloud.title: part_colors(cloud.truth, cloud.ids),
+        "prediction": part_colors(cloud.prediction, cloud.ids),
+        f"{wrong.mean():.1%} wrong": error,
+    }
+    x, y, z = cloud.points[:, :3].T
+    for index, (title, colors) in enumerate(views.items(), start=1):
+        axes = cell.add_subplot(1, 3, index, projection="3d")
+        # matplotlib's up axis is z
+        axes.scatter(x, -z, y, c=colors, s=3, linewidths=0, depthshade=False)
+        axes.set_box_aspect([max(np.ptp(values), 1e-3) for values in (x, z, y)], zoom=1.3)
+        axes.view_init(elev=18, azim=-55)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=10, parse_math=False)
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=color, label=name)
+        for name, color in legend(cloud.ids, cloud.names)
+    ]
+    cell.legend(handles=marks, loc="outside lower center", ncols=6, fontsize=7.5, frameon=False)

@@ -21,8 +21,7 @@ MARKERS = ("", "o", "s", "^", "D", "v")
 COUNTS_UP_TO = 12  # classes: with more of them a number no longer fits its cell
 SCORES = (
     ("oa", "overall accuracy"),
-    ("class_miou", "class mIoU"),
-    ("instance_miou", "instance mIoU"),
+    ("class_miou_pointnet2", "class mIoU (pointnet2)"),
     ("macc", "mean class accuracy"),
 )
 
@@ -100,8 +99,8 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: str
     """Draw loss, score and learning rate against the epoch, several runs over each other.
 
     Dashed lines are measured on the training split, solid ones on the validation split. The score is the
-    first of overall accuracy, class mIoU, instance mIoU and mean class accuracy that any run logs. Where an epoch was
-    logged twice (a resumed run), the later row counts.
+    first of overall accuracy, class mIoU and mean class accuracy that any run logs. Where an
+    epoch was logged twice (a resumed run), the later row counts.
 
     Args:
         runs: Name -> rows as `read_metrics` gives them, with `epoch` and any of `train_loss`, `val_loss`,

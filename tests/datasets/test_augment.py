@@ -14,6 +14,7 @@ from bixt3d.datasets.augment import (
     drop_normals,
     drop_points,
     jitter,
+    mirror,
     rotate_up,
     scale,
     shift,
@@ -29,6 +30,7 @@ CHANGES: dict[str, Change] = {
     "shift": lambda points, generator: shift(points, 0.2, generator),
     "jitter": lambda points, generator: jitter(points, 0.01, 0.05, generator),
     "rotate_up": lambda points, generator: rotate_up(points, 180.0, generator),
+    "mirror": lambda points, generator: mirror(points, 0.5, generator),
     "drop_normals": lambda points, generator: drop_normals(points, 0.5, generator),
     "drop_points": lambda points, generator: gather_points(points, drop_points(points, 0.9, generator)),
     "shuffle_order": lambda points, generator: gather_points(points, shuffle_order(points, generator)),
@@ -207,6 +209,16 @@ def test_shuffle_is_one_permutation() -> None:
     assert torch.equal(order, order[:1].expand(3, -1)) and not torch.equal(order[0], torch.arange(50))
 
 
+def test_mirror_flips_x_and_z_of_points_and_normals() -> None:
+    points = clouds(400, 6, 6)
+    signs = mirror(points, 0.3, seeded()) / points  # (B, N, 6)
+    assert torch.equal(signs, signs[:, :1].expand_as(signs)) and set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(signs[..., :3], signs[..., 3:]) and (signs[..., 1] == 1).all()
+    gone = (signs[:, 0, [0, 2]] < 0).float()  # (B, 2)
+    torch.testing.assert_close(gone.mean(0), torch.full((2,), 0.3), atol=0.07, rtol=0)
+    assert abs(float(torch.corrcoef(gone.T)[0, 1])) < 0.15  # each axis by itself
+
+
 def test_normals_of_a_cloud_go_together() -> None:
     points = clouds(400, 5, 6)
     out = drop_normals(points, 0.3, seeded())
@@ -267,6 +279,7 @@ def test_nothing_switched_on_changes_nothing() -> None:
         ({"scale_high": 1.5}, lambda p, g: scale(p, 1.0, 1.5, g)),
         ({"shift_reach": 0.1}, lambda p, g: shift(p, 0.1, g)),
         ({"jitter_std": 0.1, "jitter_clip": 0.02}, lambda p, g: jitter(p, 0.1, 0.02, g)),
+        ({"mirror_probability": 0.5}, lambda p, g: mirror(p, 0.5, g)),
         ({"normal_dropout": 0.5}, lambda p, g: drop_normals(p, 0.5, g)),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

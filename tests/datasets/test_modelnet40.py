@@ -360,7 +360,7 @@ def test_normal_bad_files_are_named(normal: Path) -> None:
     [
         (
             ("modelnet41", "test"),
-            "modelnet40, modelnet40_normal, shapes, came 'modelnet41'; did you mean 'modelnet40'?",
+            "modelnet40_normal, shapenetpart, shapes, came 'modelnet41'; did you mean 'modelnet40'?",
         ),
         (("zzz", "test"), "came 'zzz'$"),
         (("modelnet40", "tset"), "split: expected one of train, val, test, trainval, came 'tset'"),

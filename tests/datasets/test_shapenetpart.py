@@ -14,7 +14,7 @@ import torch
 from bixt3d import open_dataset
 from bixt3d.datasets.shapenetpart import OFFICIAL, read_shapenetpart
 from bixt3d.datasets.split import unit_sphere
-from tests.datasets.parts import CATEGORIES, PARTS, SPLITS, write_parts
+from tests.datasets.parts import CATEGORIES, SPLITS, write_parts
 from tests.markers import data_dir, needs_data
 
 
@@ -72,11 +72,12 @@ def test_same_token_in_two_categories(tmp_path: Path) -> None:
     assert len(set(read.names)) == len(read) > len({name.split("/")[1] for name in read.names})
 
 
-def test_cache_gives_the_same_and_notices_a_change(folder: Path) -> None:
+def test_cache_gives_the_same_and_notices_a_change(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_shapenetpart(folder, "train")
     assert (folder / ".bixt3d_cache" / "shapenetpart-train.npz").is_file()
-    again = read_shapenetpart(folder, "train")
-    assert torch.equal(first.points, again.points)
+    with monkeypatch.context() as patch:
+        patch.setattr("bixt3d.datasets.shapenetpart.read_rows", None)  # nothing is parsed again
+        assert torch.equal(first.points, read_shapenetpart(folder, "train").points)
     path = folder / f"{first.names[0]}.txt"
     rows = rows_of(folder, first.names[0])[:-2]
     time.sleep(0.01)
@@ -118,10 +119,31 @@ class TestPartTables:
         for split in ("test", "trainval", "train"):
             assert read_shapenetpart(folder, split).parts_of_category == ((0, 1), (5, 9))
 
+    def test_bad_label_without_a_table(self, tmp_path: Path) -> None:
+        parts = {"Cup": {"a": 0, "b": 1}}
+        folder = write_parts(tmp_path / "own", categories={"Cup": "1"}, parts=parts, parts_json=False)
+        path = folder / "1" / "val1.txt"
+        path.write_text(path.read_text() + "0 0 0 0 0 1 0.5\n")
+        last = len(path.read_text().splitlines())
+        with pytest.raises(ValueError, match=rf"val1.txt, line {last}: expected a part, .*, came 0.5"):
+            read_shapenetpart(folder, "test")
+
+    def test_shared_ids_have_the_names_of_all(self, tmp_path: Path) -> None:
+        parts = {"Chair": {"leg": 0, "seat": 1}, "Table": {"leg": 0, "top": 1}}
+        folder = write_parts(tmp_path / "own", categories={"Chair": "1", "Table": "2"}, parts=parts)
+        read = read_shapenetpart(folder, "test")
+        assert read.part_names == ("leg", "seat / top") and read.parts_of_category == ((0, 1), (0, 1))
+
+    def test_names_of_two_words(self, tmp_path: Path) -> None:
+        parts = {"Coffee Mug": {"body": 0, "handle": 1}}
+        folder = write_parts(tmp_path / "own", categories={"Coffee Mug": "1"}, parts=parts)
+        assert read_shapenetpart(folder, "test").categories == ("Coffee Mug",)
+
     @pytest.mark.parametrize(
         ("stated", "message"),
         [
             ("{", "not whole JSON"),
+            ('{"Mug": {"a": 99999999999}, "Table": {"b": 0}}', "Mug: .* from 0 to 9999"),
             ("[1]", "expected the categories of .* came list"),
             ('{"Mug": {"a": 0}}', "expected the categories of .*Mug, Table.*, came Mug"),
             ('{"Mug": {"a": 0}, "Table": {}}', "Table: expected {part name: part id}"),
@@ -198,6 +220,7 @@ class TestBadFiles:
             ("[3]", "expected a list of strings"),
             ('["shape_data/009/test0"]', "entry 1: expected shape_data/<folder>/<id> with a folder"),
             ('["shape_data/001/test0", "test1"]', "entry 2: expected shape_data/<folder>/<id>"),
+            ('["a/001/test0", "b/001/test0"]', "entry 2: expected each shape once"),
             ('["shape_data/001/.."]', "entry 1: expected shape_data/<folder>/<id>"),
         ],
     )
@@ -212,7 +235,7 @@ class TestBadFiles:
         with pytest.raises(FileNotFoundError, match="shuffled_test_file_list.json is missing"):
             read_shapenetpart(folder, "test")
 
-    @pytest.mark.parametrize("line", ["Mug", "Mug 1 2", "Mug\t005\nMug\t006", "Cup\t001\nMug\t001"])
+    @pytest.mark.parametrize("line", ["Mug", "Mug ../1", "Mug\t005\n\nMug\t006", "Cup\t001\nMug\t001"])
     def test_broken_table_of_categories(self, folder: Path, line: str) -> None:
         (folder / "synsetoffset2category.txt").write_text(line + "\n")
         with pytest.raises(ValueError, match=r"synsetoffset2category.txt, line \d: expected"):
@@ -248,4 +271,3 @@ def test_real_part_data(tmp_path: Path) -> None:
         test.points[..., 3:].norm(dim=-1), torch.ones(76, 2500), atol=1e-2, rtol=0
     )
     assert not {name for s in ("train", "val") for name in splits[s].names} & set(test.names)
-    assert PARTS  # the tests above are on made-up parts; these are the real ones

@@ -334,7 +334,7 @@ def test_loaded_model_predicts_as_its_checkpoint(checkpoint: Path, predictor: Pr
 
 
 def test_what_is_no_classifier_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a classifier or its checkpoint, got Linear"):
+    with pytest.raises(ValueError, match="expected a classifier, a segmenter or .* got Linear"):
         Predictor(torch.nn.Linear(3, 4), "cpu")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from bixt3d import BiXT, create_model
 from bixt3d.models.attention import CrossAttention
 from bixt3d.models.bixt import BidirectionalLayer, TokenLayer
 from bixt3d.models.decoder import PropagationDecoder, PropagationStage
-from bixt3d.models.factory import is_segmenter
+from bixt3d.models.factory import MODELS
 from bixt3d.models.official import initialize_from
 from bixt3d.models.segmenter import PointSegmenter, segment_all_points
+from bixt3d.presets import labels_parts
 from tests.models.randomize import randomize
 
 TINY: dict[str, Any] = {
@@ -81,8 +83,10 @@ def test_defaults_are_the_papers_settings() -> None:
 
 
 def test_which_models_label_parts() -> None:
-    assert is_segmenter("bixt_ti_partseg") and is_segmenter("bixt_ti_partseg_encdec")
-    assert not is_segmenter("bixt_ti_cls") and not is_segmenter("no such model")
+    """The rule by name holds for every model."""
+    for name, build in MODELS.items():
+        assert labels_parts(name) == ("num_parts" in inspect.signature(build).parameters)
+    assert set(ARGS) == {name for name in MODELS if labels_parts(name)}
 
 
 @pytest.mark.parametrize("channels", [3, 6])
@@ -209,14 +213,20 @@ def test_starts_from_a_full_trunk_of_official_names() -> None:
     model = tiny("bixt_ti_partseg")
     initialize_from(model, state)
     trunk = model.encoder.trunk
-    latents, tokens = whole(torch.randn(2, 9, 24))
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randn(2, 9, 24, generator=generator)
+    tokens = torch.randn(2, 9, 24)
     torch.testing.assert_close(trunk(tokens)[1], whole(tokens)[1])
 
 
+def test_a_one_sided_last_layer_has_no_token_half() -> None:
+    """Its names and shapes would fit, but it is the latents' half."""
+    whole = BiXT(24, 3, 3, 5, last_layer="one_sided")
+    state = official_names(whole)
+    with pytest.raises(ValueError, match="the checkpoint does not fit this trunk"):
+        initialize_from(tiny("bixt_ti_partseg"), state)
+
+
 def official_names(trunk: BiXT) -> dict[str, Tensor]:
-    from bixt3d.models.official import SELF, TWO_SIDED
+    from bixt3d.models.official import ONE_SIDED, SELF, TWO_SIDED
 
     state = {}
     for name, value in trunk.state_dict().items():
@@ -226,7 +236,8 @@ def official_names(trunk: BiXT) -> dict[str, Tensor]:
         _, layer, block, rest = name.split(".", 3)
         table, official = SELF, "self_attention_latents"
         if block == "cross":
-            table, official = TWO_SIDED, "cross_attention_latents_token"
+            one_sided = f"layers.{layer}.cross.query.weight" in trunk.state_dict()
+            table, official = ONE_SIDED if one_sided else TWO_SIDED, "cross_attention_latents_token"
         old = next(o for o, new in table.items() if rest.startswith(f"{new}."))
         state[f"blocks.{layer}.{official}.{old}{rest[len(table[old]) :]}"] = value
     return state
@@ -298,6 +309,17 @@ class TestAllPoints:
         spy, points = Spy(), cloud(2, 20)
         segment_all_points(spy, points, None, 8, torch.tensor([8, 20]))
         assert set(spy.seen[0][0].tolist()) == set(points[0, :8, 0].tolist())
+
+    @pytest.mark.parametrize("own", [20, 64, 70, 150])
+    def test_padding_changes_nothing(self, name: str, own: int) -> None:
+        """The same points, alone and repeated in the rows of a wider split, beside a cloud that fills it."""
+        model, points = tiny(name).eval(), cloud(1, own)
+        wide = torch.cat([points[:, torch.arange(200) % own], cloud(1, 200)])
+        with torch.no_grad():
+            alone = segment_all_points(model, points, CATEGORY[:1], 64)
+            padded = segment_all_points(model, wide, CATEGORY[:2], 64, torch.tensor([own, 200]))
+        torch.testing.assert_close(padded[0, :own], alone[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(padded[0], alone[0, torch.arange(200) % own], rtol=1e-4, atol=1e-4)
 
     def test_with_a_model(self, name: str) -> None:
         model, points = tiny(name).eval(), cloud(3, 150)

@@ -54,9 +54,9 @@ def run_dir(workplace: Workplace, outcome: Outcome) -> Path:
 def test_training_tells_its_scores_under_both_conventions(outcome: Outcome, run_dir: Path) -> None:
     sizes = "shapenetpart: 70 train, 10 val, 20 test"
     assert re.search(rf"bixt_ti_partseg: [\d,]+ parameters on cpu; {sizes}", outcome.out)
-    assert "class_miou_pointmlp" in outcome.out and "last epoch" in outcome.out
+    assert "class mIoU (pointmlp)" in outcome.out and "test, last epoch:" in outcome.out
     result = json.loads((run_dir / "result.json").read_text())
-    assert result["last"]["epoch"] == 2 and 0 < result["last"]["class_miou"] < 1
+    assert result["last"]["epoch"] == 2 and 0 < result["last"]["class_miou_pointnet2"] < 1
     lines = [line for line in outcome.err.splitlines() if line.startswith("epoch")]
     assert all(len(line) <= 80 for line in lines)
 
@@ -74,7 +74,7 @@ def test_checkpoint_is_only_evaluated(workplace: Workplace, run_dir: Path) -> No
     with open(folder / "table.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert [row[0] for row in rows[1:]] == list(CATEGORIES) and {row[1] for row in rows[1:]} == {"2"}
-    assert f"class mIoU (pointnet2)     {100 * told['class_miou']:.2f}%" in done.out
+    assert f"class mIoU (pointnet2)     {100 * told['class_miou_pointnet2']:.2f}%" in done.out
     assert f"class mIoU (pointmlp)      {100 * told['class_miou_pointmlp']:.2f}%" in done.out
     assert max(map(len, done.out.split("\n\n")[0].splitlines())) <= 80
 
@@ -90,8 +90,8 @@ def test_evaluate_takes_a_segmenter_too(workplace: Workplace, run_dir: Path, tmp
     [
         (["--set", "data.root=nowhere"], ["no data set shapenetcore_partanno", "nowhere"]),
         (["--set", "data.order=fps"], ["data.order", "random"]),
-        (["--set", "model.name=bixt_ti_partsek"], ["unknown model 'bixt_ti_partsek'", "bixt_ti_partseg"]),
-        (["--checkpoint", "runs/none"], ["no checkpoint runs/none"]),
+        (["--set", "model.args.dimm=3", "data.root=data/shapes"], ["no argument 'dimm'", "mean 'dim'"]),
+        (["--checkpoint", "runs/none", "--split", "test"], ["no checkpoint runs/none"]),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
 from bixt3d.training import ClassificationTask, evaluate
-from bixt3d.training.report import class_table, write_confusion
+from bixt3d.training.report import class_rows, text_table, write_confusion
 
 
 def smoothed_loss(logits: Tensor, label: Tensor, smoothing: float) -> float:
@@ -145,7 +145,7 @@ def test_amp_autocasts_where_the_device_is_faster_with_it(
 
 def test_reports(tmp_path) -> None:  # type: ignore[no-untyped-def]
     counts = torch.tensor([[3, 1, 0], [0, 4, 0], [0, 0, 0]])
-    table = class_table(counts, ("cup", "flower pot", "lamp")).splitlines()
+    table = text_table(class_rows(counts, ("cup", "flower pot", "lamp"))).splitlines()
     assert [line.split() for line in table[1:]] == [
         ["cup", "4", "75.0%", "flower", "pot", "(1)"],
         ["flower", "pot", "4", "100.0%", "-"],

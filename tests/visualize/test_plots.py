@@ -29,13 +29,13 @@ FORTY = (
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The figures that the test draws, as objects."""
     drawn: list[Any] = []
-    save = plots._save
+    save = plots.save_figure
 
     def keep(figure: Any, path: Path) -> Path:
         drawn.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "_save", keep)
+    monkeypatch.setattr(plots, "save_figure", keep)
     return drawn
 
 
@@ -157,8 +157,8 @@ class TestTrainingCurves:
         np.testing.assert_allclose(points, [(1, 1), (2, 1 / 2), (3, 1 / 3), (4, 0.5), (5, 0.25)])
 
     def test_segmentation_shows_its_own_score(self, tmp_path: Path) -> None:
-        path = training_curves({"parts": rows(3, val_instance_miou=0.8)}, tmp_path / "curves.svg")
-        assert "instance mIoU" in texts(path)
+        path = training_curves({"parts": rows(3, val_class_miou_pointnet2=0.8)}, tmp_path / "curves.svg")
+        assert "class mIoU (pointnet2)" in texts(path)
         assert "overall accuracy" not in texts(path)
 
     def test_a_first_epoch_can_be_seen(self, tmp_path: Path, figures: list[Any]) -> None:
