@@ -204,7 +204,11 @@ def bixt_ti_partseg_encdec(
     dropout: float = 0.5,
     backend: str = "auto",
 ) -> PointSegmenter:
-    """BiXT over a hierarchy of 4 layers, and PointMLP's decoder back to all points (BiXT, section 4.4)."""
+    """BiXT over a hierarchy of 4 layers, and a PointMLP-style decoder to all points (BiXT, section 4.4).
+
+    PointMLP's own decoder has widths 512, 256, 128, 128 and 4 blocks a stage, and another embedding of the
+    category; here the latents join the global context.
+    """
     stages = _hierarchy(
         embed_dim, widths, reductions, neighbors, group_blocks, group_expansion, center, use_xyz, "fps"
     )
