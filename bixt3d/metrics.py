@@ -107,10 +107,10 @@ def part_iou(
 ) -> Tensor:
     """Compute the part IoU of each shape, averaged over its parts: (S,) float64, fractions of 1.
 
-    ``"pointnet2"`` (Qi et al., 2017, as Point-MAE and DGCNN): a point takes the best part of its shape's
+    ``"pointnet2"`` (Qi et al., 2017, as Point-MAE): a point takes the best part of its shape's
     category, and the mean goes over all parts of the category; one that neither the truth nor the
-    prediction holds counts 1. ``"pointmlp"`` (Ma et al., 2022, as PAConv and CurveNet): a point takes the
-    best of all parts, and the mean goes over the parts that the truth holds.
+    prediction holds counts 1. ``"pointmlp"`` (Ma et al., 2022): a point takes the best of all
+    parts, and the mean goes over the parts that the truth holds. Others, such as PointNeXt, mix the two.
 
     Args:
         logits: Scores of all parts (S, N, P).
@@ -161,7 +161,16 @@ def part_miou(
     convention: str,
     valid: Tensor | None = None,
 ) -> dict[str, float | list[float]]:
-    """Compute the mean part IoU over shapes and over categories; the arguments are those of `part_iou`.
+    """Compute the mean part IoU over shapes and over categories.
+
+    Args:
+        logits: Scores of all parts (S, N, P); for predicted parts, their one-hot form.
+        parts: True part of each point (S, N), int64.
+        category: Category of each shape (S,), int64.
+        parts_of_category: For each category the part ids that it may hold.
+        convention: ``"pointnet2"`` or ``"pointmlp"``, see `part_iou`.
+        valid: Which points count (S, N), bool; all if None. Where shapes repeat points to be as long as
+            others, ``torch.arange(N) < split.count[:, None]``.
 
     Returns:
         ``instance_miou``: the mean over all shapes; ``class_miou``: the mean over the categories that occur

@@ -13,7 +13,7 @@ from bixt3d.visualize.plots import confusion_matrix
 
 def main() -> None:
     options = parser(__doc__, "YAML file; by default the settings of the checkpoint's training")
-    options.add_argument("checkpoint", help="weights file, its name without suffix, or a run's folder")
+    options.add_argument("checkpoint", help="weights file, or a run's folder: its best epoch, else its last")
     options.add_argument("--split", default="test", help="train, val, trainval or test (default)")
     options.add_argument("--out", type=Path, help="folder for the results; beside the checkpoint by default")
     args = options.parse_args()
@@ -25,8 +25,8 @@ def main() -> None:
         if split.parts is None:
             write_confusion(seen.counts, split.classes, out / "confusion.csv")
             picture = confusion_matrix(seen.counts, split.classes, out / "confusion.png")
-            print(f"confusion matrix: {picture}, {out / 'confusion.csv'}")
-        print(f"table and scores are in {out}")
+            print(f"confusion matrix: {picture}")
+        print(f"tables and scores are in {out}")
 
 
 if __name__ == "__main__":

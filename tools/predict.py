@@ -20,6 +20,11 @@ def main() -> None:
     args = parser.parse_args()
     try:
         predictor = Predictor(args.checkpoint, pick_device(args.device))
+        if predictor.part_names is not None:
+            raise ValueError(
+                f"{args.checkpoint} labels parts; in Python: "
+                f"bixt3d.Predictor({args.checkpoint!r}).segment(file, category)"
+            )
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     failed = 0
@@ -38,7 +43,7 @@ def main() -> None:
         )
         print(f"{name:{width}}  {shown}")
     if failed:
-        sys.exit(f"{failed} of {len(args.files)} files could not be read")
+        sys.exit(f"{failed} of {len(args.files)} files failed")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def segmented(predictor: Predictor, split: Split, most: int | None) -> list[Labe
 def main() -> None:
     options = parser(__doc__, f"YAML file with the settings; configs/{CFG.name} by default")
     options.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
-    options.add_argument("--checkpoint", help="evaluate this weights file or run's folder, do not train")
+    options.add_argument("--checkpoint", help="only evaluate: weights file or run's folder (its best, else last)")
     options.add_argument("--split", help="split to evaluate --checkpoint on (test)")
     options.add_argument("--out", type=Path, help="folder for its results; beside it by default")
     options.add_argument("--picture", type=int, help="categories in its picture, 0 for none (all)")
@@ -49,7 +49,7 @@ def main() -> None:
             if split.parts is not None and args.picture != 0:
                 clouds = segmented(Predictor(args.checkpoint, device), split.to("cpu"), args.picture)
                 print(f"picture: {part_picture(clouds, out / 'parts.png')}")
-            print(f"table and scores are in {out}")
+            print(f"tables and scores are in {out}")
         else:
             train_model(experiment(args.cfg or str(CFG), args.set), device, args.resume)
 

@@ -31,7 +31,8 @@ def open_dataset(name: str, root: str | os.PathLike[str], split: str, num_points
 
     Returns:
         The split: points (S, N, C) float32, label (S,) int64, classes; part data also parts (S, N), category
-        (S,), categories and parts_of_category.
+        (S,), categories, parts_of_category, part_names, and count (S,): rows from there on repeat a shape's
+        own points. `shapes` comes without its parts: open `shapenetpart` with the root `data/shapes`.
 
     Raises:
         FileNotFoundError: The data set, or a file that it names, is missing.

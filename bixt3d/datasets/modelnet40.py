@@ -66,9 +66,7 @@ def read_modelnet40(root: str | os.PathLike[str], split: str, num_points: int | 
     )
     points = _first_points(arrays, num_points, folder)
     whole = _split(points, arrays, classes)
-    logger.info(
-        "modelnet40: read %d %s shapes of %d points from %s", len(whole), part, whole.num_points, folder
-    )
+    logger.info("modelnet40: read %d %s shapes of %d points", len(whole), part, whole.num_points)
     return whole if part == "test" else cut_train(whole, split)
 
 
@@ -118,13 +116,7 @@ def read_modelnet40_normal(root: str | os.PathLike[str], split: str, num_points:
     points = _first_points(arrays, num_points, folder)
     points[..., :3] = unit_sphere(points[..., :3])
     whole = _split(points, arrays, classes)
-    logger.info(
-        "modelnet40_normal: read %d %s shapes of %d points from %s",
-        len(whole),
-        part,
-        whole.num_points,
-        folder,
-    )
+    logger.info("modelnet40_normal: read %d %s shapes of %d points", len(whole), part, whole.num_points)
     return whole if part == "test" else cut_train(whole, split)
 
 

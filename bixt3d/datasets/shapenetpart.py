@@ -112,8 +112,7 @@ def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int 
         count,
     )
     logger.info(
-        "%s: read %d %s shapes of %d to %d points, %d categories with %d parts",
-        folder.name,
+        "read %d %s shapes of %d to %d points, %d categories with %d parts",
         len(result),
         split,
         int(count.min()),

@@ -154,7 +154,10 @@ class Predictor:
         """Label every point of a cloud, or of a sample of a mesh, with a part.
 
         Args:
-            cloud: An array or tensor (N, C) of any number of points, or a file's path.
+            cloud: An array or tensor (N, C) of any number of points, or a file's path; C is
+                ``self.channels``, 3 for xyz or 6 for xyz and unit normal, as in training. Meshes give
+                normals, and so do columns 4 to 6 of .xyz, .txt and .npy; PLY clouds do not. It must stand as
+                the training's do: y up for ours.
             category: Name or number of the cloud's category, whose parts are then the possible ones. A model
                 that was not told it in training needs none.
 

@@ -23,7 +23,7 @@ def parser(description: str | None, cfg: str) -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="settings that go before the file's",
+        help="settings that override the file's; give them last",
     )
     options.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
     return options

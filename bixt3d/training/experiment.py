@@ -189,7 +189,7 @@ def train_model(config: Config, device: torch.device, resume: bool = False) -> d
     if workers.first:
         count = sum(value.numel() for value in model.parameters())
         sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
-        print(f"{config.model.name}: {count:,} parameters on {device}; {config.data.name}: {sizes}")
+        print(f"{config.model.name}: {count:,} parameters on {device}\n{config.data.name}: {sizes}")
     run_dir = Path(config.run.dir)
     trainer = Trainer(config, model, task, train, splits.get("val"), run_dir, description, resume)
     before = trainer.seconds

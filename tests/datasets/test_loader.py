@@ -213,3 +213,35 @@ def test_arrange_refuses() -> None:
         arrange(points, 0, "fps")
     with pytest.raises(ValueError, match="order: expected one of stored, fps, random, got 'randomly'"):
         arrange(points, 2, "randomly")
+
+
+def test_random_order_is_one_draw_that_stays() -> None:
+    points = torch.rand(4, 30, 3)
+    index = arrange(points, 12, "random")
+    assert index.shape == (4, 12) and torch.equal(index, arrange(points, 12, "random"))
+    assert all(len(set(row.tolist())) == 12 for row in index)
+    assert not torch.equal(index, arrange(points, 12))
+    own = arrange(points, 12, "random", count=torch.tensor([5, 12, 20, 30]))
+    assert [int((row < 5).sum()) for row in own][0] == 5 and bool((own[1] < 12).all())
+
+
+def test_labels_of_points_follow_what_is_chosen() -> None:
+    """Points carry their number, and so do their parts."""
+    number = torch.arange(20).repeat(6, 1)
+    split = Split(
+        number[..., None].float().expand(-1, -1, 3).contiguous(),
+        torch.zeros(6, dtype=torch.int64),
+        ("thing",),
+        number,
+        torch.zeros(6, dtype=torch.int64),
+        ("thing",),
+        (tuple(range(20)),),
+    )
+
+    def choose(points: Tensor, generator: Generator, count: Tensor | None) -> Tensor:
+        return torch.randint(20, (len(points), 7), generator=generator)
+
+    loader = CloudLoader(split, 4, choose=choose, augment=lambda points, _: points + 0.25, seed=3)
+    for batch in loader.epoch(1):
+        assert batch.parts is not None and batch.points.shape[1] == 7
+        assert torch.equal(batch.points[..., 0], batch.parts + 0.25)

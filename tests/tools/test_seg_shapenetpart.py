@@ -53,7 +53,7 @@ def run_dir(workplace: Workplace, outcome: Outcome) -> Path:
 
 def test_training_tells_its_scores_under_both_conventions(outcome: Outcome, run_dir: Path) -> None:
     sizes = "shapenetpart: 70 train, 10 val, 20 test"
-    assert re.search(rf"bixt_ti_partseg: [\d,]+ parameters on cpu; {sizes}", outcome.out)
+    assert re.search(rf"bixt_ti_partseg: [\d,]+ parameters on cpu\n{sizes}", outcome.out)
     assert "class mIoU (pointmlp)" in outcome.out and "test, last epoch:" in outcome.out
     result = json.loads((run_dir / "result.json").read_text())
     assert result["last"]["epoch"] == 2 and 0 < result["last"]["class_miou_pointnet2"] < 1
@@ -99,6 +99,19 @@ def test_mistake_ends_with_one_line(
     arguments: list[str], words: list[str], workplace: Workplace, config: Path
 ) -> None:
     workplace.run("seg_shapenetpart", "--cfg", config, *arguments).refused(*words)
+
+
+def test_predict_says_what_to_do_with_parts(workplace: Workplace, run_dir: Path) -> None:
+    outcome = workplace.run("predict", workplace.meshes[0], "--checkpoint", run_dir / "last")
+    outcome.refused("labels parts; in Python: bixt3d.Predictor(", ").segment(file, category)")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--split", "val"], ["--picture", "2"], ["--checkpoint", "runs/parts", "--resume"]]
+)
+def test_options_that_do_not_go_together(arguments: list[str], workplace: Workplace) -> None:
+    outcome = workplace.run("seg_shapenetpart", *arguments)
+    assert outcome.code == 2 and "--checkpoint" in outcome.err and "Traceback" not in outcome.err
 
 
 def test_predictor_labels_a_mesh(workplace: Workplace, run_dir: Path) -> None:

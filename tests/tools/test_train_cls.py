@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import re
 import signal
@@ -9,27 +10,28 @@ from pathlib import Path
 import pytest
 
 import bixt3d
+from bixt3d.datasets.shapes import CATEGORIES
 from tests.tools.conftest import Trained, Workplace
 from tests.training.tiny import contents, rows_of
 
 
 def test_training_leaves_a_run_and_says_how_it_went(trained: Trained) -> None:
     out, run_dir = trained.outcome.out, trained.run_dir
-    assert re.search(r"bixt_ti_cls: [\d,]+ parameters on cpu; shapes: 70 train, 10 val, 20 test", out)
+    assert re.search(r"bixt_ti_cls: [\d,]+ parameters on cpu\nshapes: 70 train, 10 val, 20 test", out)
     assert re.findall(r"^epoch (\d)/3  loss \d\.\d+ .*train oa [\d.]+%.*val oa [\d.]+%", out, re.M) == list(
         "123"
     )
-    assert (
-        len(re.findall(r"^test  oa [\d.]+%  macc [\d.]+%  \((last epoch|epoch \d, best on val)\)", out, re.M))
-        == 2
-    )
+    told = r"^test, (last epoch|epoch \d, best on val):\nOA    [\d.]+%\nmAcc  [\d.]+%$"
+    assert len(re.findall(told, out, re.M)) == 2
     assert {"last.safetensors", "best.safetensors", "resume.pt", "result.json"} <= set(contents(run_dir))
     assert [row["epoch"] for row in rows_of(run_dir)] == [1, 2, 3]
     assert rows_of(run_dir)[0]["step"] == 5
     result = json.loads((run_dir / "result.json").read_text())
     assert result["last"]["epoch"] == 3 and result["best"]["epoch"] in (1, 2, 3)
     assert all(0 <= result[name][score] <= 1 for name in ("last", "best") for score in ("oa", "macc"))
-    assert f"oa {100 * result['last']['oa']:.2f}%" in out
+    assert f"OA    {100 * result['last']['oa']:.2f}%" in out
+    with open(run_dir / "last_test.csv", newline="") as file:
+        assert [row[0] for row in csv.reader(file)][1:] == list(CATEGORIES)
     assert "train_cls.py --cfg" in json.loads((run_dir / "environment.json").read_text())["command"]
 
 
@@ -59,7 +61,7 @@ def test_interrupt_says_how_to_go_on_and_resume_does(workplace: Workplace) -> No
     finally:
         process.kill()
     assert process.returncode == 1, err
-    assert "stopped; go on from the last saved epoch with --resume" in err
+    assert "stopped; a training goes on from its last saved epoch with --resume" in err
     assert "Traceback" not in err, err
     epochs = len(rows_of(run_dir))
     assert epochs >= 2

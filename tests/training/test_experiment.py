@@ -122,3 +122,12 @@ def test_one_process_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun with one process
     assert join_workers(CPU) == alone
     assert not Workers(1, 2).first
+
+
+def test_random_order_keeps_all_points_for_training_and_a_fixed_draw_for_the_rest(root: Path) -> None:
+    config = shapes(root, "data.order=random")
+    splits, stored = open_splits(config, CPU, ("train", "test"), train="train")
+    assert stored == 64 and splits["train"].num_points == 64 and splits["test"].num_points == 16
+    again, _ = open_splits(config, CPU, ("test", "train"))
+    assert torch.equal(again["test"].points, splits["test"].points)
+    assert again["train"].num_points == 16  # nothing draws from it here

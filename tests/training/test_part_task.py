@@ -15,7 +15,14 @@ from bixt3d import load_model, metrics, open_dataset
 from bixt3d.config import Config, config_from
 from bixt3d.datasets.loader import Batch
 from bixt3d.training import PartSegmentationTask, Trainer, evaluate
-from bixt3d.training.experiment import build_model, build_task, describe, open_splits, train_model
+from bixt3d.training.experiment import (
+    build_model,
+    build_task,
+    describe,
+    evaluate_checkpoint,
+    open_splits,
+    train_model,
+)
 from tests.datasets.parts import write_parts
 from tests.training.tiny import assert_same, rows_of, weights
 
@@ -225,3 +232,24 @@ def test_a_classifier_takes_the_categories_of_part_data(data: Path, tmp_path: Pa
     assert set(result["last"]) == {"epoch", "oa", "macc"}
     header = json.loads((tmp_path / "run" / "result.json").read_text())
     assert header["last"] == result["last"]
+
+
+def test_other_parts_than_the_checkpoint_knows_are_refused(data: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(make_config(data, "train.epochs=1"), tmp_path / "run")
+    trainer.fit()
+    parts = {"Mug": {"body": 0, "handle": 2}, "Table": {"top": 1, "leg": 3, "shelf": 4}}
+    other = write_parts(tmp_path / "other", parts=parts, points=(60, 80))
+    with pytest.raises(ValueError, match="knows other parts than shapenetpart has"):
+        evaluate_checkpoint(tmp_path / "run" / "last", overrides=[f"data.root={other}"])
+    with pytest.raises(ValueError, match="cannot resume .* its parts_of_category was"):
+        make_trainer(make_config(other, "train.epochs=2"), tmp_path / "run", resume=True)
+
+
+def test_evaluating_again_gives_the_same(data: Path, tmp_path: Path) -> None:
+    make_trainer(make_config(data, "train.epochs=1", encdec=True), tmp_path / "run").fit()
+    first, split, out = evaluate_checkpoint(tmp_path / "run" / "last", "val")
+    for batch_size in (1, 5):
+        other = [f"train.eval_batch_size={batch_size}"]
+        again, _, _ = evaluate_checkpoint(tmp_path / "run" / "last", "val", overrides=other)
+        assert again.metrics == pytest.approx(first.metrics, abs=1e-3)
+    assert len(split) == 6 and json.loads((out / "result.json").read_text())["shapes"] == 6
