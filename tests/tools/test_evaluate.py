@@ -54,7 +54,7 @@ def test_files_lie_beside_the_checkpoint(trained: Trained, outcome: Outcome, con
     result = json.loads((folder / "result.json").read_text())
     assert result["split"] == "test" and result["shapes"] == 20
     assert result["oa"] == pytest.approx(int(confusion.diagonal().sum()) / 20)
-    assert str(folder / "confusion.csv") in outcome.out and "confusion.png" in outcome.out
+    assert str(folder / "confusion.png") in outcome.out and f"are in {folder}" in outcome.out
 
 
 def test_scores_are_those_that_training_told(trained: Trained, outcome: Outcome) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import bixt3d
 from bixt3d.models import create_model
+from bixt3d.presets import labels_parts
 from bixt3d.training.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -39,8 +40,16 @@ def tiny() -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", bixt3d.list_models())
 def test_file_rebuilds_its_model_by_itself(name: str, tmp_path: Path) -> None:
-    args: dict[str, Any] = {"dim": 12, "num_heads": 2, "num_latents": 4, "num_classes": 3, "in_dims": 6}
-    if "hierarchy" in name:
+    args: dict[str, Any] = {"dim": 12, "num_heads": 2, "num_latents": 4, "in_dims": 6}
+    told: tuple[torch.Tensor, ...] = ()
+    if labels_parts(name):
+        args |= {"num_parts": 5, "num_categories": 3}
+        told = (torch.tensor([2, 0]),)
+    else:
+        args |= {"num_classes": 3}
+    if "encdec" in name:
+        args |= {"widths": [8, 12], "reductions": [2, 2], "neighbors": 6, "decoder_widths": [12, 8]}
+    elif "hierarchy" in name:
         args |= HIERARCHY
     elif "perceiver" in name:
         args |= {"num_blocks": 2, "self_attends_per_block": 1}
@@ -63,8 +72,8 @@ def test_file_rebuilds_its_model_by_itself(name: str, tmp_path: Path) -> None:
     assert_same(loaded.state_dict(), model.state_dict())
     points = torch.rand(2, 24, 6)
     with torch.no_grad():
-        assert torch.equal(loaded(points), model(points))
-        assert loaded(points).std() > 0
+        assert torch.equal(loaded(points, *told), model(points, *told))
+        assert loaded(points, *told).std() > 0
 
 
 def test_load_model_is_public_and_returns_the_model(tmp_path: Path) -> None:

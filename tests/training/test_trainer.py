@@ -437,7 +437,8 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     assert moved(100.0) == pytest.approx(free, rel=1e-4)
 
 
-def test_amp_runs(tmp_path: Path) -> None:
+def test_amp_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bixt3d.training.device.has_bfloat16", lambda device: True)
     trainer = make_trainer(tmp_path, make_config("train.amp=true", hierarchy=True))
     seen: list[torch.dtype] = []
     trainer.model.head.linear.register_forward_hook(lambda m, i, out: seen.append(out.dtype))  # type: ignore
