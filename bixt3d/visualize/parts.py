@@ -55,7 +55,7 @@ def part_picture(clouds: Sequence[LabelledCloud], path: str | Path) -> Path:
     figure = new_figure()
     columns = min(2, len(clouds))
     rows = -(-len(clouds) // columns)
-    figure.set_size_inches(7.2 * columns, 2.75 * rows)
+    figure.set_size_inches(6.6 * columns, 2.6 * rows)
     cells: Any = figure.subfigures(rows, columns, squeeze=False)
     for cell, cloud in zip(cells.flat, clouds, strict=False):
         _draw(cell, cloud)
@@ -70,7 +70,7 @@ def _draw(cell: Any, cloud: LabelledCloud) -> None:
     wrong = cloud.truth != cloud.prediction  # (N,)
     error = np.where(wrong[:, None], ERROR, RIGHT)  # (N, 3)
     views = {
-        cloud.title: part_colors(cloud.truth, cloud.ids),
+        f"{cloud.title}: truth": part_colors(cloud.truth, cloud.ids),
         "prediction": part_colors(cloud.prediction, cloud.ids),
         f"{wrong.mean():.1%} wrong": error,
     }
