@@ -276,7 +276,7 @@ class TestErrors:
         ("changed", "message"),
         [
             ({"attention": "both"}, "attention: expected one of bidirectional, sequential, got 'both'"),
-            ({"last_layer": "none"}, "last_layer: expected one of one_sided, full, got 'none'"),
+            ({"last_layer": "none"}, "last_layer: expected one of one_sided, full, tokens, got 'none'"),
             ({"dim": 13}, "width divisible by the heads, got dim=13"),
             ({"dim": 0}, "positive sizes.*dim=0"),
             ({"depth": 0}, "positive sizes.*depth=0"),
