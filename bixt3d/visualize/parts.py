@@ -79,10 +79,10 @@ def _draw(cell: Any, cloud: LabelledCloud) -> None:
         axes = cell.add_subplot(1, 3, index, projection="3d")
         # matplotlib's up axis is z
         axes.scatter(x, -z, y, c=colors, s=3, linewidths=0, depthshade=False)
-        axes.set_box_aspect([max(np.ptp(values), 1e-3) for values in (x, z, y)], zoom=1.2)
+        axes.set_box_aspect([max(np.ptp(values), 1e-3) for values in (x, z, y)], zoom=1.0)
         axes.view_init(elev=18, azim=-55)
         axes.set_axis_off()
-        axes.set_title(title, fontsize=10, y=0.93, parse_math=False)
+        axes.set_title(title, fontsize=10, y=0.97, parse_math=False)
     marks = [
         Line2D([], [], marker="o", linestyle="", color=color, label=name)
         for name, color in legend(cloud.ids, cloud.names)
