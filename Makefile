@@ -56,5 +56,5 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 # What the tests need on top.
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP_INSTALL) --quiet --editable ".[plots,logs,dev]"
+	$(PIP_INSTALL) --quiet --editable ".[plots,logs,viewer,web,export,dev]"
 	@touch $@

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-NAMES = ("cuda", "data", "fixtures", "torch_cluster", "pytorch3d")
+NAMES = ("cuda", "data", "fixtures", "torch_cluster", "pytorch3d", "window", "browser")
 
 
 def _folder_missing(name: str, variable: str, content: str) -> str | None:
@@ -56,6 +57,11 @@ def fixtures_dir() -> Path:
     return Path(os.environ["BIXT3D_FIXTURES"])
 
 
+def _program_missing(name: str, *programs: str) -> str | None:
+    absent = [program for program in programs if shutil.which(program) is None]
+    return f"needs_{name}: {', '.join(absent)} not found; .ci/run shows what to install" if absent else None
+
+
 needs_cuda = _skip_for(
     None if torch.cuda.is_available() else "needs_cuda: PyTorch sees no CUDA device; run where there is one"
 )
@@ -65,4 +71,6 @@ needs_torch_cluster = _skip_for(
     _package_missing("torch_cluster", "pip install --no-build-isolation torch-cluster compiles it")
 )
 needs_pytorch3d = _skip_for(_package_missing("pytorch3d", "environment.yml has it"))
+needs_window = _skip_for(_program_missing("window", "Xvfb", "xdotool"))
+needs_browser = _skip_for(_program_missing("browser", "chromium", "chromedriver"))
 slow = pytest.mark.slow

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 # tools -> training, inference, visualize -> datasets, models -> ops -> torch. Each part may import itself and
-# these; inference reads the checkpoints that training writes. Error messages everywhere use suggest, which is
-# held to the standard library. OUTSIDE: the packages beyond it that a part may import, where limited.
+# these; inference reads the checkpoints that training writes, and visualize draws what inference says. Error
+# messages everywhere use suggest, which is held to the standard library. OUTSIDE: the packages beyond it that a
+# part may import, where limited.
 LOWER = {"suggest", "ops", "presets", "config", "metrics"}
 MAY_IMPORT = {
     "suggest": set(),
@@ -29,11 +30,14 @@ MAY_IMPORT = {
     "datasets": {"suggest", "ops"},
     "training": {"models", "datasets"} | LOWER,
     "inference": {"training", "models", "datasets"} | LOWER,
-    "visualize": {"models", "datasets"} | LOWER,
+    "visualize": {"inference", "models", "datasets"} | LOWER,
 }
 OUTSIDE = {"suggest": set(), "ops": {"torch", "numpy", "triton", "torch_cluster", "pytorch3d"}}
 PROGRAMS = {"tools", "tests", "benchmarks"}  # nothing in bixt3d or tools imports them
-LATE = ("h5py", "trimesh", "matplotlib", "omegaconf", "safetensors", "open3d", "tensorboard")
+LATE = (
+    *("h5py", "trimesh", "matplotlib", "omegaconf", "safetensors", "open3d", "tensorboard"),
+    *("pooch", "plotly", "onnx", "onnxruntime", "onnxscript"),
+)
 MAX_LINES = {"bixt3d": 350, "tools": 80}
 MACHINE_PATH = re.compile(
     r"(?<![\w.~:/-])(?:/(?:home|Users|root|work|workspace|mnt|scratch|opt)|[A-Z]:\\Users)[/\\]\w"

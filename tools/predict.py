@@ -1,12 +1,17 @@
-"""Name the class of meshes and clouds."""
+"""Name the class of meshes and clouds, or label their parts."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from bixt3d.inference import Predictor
+from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import pick_device
+from bixt3d.visualize import Gallery
+from bixt3d.visualize.listing import FORMATS, class_row, listing, part_row
+from bixt3d.visualize.ply import ply_names, write_ply
 
 
 def main() -> None:
@@ -15,33 +20,34 @@ def main() -> None:
     parser.add_argument(
         "--checkpoint", required=True, help="weights file, its name without suffix, or a run's folder"
     )
+    parser.add_argument("--category", help="category of the files, for a model of parts that is told it")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="how results are printed (table)")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to show (3)")
+    parser.add_argument("--ply", type=Path, metavar="FOLDER", help="write clouds coloured by part there")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
-    parser.add_argument("--top", type=int, default=3, help="how many classes to show")
     args = parser.parse_args()
-    try:
+    rows = []
+    with one_line_errors():
         predictor = Predictor(args.checkpoint, pick_device(args.device))
-        if predictor.part_names is not None:
-            raise ValueError(
-                f"{args.checkpoint} labels parts; in Python: "
-                f"bixt3d.Predictor({args.checkpoint!r}).segment(file, category)"
-            )
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    failed = 0
-    width = max(len(name) for name in args.files)
-    for name in args.files:
-        try:
-            prediction = predictor(name)
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        order = prediction.probabilities.argsort()[::-1][: args.top]
-        shown = "  ".join(
-            f"{predictor.classes[i] if predictor.classes else i} {100 * prediction.probabilities[i]:.1f}%"
-            for i in order
-        )
-        print(f"{name:{width}}  {shown}")
+        if (args.ply or args.category) and not predictor.labels_parts:
+            raise ValueError(f"--ply and --category are for models of parts; {args.checkpoint} names classes")
+        clouds = Gallery.of_files(predictor, args.files, args.category or "", attention=False)
+        for index, (name, ply) in enumerate(zip(args.files, ply_names(args.files), strict=True)):
+            try:
+                if not predictor.labels_parts:
+                    row = class_row(name, predictor(name), predictor.classes, args.top)
+                else:
+                    row = part_row(name, clouds[index])
+                    if args.ply:
+                        write_ply(clouds[index], args.ply / ply)
+            except (ValueError, OSError) as error:
+                print(f"error: {error}", file=sys.stderr)
+                row = {"file": name, "error": str(error)}
+            rows.append(row)
+    print(listing(rows, args.format))
+    failed = sum("error" in row for row in rows)
+    if args.ply:
+        print(f"{len(rows) - failed} coloured clouds are in {args.ply}", file=sys.stderr)
     if failed:
         sys.exit(f"{failed} of {len(args.files)} files failed")
 

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bixt3d.datasets import Split
 from bixt3d.inference import Predictor
 from bixt3d.training.command import experiment, one_line_errors, parser
 from bixt3d.training.device import pick_device
 from bixt3d.training.experiment import evaluate_checkpoint, train_model
-from bixt3d.visualize import LabelledCloud, part_picture
+from bixt3d.visualize import Gallery, part_picture
 
 CFG = Path(__file__).parent.parent / "configs" / "shapenetpart_encdec.yaml"
-
-
-def segmented(predictor: Predictor, split: Split, most: int | None) -> list[LabelledCloud]:
-    """Label the first shape of each category, up to so many categories; all if None."""
-    assert split.parts is not None and split.category is not None
-    clouds = []
-    for category in sorted(set(split.category.tolist()))[:most]:
-        shape = int((split.category == category).nonzero()[0])
-        own = slice(None if split.count is None else int(split.count[shape]))
-        points, truth = split.points[shape, own].numpy(), split.parts[shape, own].numpy()
-        prediction = predictor.segment(points, category).parts
-        ids, names = split.parts_of_category[category], split.part_names
-        clouds.append(LabelledCloud(split.categories[category], points, truth, prediction, ids, names))
-    return clouds
 
 
 def main() -> None:
@@ -46,8 +31,10 @@ def main() -> None:
             _, split, out = evaluate_checkpoint(
                 args.checkpoint, args.split or "test", args.cfg, args.set, device, args.out
             )
-            if split.parts is not None and args.picture != 0:
-                clouds = segmented(Predictor(args.checkpoint, device), split.to("cpu"), args.picture)
+            if split.category is not None and args.picture != 0:
+                numbers = split.category.tolist()
+                firsts = [numbers.index(number) for number in sorted(set(numbers))][: args.picture]
+                clouds = Gallery.of_split(Predictor(args.checkpoint, device), split, firsts, attention=False)
                 print(f"picture: {part_picture(clouds, out / 'parts.png')}")
             print(f"tables and scores are in {out}")
         else:

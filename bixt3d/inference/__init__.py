@@ -1,5 +1,6 @@
-"""Using trained models."""
+"""Prediction with trained models."""
 
-from bixt3d.inference.predictor import Prediction, Predictor, Segmentation
+from bixt3d.inference.predictor import Predictor
+from bixt3d.inference.results import Attention, Prediction, Segmentation
 
-__all__ = ["Prediction", "Predictor", "Segmentation"]
+__all__ = ["Attention", "Prediction", "Predictor", "Segmentation"]

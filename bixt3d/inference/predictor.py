@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,53 +13,17 @@ from torch import Tensor, nn
 
 from bixt3d.datasets.augment import draw_points
 from bixt3d.datasets.loader import arrange
-from bixt3d.datasets.meshes import read_cloud
-from bixt3d.datasets.split import unit_sphere
+from bixt3d.inference.clouds import Cloud, as_list, name_of, normalize, read_points
+from bixt3d.inference.results import Attention, Prediction, Segmentation
 from bixt3d.metrics import mask_logits
 from bixt3d.models.classifier import PointClassifier
-from bixt3d.models.encoder import PointModel
+from bixt3d.models.encoder import Attended
 from bixt3d.models.segmenter import PointSegmenter, segment_all_points
-from bixt3d.ops import gather_points
-from bixt3d.ops.validate import check_points, describe
+from bixt3d.ops import gather_points, knn
 from bixt3d.suggest import nearest
 from bixt3d.training.checkpoint import load_checkpoint
 
-Cloud = np.ndarray[Any, Any] | Tensor | str | Path
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says of one cloud.
-
-    Attributes:
-        label: Name of the most probable class.
-        index: Its number.
-        probabilities: Probability of each class (K,), float32.
-        points: The points that the model saw (N, C), normalised, float32.
-    """
-
-    label: str
-    index: int
-    probabilities: np.ndarray[Any, Any]
-    points: np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """What a segmenter says of one cloud, in the order of its points.
-
-    Attributes:
-        parts: Part id of each point (N,), int64.
-        names: Name of each point's part (N,), str.
-        probabilities: Probability of that part (N,), float32, among the parts that were possible.
-        points: The points in their own coordinates and scale (N, C), float64: those that came, or the sample
-            of a mesh.
-    """
-
-    parts: np.ndarray[Any, Any]
-    names: np.ndarray[Any, Any]
-    probabilities: np.ndarray[Any, Any]
-    points: np.ndarray[Any, Any]
+Category = str | int | None
 
 
 class Predictor:
@@ -99,7 +62,7 @@ class Predictor:
             raise ValueError(
                 f"expected a classifier, a segmenter or a checkpoint of one, got {type(model).__name__}"
             )
-        self.model: PointModel = model.to(self.device).eval()
+        self.model: PointClassifier | PointSegmenter = model.to(self.device).eval()
         about = model.description or {}
         names = classes if classes is not None else about.get("classes")
         self.classes = tuple(names) if names is not None else None
@@ -109,13 +72,23 @@ class Predictor:
             count, what = model.num_categories, "a category"
         if self.classes is not None and count and len(self.classes) != count:
             raise ValueError(f"classes: expected {count} names, one {what}, got {len(self.classes)}")
-        self.parts_of_category: list[list[int]] | None = about.get("parts_of_category")
-        self.part_names: list[str] | None = about.get("part_names")
+        # Of a segmenter; a classifier has none.
+        self.part_names: tuple[str, ...] = ()
+        self.parts_of_category: list[list[int]] = []
+        if isinstance(model, PointSegmenter):
+            every = range(model.head.linear.out_features)
+            self.part_names = tuple(about.get("part_names") or (f"part {part}" for part in every))
+            self.parts_of_category = about.get("parts_of_category") or [list(every)] * model.num_categories
         preprocess = about.get("preprocess", {})
         self.num_points: int | None = num_points or preprocess.get("num_points")
         self.order: str = preprocess.get("order", "stored")
         self.stored_points: int = preprocess.get("stored_points", self.num_points or 2048)
         self.channels = model.in_dims
+
+    @property
+    def labels_parts(self) -> bool:
+        """Whether the model labels points with parts, rather than the whole cloud with a class."""
+        return isinstance(self.model, PointSegmenter)
 
     @overload
     def __call__(self, clouds: str | Path) -> Prediction: ...
@@ -138,49 +111,66 @@ class Predictor:
         """
         if not isinstance(self.model, PointClassifier):
             raise ValueError("this model labels parts: call predictor.segment(cloud, category)")
-        if isinstance(clouds, (str, Path)) or getattr(clouds, "ndim", None) == 2:
-            return self._predict([clouds])[0]
-        if not isinstance(clouds, (np.ndarray, Tensor, Sequence)):
-            raise ValueError(f"expected arrays, tensors or paths, got {describe(clouds)}")
-        if isinstance(clouds, (np.ndarray, Tensor)) and clouds.ndim != 3:
-            raise ValueError(
-                f"expected a cloud (N, {self.channels}) or a batch (B, N, {self.channels}), got an array of "
-                f"shape {tuple(clouds.shape)}"
-            )
-        return self._predict(list(clouds))
+        clouds, single = as_list(clouds, self.channels)
+        predictions = self._predict(clouds)
+        return predictions[0] if single else predictions
+
+    @overload
+    def segment(self, clouds: str | Path, category: Category = None) -> Segmentation: ...
+
+    @overload
+    def segment(self, clouds: Any, category: Category | Sequence[Category] = None) -> Any: ...
 
     @torch.no_grad()
-    def segment(self, cloud: Cloud, category: str | int | None = None) -> Segmentation:
-        """Label every point of a cloud, or of a sample of a mesh, with a part.
+    def segment(
+        self, clouds: Cloud | Sequence[Cloud], category: Category | Sequence[Category] = None
+    ) -> Segmentation | list[Segmentation]:
+        """Label every point of a cloud, or of a sample of a mesh, with a part; of one or of several.
 
         Args:
-            cloud: An array or tensor (N, C) of any number of points, or a file's path; C is
-                ``self.channels``, 3 for xyz or 6 for xyz and unit normal, as in training. Meshes give
-                normals, and so do columns 4 to 6 of .xyz, .txt and .npy; PLY clouds do not. It must stand as
-                the training's do: y up for ours.
-            category: Name or number of the cloud's category, whose parts are then the possible ones. A model
-                that was not told it in training needs none.
+            clouds: An array or tensor (N, C) of any number of points, a file's path, a batch (B, N, C), or a
+                list of any of these; C is ``self.channels``, 3 for xyz or 6 for xyz and unit normal, as in
+                training. Meshes give normals, and so do clouds that hold them. They must stand as the
+                training's do: y up for ours.
+            category: Name or number of the cloud's category, whose parts are then the possible ones; for
+                several clouds one for all, or a list. A model that was not told it in training needs none.
+
+        Returns:
+            A `Segmentation` for one cloud, a list of them for several.
 
         Raises:
             ValueError: For a classifier, a wrong shape, NaN, or a category that is missing or unknown.
-            FileNotFoundError: If the file is missing.
+            FileNotFoundError: If a file is missing.
         """
         if not isinstance(self.model, PointSegmenter):
             raise ValueError("this model classifies whole clouds: call predictor(cloud)")
-        number = self._category(category)
+        clouds, single = as_list(clouds, self.channels)
+        told: list[Any] = list(category) if isinstance(category, (list, tuple)) else [category] * len(clouds)
+        if len(told) != len(clouds):
+            raise ValueError(f"category: expected one, or {len(clouds)}, one for each cloud, got {len(told)}")
+        numbers = [self.category_number(one) for one in told]
+        labelled = [self._segment(cloud, number) for cloud, number in zip(clouds, numbers, strict=True)]
+        return labelled[0] if single else labelled
+
+    def _segment(self, cloud: Cloud, number: int | None) -> Segmentation:
         points = self._read(cloud)  # (N, C)
         of_cloud = None if number is None else torch.tensor([number], device=self.device)
-        seen = self._normalize(points)[None]
+        seen = normalize(points)[None]  # (1, N, C)
         wanted = self.num_points or len(points)
         logits = segment_all_points(self.model, seen, of_cloud, wanted).float()  # (1, N, P)
-        if of_cloud is not None and self.parts_of_category is not None:
+        if of_cloud is not None:
             logits = mask_logits(logits, of_cloud, self.parts_of_category)
         probabilities, parts = (value[0].cpu().numpy() for value in logits.softmax(-1).max(-1))
-        names = self.part_names or [f"part {part}" for part in range(logits.shape[-1])]
-        return Segmentation(parts, np.array(names)[parts], probabilities, points.cpu().numpy())
+        return Segmentation(parts, np.array(self.part_names)[parts], probabilities, points.cpu().numpy())
 
-    def _category(self, category: str | int | None) -> int | None:
-        assert isinstance(self.model, PointSegmenter)
+    def category_number(self, category: Category) -> int | None:
+        """Return the number of a category that a user names, None for none, as `segment` takes it.
+
+        Raises:
+            ValueError: If it is unknown, or missing for a model that needs to be told it.
+        """
+        if not isinstance(self.model, PointSegmenter):
+            return None
         names = self.classes or tuple(str(i) for i in range(self.model.num_categories))
         if category is None:
             if self.model.num_categories:
@@ -199,58 +189,80 @@ class Predictor:
             f"category: expected one of {', '.join(names)}, got {category!r}{nearest(category, names)}"
         )
 
-    @torch.no_grad()
-    def attention_maps(self, cloud: Cloud, category: str | int | None = None) -> list[Tensor]:
+    def attention_maps(self, cloud: Cloud, category: Category = None) -> list[Tensor]:
         """Return the latents' attention over the tokens for one cloud, one (H, M, N) per layer."""
-        if isinstance(self.model, PointSegmenter):
-            points = self._normalize(self._read(cloud))[None]
-            wanted = self.num_points or points.shape[1]
-            generator = torch.Generator(self.device).manual_seed(0)
-            points = gather_points(points, draw_points(points, None, wanted, generator))
-            number = self._category(category)
-            told = None if number is None else torch.tensor([number], device=self.device)
-            maps = self.model.attention_maps(points, told)
-        else:
-            assert isinstance(self.model, PointClassifier)
-            maps = self.model.attention_maps(self._prepare(cloud)[None])
-        return [attention[0].cpu() for attention in maps]
+        attended = self._attend(self._read(cloud), name_of(cloud), category)
+        return [attention[0].cpu() for _, attention in attended]
+
+    def attention(self, cloud: Cloud, category: Category = None) -> Attention:
+        """Return where the latents look on one cloud, for each layer and head, on every point.
+
+        Args:
+            cloud: An array or tensor (N, C), or a file's path.
+            category: As for `segment`.
+
+        Raises:
+            ValueError: For a wrong shape, NaN, too few points, or a category that is missing or unknown.
+            FileNotFoundError: If the file is missing.
+        """
+        points = self._read(cloud)  # (N, C)
+        everywhere = normalize(points)[None, :, :3]  # (1, N, 3)
+        maps = []
+        for xyz, attention in self._attend(points, name_of(cloud), category):
+            nearest_token = knn(everywhere, xyz, 1)[0, :, 0]  # (N,)
+            maps.append(attention[0][..., nearest_token].float().cpu().numpy())  # (H, M, N)
+        return Attention(tuple(maps), points.cpu().numpy())
+
+    def attention_symmetry(self, cloud: Cloud, category: Category = None) -> list[np.ndarray[Any, Any]]:
+        """Return how alike the two directions of attention are on one cloud, (H,) per layer that has both.
+
+        See `bixt3d.ops.attention_symmetry`; arguments and errors are those of `attention`.
+        """
+        seen = self._seen(self._read(cloud), name_of(cloud), category)
+        return [layer[0].cpu().numpy() for layer in self.model.attention_symmetry(*seen)]
+
+    def _attend(self, points: Tensor, name: str, category: Category) -> list[Attended]:
+        return self.model.located_attention(*self._seen(points, name, category))
+
+    def _seen(self, points: Tensor, name: str, category: Category) -> tuple[Tensor, ...]:
+        """Return what a pass of the model takes: points (1, N, C), and the category (1,) if it is told."""
+        if not self.labels_parts:
+            return (self._choose(points, name)[None],)
+        points = normalize(points)[None]
+        wanted = self.num_points or points.shape[1]
+        generator = torch.Generator(self.device).manual_seed(0)
+        points = gather_points(points, draw_points(points, None, wanted, generator))  # (1, wanted, C)
+        number = self.category_number(category)
+        return (points,) if number is None else (points, torch.tensor([number], device=self.device))
 
     @torch.no_grad()
     def _predict(self, clouds: Sequence[Any]) -> list[Prediction]:
         results = []
-        for cloud in clouds:  # one at a time: clouds may differ in their number of points
-            points = self._prepare(cloud)
+        for cloud in clouds:  # one at a time: what comes with it changes nothing, not even the last digit
+            points = self._choose(self._read(cloud), name_of(cloud))
             probabilities = self.model(points[None]).float().softmax(-1)[0].cpu()  # (K,)
             index = int(probabilities.argmax())
             label = self.classes[index] if self.classes is not None else str(index)
             results.append(Prediction(label, index, probabilities.numpy(), points.cpu().numpy()))
         return results
 
+    def read(self, cloud: Cloud) -> np.ndarray[Any, Any]:
+        """Return the points of a cloud, or of a sample of a mesh, in their own coordinates (N, C), float64.
+
+        Raises:
+            ValueError: For a wrong shape or NaN.
+            FileNotFoundError: If the file is missing.
+        """
+        return self._read(cloud).cpu().numpy()
+
     def _read(self, cloud: Any) -> Tensor:
-        """Return the points of an array, a tensor or a file (N, C), in double precision on the device."""
-        if isinstance(cloud, (str, Path)):
-            name = str(cloud)
-            points = torch.from_numpy(read_cloud(cloud, self.channels, self.stored_points))
-        elif isinstance(cloud, (np.ndarray, Tensor)):
-            name = "cloud"
-            points = cloud if isinstance(cloud, Tensor) else _from_numpy(cloud)
-        else:
-            raise ValueError(f"expected an array, a tensor or a path, got {describe(cloud)}")
-        if points.ndim != 2 or points.shape[-1] < self.channels or not _is_number(points):
-            raise ValueError(f"{name}: expected points (N, {self.channels}), got {describe(points)}")
-        points = points.detach()[:, : self.channels].to(self.device, torch.float64)
-        check_points(points[None], name, (self.channels,))
-        return points
+        return read_points(cloud, self.channels, self.stored_points).to(self.device)
 
-    def _normalize(self, points: Tensor) -> Tensor:
-        # In double precision: coordinates of a map lose their shape in single precision.
-        return torch.cat([unit_sphere(points[:, :3]), points[:, 3:]], -1).float()
-
-    def _prepare(self, cloud: Any) -> Tensor:
-        points = self._normalize(self._read(cloud))
+    def _choose(self, points: Tensor, name: str) -> Tensor:
+        """Return the points (N, C) that a classifier sees, normalised, of those that were read."""
+        points = normalize(points)
         wanted = self.num_points or len(points)
         if len(points) < wanted:
-            name = str(cloud) if isinstance(cloud, (str, Path)) else "cloud"
             raise ValueError(
                 f"{name}: expected at least {wanted} points, as the model was trained on, got {len(points)}"
             )
@@ -260,13 +272,3 @@ class Predictor:
             points = points[torch.randperm(len(points), generator=generator).to(self.device)]
         index = arrange(points[None], wanted, self.order)
         return gather_points(points[None], index)[0]  # (N, C)
-
-
-def _from_numpy(cloud: np.ndarray[Any, Any]) -> Tensor:
-    if cloud.dtype.kind not in "fiu":
-        raise ValueError(f"cloud: expected numbers, got an array of {cloud.dtype}")
-    return torch.from_numpy(np.array(cloud, dtype=np.float64))
-
-
-def _is_number(points: Tensor) -> bool:
-    return points.dtype != torch.bool and not points.is_complex()

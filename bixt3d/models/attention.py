@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bixt3d.ops.attention import attention, attention_map, bidirectional_attention
+from bixt3d.ops.attention import attention, attention_map, bidirectional_attention, similarity
 
 NORM_EPS = 1e-6
 
@@ -109,9 +109,16 @@ class BidirectionalCrossAttention(nn.Module):
 
     def attention_map(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the latents' attention over the tokens, (B, H, M, N)."""
+        return attention_map(*self._references(latents, tokens))
+
+    def similarity(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return the similarity of latents and tokens, the same for both directions, (B, H, M, N)."""
+        return similarity(*self._references(latents, tokens))
+
+    def _references(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         r_lat, _ = split_heads(self.rv_latents(self.norm_latents(latents)), 2, self.num_heads)
         r_tok, _ = split_heads(self.rv_tokens(self.norm_tokens(tokens)), 2, self.num_heads)
-        return attention_map(r_lat, r_tok)
+        return r_lat, r_tok  # (B, H, M, d), (B, H, N, d)
 
 
 class CrossAttention(nn.Module):
@@ -156,9 +163,17 @@ class CrossAttention(nn.Module):
         With ``of_context`` the softmax of the same similarities goes along the queries instead, (B, H, N, M):
         the other direction of a bi-directional attention.
         """
+        query, key = self._query_key(x, context)
+        return attention_map(key, query) if of_context else attention_map(query, key)
+
+    def similarity(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return the queries' similarity with the context, before the softmax, (B, H, M, N)."""
+        return similarity(*self._query_key(x, context))
+
+    def _query_key(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         (query,) = split_heads(self.query(self.norm_query(x)), 1, self.num_heads)
         key, _ = split_heads(self.key_value(self.norm_context(context)), 2, self.num_heads)
-        return attention_map(key, query) if of_context else attention_map(query, key)
+        return query, key  # (B, H, M, d), (B, H, N, d)
 
 
 class SelfAttention(nn.Module):

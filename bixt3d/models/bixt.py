@@ -44,6 +44,13 @@ class Trunk(nn.Module):
         """Return the attention (B, H, M, N) of the latents over the tokens that step ``index`` uses."""
         raise TypeError(f"{type(self).__name__} must define attention_map")
 
+    def similarities(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what both directions take the softmax of in step ``index``, None if it has but one.
+
+        Latents read tokens by (B, H, M, N), and tokens read latents by (B, H, N, M).
+        """
+        return None
+
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Map tokens (B, N, D) to latents (B, M, D) and tokens (B, N, D).
 
@@ -73,6 +80,11 @@ class BidirectionalLayer(nn.Module):
         latents, tokens = self.cross(latents, tokens)
         return self.among(latents), tokens
 
+    def similarities(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the one similarity (B, H, M, N), and its transpose."""
+        shared = self.cross.similarity(latents, tokens)
+        return shared, shared.transpose(-1, -2)  # (B, H, M, N), (B, H, N, M)
+
 
 class SequentialLayer(nn.Module):
     """Latents query the tokens, tokens query the updated latents, then the latents among themselves."""
@@ -88,6 +100,11 @@ class SequentialLayer(nn.Module):
         """Map latents (B, M, D), tokens (B, N, D_tok) to the same shapes."""
         latents = self.cross(latents, tokens)
         return self.among(latents), self.back(tokens, latents)
+
+    def similarities(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the similarities of both cross-attentions, (B, H, M, N) and (B, H, N, M)."""
+        first = self.cross.similarity(latents, tokens)
+        return first, self.back.similarity(tokens, self.cross(latents, tokens))
 
 
 class OneSidedLayer(nn.Module):
@@ -193,6 +210,13 @@ class BiXT(Trunk):
         cross = layer.cross
         assert isinstance(cross, (BidirectionalCrossAttention, CrossAttention))
         return cross.attention_map(latents, tokens)
+
+    def similarities(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what both directions take the softmax of in layer ``index``, None if it has but one."""
+        layer = self.layers[index]
+        if isinstance(layer, (BidirectionalLayer, SequentialLayer)):
+            return layer.similarities(latents, tokens)
+        return None
 
 
 class Perceiver(Trunk):

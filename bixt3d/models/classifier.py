@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from bixt3d.models.encoder import PointEncoder, PointModel
+from bixt3d.models.encoder import Attended, PointEncoder, PointModel
 from bixt3d.models.heads import ClassificationHead
 
 
@@ -37,8 +37,20 @@ class PointClassifier(PointModel):
 
     def attention_maps(self, points: Tensor) -> list[Tensor]:
         """Return the latents' attention over the tokens in evaluation, one (B, H, M, N) per layer."""
+        return [attention for _, attention in self.located_attention(points)]
+
+    def located_attention(self, points: Tensor) -> list[Attended]:
+        """Return what `attention_maps` does, each with the xyz of its tokens (B, N, 3) before it."""
         self._check(points)
-        return self._maps(points)
+        return self._attend(points)
+
+    def attention_symmetry(self, points: Tensor) -> list[Tensor]:
+        """Return how alike the two directions of attention are, (B, H) per layer that has both.
+
+        See `bixt3d.ops.attention_symmetry`.
+        """
+        self._check(points)
+        return self._compare(points)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new head for ``num_classes`` in place of the old, starting at zero."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from bixt3d.models.bixt import Trunk
 from bixt3d.models.grouping import GroupingStage, Neighborhood
 from bixt3d.models.tokenizers import SinusoidalTokenizer
+from bixt3d.ops.attention import attention_symmetry
 from bixt3d.ops.validate import check_points
 
 Level = tuple[Tensor, Tensor]  # xyz (B, S, 3) and tokens (B, S, C)
+Watch = Callable[[int, Tensor, Tensor, Tensor], None]
+Attended = tuple[Tensor, Tensor]  # xyz (B, S, 3) of tokens and the latents' attention over them (B, H, M, S)
 
 
 class PointEncoder(nn.Module):
@@ -44,17 +47,18 @@ class PointEncoder(nn.Module):
     def forward(
         self,
         points: Tensor,
-        maps: list[Tensor] | None = None,
         levels: list[Level] | None = None,
         condition: Tensor | None = None,
+        watch: Watch | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode points (B, N, A).
 
         Args:
             points: The clouds.
-            maps: Receives each step's attention (B, H, M, N).
             levels: Receives the points' xyz and tokens after the tokenizer and after each step.
             condition: Added to the learned latents (B, D).
+            watch: Called before each step with its number, the tokens' xyz (B, S, 3), and the latents and
+                tokens that it will see.
 
         Returns:
             latents (B, M, D), tokens (B, S, C), and the tokens' xyz (B, S, 3).
@@ -70,8 +74,8 @@ class PointEncoder(nn.Module):
         for index in range(self.trunk.depth):
             if str(index) in self.stages:
                 xyz, tokens, near = self.stages[str(index)](xyz, tokens, near)
-            if maps is not None:
-                maps.append(self.trunk.attention_map(index, latents, tokens))
+            if watch is not None:
+                watch(index, xyz, latents, tokens)
             latents, tokens = self.trunk.step(index, latents, tokens)
             if levels is not None:
                 levels.append((xyz, tokens))
@@ -106,14 +110,36 @@ class PointModel(nn.Module):
         finite = not (self.training and isinstance(points, Tensor) and points.is_cuda)
         check_points(points, "points", (self.in_dims,), finite=finite)
 
+    def _attend(self, points: Tensor, condition: Tensor | None = None) -> list[Attended]:
+        """Return each step's xyz and attention in evaluation."""
+        seen: list[Attended] = []
+        trunk = self.encoder.trunk
+
+        def watch(index: int, xyz: Tensor, latents: Tensor, tokens: Tensor) -> None:
+            seen.append((xyz, trunk.attention_map(index, latents, tokens)))
+
+        self._watch(points, condition, watch)
+        return seen
+
+    def _compare(self, points: Tensor, condition: Tensor | None = None) -> list[Tensor]:
+        """Return how alike the two directions of attention are in each step that has both, (B, H) each."""
+        seen: list[Tensor] = []
+        trunk = self.encoder.trunk
+
+        def watch(index: int, xyz: Tensor, latents: Tensor, tokens: Tensor) -> None:
+            both = trunk.similarities(index, latents, tokens)
+            if both is not None:
+                seen.append(attention_symmetry(*both))
+
+        self._watch(points, condition, watch)
+        return seen
+
     @torch.no_grad()
-    def _maps(self, points: Tensor, condition: Tensor | None = None) -> list[Tensor]:
-        """Return each step's attention in evaluation, and leave the model in the mode it came in."""
-        maps: list[Tensor] = []
+    def _watch(self, points: Tensor, condition: Tensor | None, watch: Watch) -> None:
+        """Walk the encoder in evaluation, and leave the model in the mode it came in."""
         training = self.training
         self.eval()
         try:
-            self.encoder(points, maps, condition=condition)
+            self.encoder(points, condition=condition, watch=watch)
         finally:
             self.train(training)
-        return maps

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from bixt3d.models.decoder import PropagationDecoder
-from bixt3d.models.encoder import Level, PointEncoder, PointModel
+from bixt3d.models.encoder import Attended, Level, PointEncoder, PointModel
 from bixt3d.models.heads import PartHead
 from bixt3d.ops import gather_points
 from bixt3d.ops.validate import check_count, describe
@@ -45,7 +45,7 @@ class PointSegmenter(PointModel):
     def _condition(self, points: Tensor, category: Tensor | None) -> Tensor | None:
         if self.embedding is None:
             return None
-        expected = f"category: expected int64 of shape ({len(points)},), one a cloud"
+        expected = f"category: expected int64 of shape ({points.shape[0]},), one a cloud"
         if not isinstance(category, Tensor) or category.dtype != torch.int64:
             raise ValueError(f"{expected}, got {describe(category)}")
         if category.shape != points.shape[:1] or category.device != points.device:
@@ -90,8 +90,20 @@ class PointSegmenter(PointModel):
 
     def attention_maps(self, points: Tensor, category: Tensor | None = None) -> list[Tensor]:
         """Return the latents' attention over the tokens in evaluation, one (B, H, M, N) per layer."""
+        return [attention for _, attention in self.located_attention(points, category)]
+
+    def located_attention(self, points: Tensor, category: Tensor | None = None) -> list[Attended]:
+        """Return what `attention_maps` does, each with the xyz of its tokens (B, N, 3) before it."""
         self._check(points)
-        return self._maps(points, self._condition(points, category))
+        return self._attend(points, self._condition(points, category))
+
+    def attention_symmetry(self, points: Tensor, category: Tensor | None = None) -> list[Tensor]:
+        """Return how alike the two directions of attention are, (B, H) per layer that has both.
+
+        See `bixt3d.ops.attention_symmetry`.
+        """
+        self._check(points)
+        return self._compare(points, self._condition(points, category))
 
     def reset_classifier(self, num_parts: int) -> None:
         """Put a new last map for ``num_parts`` in place of the old, starting at zero."""

@@ -57,17 +57,16 @@ def bidirectional_attention(
 def _explicit(
     r_lat: Tensor, v_lat: Tensor, r_tok: Tensor, v_tok: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    similarity = scale * r_lat @ r_tok.transpose(-1, -2)  # (B, H, M, N)
-    latents = similarity.softmax(-1) @ v_tok  # (B, H, M, d)
-    tokens = similarity.softmax(-2).transpose(-1, -2) @ v_lat  # (B, H, N, d)
+    shared = similarity(r_lat, r_tok, scale)  # (B, H, M, N)
+    latents = shared.softmax(-1) @ v_tok  # (B, H, M, d)
+    tokens = shared.softmax(-2).transpose(-1, -2) @ v_lat  # (B, H, N, d)
     return latents, tokens
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return softmax(query key^T / sqrt(d)) value: (B, H, M, d), (B, H, N, d) x2 -> (B, H, M, d)."""
     if _explicit_is_faster(query, key):
-        similarity = query.shape[-1] ** -0.5 * query @ key.transpose(-1, -2)  # (B, H, M, N)
-        explicit: Tensor = similarity.softmax(-1) @ value
+        explicit: Tensor = similarity(query, key).softmax(-1) @ value
         return explicit
     return F.scaled_dot_product_attention(query, key, value)
 
@@ -101,5 +100,44 @@ def _check(r_lat: Tensor, v_lat: Tensor, r_tok: Tensor, v_tok: Tensor) -> None:
 
 def attention_map(r_lat: Tensor, r_tok: Tensor, scale: float | None = None) -> Tensor:
     """Return the latents' attention over the tokens, softmax(scale * R_lat R_tok^T): (B, H, M, N)."""
-    factor = r_lat.shape[-1] ** -0.5 if scale is None else scale
-    return torch.softmax((factor * r_lat @ r_tok.transpose(-1, -2)).float(), dim=-1)
+    return torch.softmax(similarity(r_lat, r_tok, scale).float(), dim=-1)
+
+
+def similarity(query: Tensor, key: Tensor, scale: float | None = None) -> Tensor:
+    """Return scale * query key^T, before any softmax: (B, H, M, d), (B, H, N, d) -> (B, H, M, N)."""
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    return factor * query @ key.transpose(-1, -2)
+
+
+def attention_symmetry(to_latents: Tensor, to_tokens: Tensor) -> Tensor:
+    """Measure how alike the two directions of a cross-attention are, in every cloud and head.
+
+    It is the Pearson correlation of the similarities by which latents read tokens and those by which tokens
+    read latents, after the mean of every row and column is taken from both: a softmax along one axis does
+    not see a constant along it. 1 for a bi-directional attention, which has one similarity (BiXT, section
+    3.1); near 0 for directions that have nothing to do with each other.
+
+    Args:
+        to_latents: Similarities of latents and tokens (B, H, M, N), before the softmax over the tokens.
+        to_tokens: Similarities of tokens and latents (B, H, N, M), before the softmax over the latents.
+
+    Returns:
+        Correlations (B, H), from -1 to 1; 0 where one of the two is constant.
+
+    Raises:
+        ValueError: If one is not of the transposed shape of the other.
+    """
+    if to_latents.ndim != 4 or to_latents.shape != to_tokens.transpose(-1, -2).shape:
+        raise ValueError(
+            f"expected similarities (B, H, M, N) and (B, H, N, M), got {describe(to_latents)} and "
+            f"{describe(to_tokens)}"
+        )
+    first, second = (_centred(one.double()).flatten(2) for one in (to_latents, to_tokens.transpose(-1, -2)))
+    norms = first.norm(dim=-1) * second.norm(dim=-1)  # (B, H)
+    correlation: Tensor = (first * second).sum(-1) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
+    return correlation
+
+
+def _centred(values: Tensor) -> Tensor:
+    values = values - values.mean(-1, keepdim=True)
+    return values - values.mean(-2, keepdim=True)

@@ -157,7 +157,9 @@ def _sigma(source: Tensor, anchors: Tensor, index: Tensor, center: str) -> Tenso
     channels = source.shape[-1]
     n = groups * k * channels
     # The products with all N points are cheaper than a gather until N outgrows a neighbourhood's size.
-    if center == "center" or source.shape[1] > k * channels:
+    # An exported program has to choose once for any N.
+    exporting = torch.compiler.is_exporting()
+    if center == "center" or exporting or source.shape[1] > k * channels:
         neighbors = gather_points(source, index)
         middle = neighbors.mean(2) if center == "center" else gather_points(source, anchors)
         return (neighbors - middle[:, :, None]).flatten(1).std(1)

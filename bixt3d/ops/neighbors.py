@@ -57,6 +57,8 @@ def knn(
         return backends.knn_torch_cluster(query, points, k)
     if backend == "pytorch3d":
         return backends.knn_pytorch3d(query, points, k)
+    if torch.compiler.is_exporting():
+        return _knn_whole(query, points, k)
     return _knn_torch(query, points, k, chunk_size)
 
 
@@ -87,6 +89,13 @@ def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) ->
     return index
 
 
+def _knn_whole(query: Tensor, points: Tensor, k: int) -> Tensor:
+    """`_knn_torch` without chunks and buffers, whose sizes an exported program would be bound to."""
+    offsets = (q[:, :, None] - p[:, None] for q, p in zip(query.unbind(-1), points.unbind(-1), strict=True))
+    x, y, z = (offset.square() for offset in offsets)  # 3 x (B, S, N)
+    return (x + y + z).topk(k, dim=-1, largest=False, sorted=True).indices
+
+
 def gather_points(features: Tensor, index: Tensor) -> Tensor:
     """Pick rows of each cloud: features (B, N, C), index (B, ...) -> (B, ..., C), differentiable."""
     # One lookup table for the whole batch: its backward sums in parallel, unlike that of gather.
@@ -95,6 +104,9 @@ def gather_points(features: Tensor, index: Tensor) -> Tensor:
 
 def reduce_points(features: Tensor, index: Tensor, mode: str) -> Tensor:
     """Pick rows and reduce each group to its ``"max"`` or ``"mean"``: index (B, S, k) -> (B, S, C)."""
+    if torch.compiler.is_exporting():  # no exchange format has bags
+        neighbors = gather_points(features, index)  # (B, S, k, C)
+        return neighbors.amax(2) if mode == "max" else neighbors.mean(2)
     rows, table = _table(features, index)
     batch, groups, k = index.shape
     pooled = F.embedding_bag(rows.view(batch * groups, k), table, mode=mode)  # (B * S, C)

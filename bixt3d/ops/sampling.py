@@ -48,6 +48,8 @@ def farthest_point_sample(
     xyz = xyz.detach()
     if xyz.dtype in (torch.float16, torch.bfloat16):
         xyz = xyz.float()
+    if torch.compiler.is_exporting():
+        return _fps_scan(xyz, num_samples, first)
     if backend == "torch_cluster":
         return backends.fps_torch_cluster(xyz, num_samples, first)
     if backend == "pytorch3d":
@@ -73,3 +75,20 @@ def _fps_torch(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
         torch.minimum(nearest, squared, out=nearest)
         current = nearest.argmax(1, keepdim=True)
     return index
+
+
+def _fps_scan(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
+    """`_fps_torch` as one operation with a body, which exports for any number of points."""
+    from torch._higher_order_ops.scan import scan  # a prototype in torch, so only where it is needed
+
+    def step(state: tuple[Tensor, Tensor], _: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        nearest, current = state
+        chosen = xyz.gather(1, current[..., None].expand(-1, -1, 3))  # (B, 1, 3)
+        squared = (xyz - chosen).square()  # (B, N, 3)
+        nearest = torch.minimum(nearest, squared[..., 0] + squared[..., 1] + squared[..., 2])
+        return (nearest, nearest.argmax(1, keepdim=True)), current.clone()
+
+    start = torch.full_like(xyz[..., 0], torch.inf), first[:, None].clone()  # (B, N), (B, 1)
+    steps = torch.arange(num_samples, device=xyz.device)
+    index: Tensor = scan(step, start, steps)[1]  # (S, B, 1)
+    return index.squeeze(-1).transpose(0, 1)  # (B, S)

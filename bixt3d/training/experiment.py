@@ -14,6 +14,7 @@ from torch import nn
 
 from bixt3d.config import Config, config_from, load_config
 from bixt3d.datasets import open_dataset
+from bixt3d.datasets.folder import STORED_POINTS
 from bixt3d.datasets.loader import arrange_split
 from bixt3d.datasets.split import Split
 from bixt3d.metrics import CONVENTIONS
@@ -74,6 +75,8 @@ def open_splits(
         draws = name == train and (config.augment.thin > 0 or data.order == "random")
         # What draws, and what is put in another order, chooses among all stored points.
         limit = data.num_points if data.order == "stored" and not draws else None
+        if limit is None and data.name == "folder":  # stores more than that where more are asked for
+            limit = max(data.num_points, STORED_POINTS)
         labelled = labels_parts(config.model.name)
         split = open_dataset(data.name, data.root, name, None if labelled else limit)
         if not data.normals:

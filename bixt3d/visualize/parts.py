@@ -3,37 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bixt3d.visualize.plots import new_figure, save_figure
-from bixt3d.visualize.scene import legend, part_colors
-
-RIGHT, ERROR = (0.82, 0.82, 0.82), (0.84, 0.37, 0.0)  # pale grey, vermilion
-
-
-@dataclass(frozen=True)
-class LabelledCloud:
-    """One cloud to draw.
-
-    Attributes:
-        title: What stands above it.
-        points: xyz (N, 3), y up.
-        truth: True part of each point (N,).
-        prediction: Predicted part of each point (N,).
-        ids: The part ids of its category.
-        names: Names of all part ids.
-    """
-
-    title: str
-    points: np.ndarray[Any, Any]
-    truth: np.ndarray[Any, Any]
-    prediction: np.ndarray[Any, Any]
-    ids: Sequence[int]
-    names: Sequence[str]
+from bixt3d.visualize.scene import LabelledCloud
 
 
 def part_picture(clouds: Sequence[LabelledCloud], path: str | Path) -> Path:
@@ -65,14 +41,12 @@ def part_picture(clouds: Sequence[LabelledCloud], path: str | Path) -> Path:
 def _draw(cell: Any, cloud: LabelledCloud) -> None:
     from matplotlib.lines import Line2D
 
-    if not len(cloud.points) == len(cloud.truth) == len(cloud.prediction):
+    if "error" not in cloud.modes:
         raise ValueError(f"{cloud.title}: expected a true and a predicted part for each point")
-    wrong = cloud.truth != cloud.prediction  # (N,)
-    error = np.where(wrong[:, None], ERROR, RIGHT)  # (N, 3)
     views = {
-        f"{cloud.title}: truth": part_colors(cloud.truth, cloud.ids),
-        "prediction": part_colors(cloud.prediction, cloud.ids),
-        f"{wrong.mean():.1%} wrong": error,
+        f"{cloud.category or cloud.title}: truth": cloud.colors("truth"),
+        "prediction": cloud.colors("prediction"),
+        f"{cloud.error_rate:.1%} wrong": cloud.colors("error"),
     }
     x, y, z = cloud.points[:, :3].T
     for index, (title, colors) in enumerate(views.items(), start=1):
@@ -85,6 +59,6 @@ def _draw(cell: Any, cloud: LabelledCloud) -> None:
         axes.set_title(title, fontsize=10, y=0.97, parse_math=False)
     marks = [
         Line2D([], [], marker="o", linestyle="", color=color, label=name)
-        for name, color in legend(cloud.ids, cloud.names)
+        for name, color in cloud.legend("truth")
     ]
     cell.legend(handles=marks, loc="outside lower center", ncols=6, fontsize=7.5, frameon=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from bixt3d.visualize.figure import legend_below, new_figure, plain_axes, save_figure, styles
+from bixt3d.visualize.runs import read_metrics
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-# Okabe and Ito's palette, made for colour-blind readers; its yellow is left out, too pale on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("", "o", "s", "^", "D", "v")
+__all__ = ["confusion_matrix", "new_figure", "read_metrics", "save_figure", "training_curves"]
+
 COUNTS_UP_TO = 12  # classes: with more of them a number no longer fits its cell
+WIDTH = 13.0  # inches, of the curves
 SCORES = (
     ("oa", "overall accuracy"),
     ("class_miou_pointnet2", "class mIoU (pointnet2)"),
@@ -95,17 +96,20 @@ def confusion_matrix(confusion: Tensor | NDArray[Any], classes: Sequence[str], p
     return save_figure(figure, Path(path))
 
 
-def training_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path) -> Path:
+def training_curves(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], path: str | Path, order: Sequence[str] = ()
+) -> Path:
     """Draw loss, score and learning rate against the epoch, several runs over each other.
 
-    Dashed lines are measured on the training split, solid ones on the validation split. The score is the
-    first of overall accuracy, class mIoU and mean class accuracy that any run logs. Where an
-    epoch was logged twice (a resumed run), the later row counts.
+    Dashed lines are measured on the training split, solid ones on the validation split. The score is
+    the one of overall accuracy, class mIoU and mean class accuracy that most runs log; the legend marks runs
+    that log another. Where an epoch was logged twice (a resumed run), the later row counts.
 
     Args:
         runs: Name -> rows as `read_metrics` gives them, with `epoch` and any of `train_loss`, `val_loss`,
             `lr`, `train_<score>` and `val_<score>`, scores being fractions of one.
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
+        order: All names of a comparison whose runs are not all drawn here, so that each keeps its colour.
 
     Returns:
         The path written.
@@ -119,20 +123,20 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: str
     for name, rows in runs.items():
         if not any("epoch" in row for row in rows):
             raise ValueError(f"run {name!r}: none of its {len(rows)} rows has an 'epoch', nothing to draw")
+    looks = styles(list(runs), order)
     figure = new_figure()
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure.set_size_inches(13, 4.2 + 0.22 * ((len(runs) + 2) // 3))
     loss, score, rate = figure.subplots(1, 3)
-    logged = {key for rows in runs.values() for row in rows for key in row}
-    score_key, score_title = next(
-        (entry for entry in SCORES if {f"train_{entry[0]}", f"val_{entry[0]}"} & logged), SCORES[0]
-    )
-    handles: list[Line2D] = []
-    for index, (name, rows) in enumerate(runs.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        marker = MARKERS[index // len(COLOURS) % len(MARKERS)]
+    scored = {
+        key: [name for name, rows in runs.items() if any(_has_score(row, key) for row in rows)]
+        for key, _ in SCORES
+    }
+    score_key, score_title = max(SCORES, key=lambda entry: len(scored[entry[0]]))  # the first of equals
+    entries: dict[str, Line2D] = {}
+    for name, rows in runs.items():
+        colour, marker, _ = looks[name]
         for axes, key, dashed in (
             (loss, "train_loss", True),
             (loss, "val_loss", False),
@@ -141,72 +145,37 @@ def training_curves(runs: Mapping[str, Sequence[Mapping[str, float]]], path: str
             (rate, "lr", False),
         ):
             _draw(axes, rows, key, colour, marker, dashed)
-        handles.append(Line2D([], [], color=colour, marker=marker, linewidth=2.5, label=name))
+        other = name not in scored[score_key] and any(name in names for names in scored.values())
+        label = f"{name} (other score)" if other else name
+        entries[label] = Line2D([], [], color=colour, marker=marker, linewidth=2.5)
 
     titles = ("loss", score_title, "learning rate")
     for axes, title in zip((loss, score, rate), titles, strict=True):
         axes.set_title(title, fontsize=13)
         axes.set_xlabel("epoch", fontsize=11)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(color="0.9", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain_axes(axes)
         if not axes.lines:
             axes.set(xticks=[], yticks=[])
             axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes, color="0.4")
     score.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     if rate.lines:
         rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    styles = [
-        Line2D([], [], color="0.3", linestyle="--", linewidth=1.5, label="train"),
-        Line2D([], [], color="0.3", linewidth=2, label="validation"),
+    drawn = {line.get_linestyle() for line in (*loss.lines, *score.lines)}
+    kinds = [
+        Line2D([], [], color="0.3", linestyle="--" if dashed else "-", linewidth=1.7, label=split)
+        for split, dashed in (("train", True), ("validation", False))
+        if ("--" if dashed else "-") in drawn
     ]
-    (score if score.lines else loss).legend(handles=styles, fontsize=10, frameon=False, loc="best")
-    legend = figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(3, len(handles)), fontsize=11, frameon=False
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    if kinds:
+        figure.legend(handles=kinds, loc="outside upper right", ncols=2, fontsize=10, frameon=False)
+    height = legend_below(figure, entries, WIDTH)
+    figure.set_size_inches(WIDTH, 4.2 + height)
     return save_figure(figure, Path(path))
 
 
-def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
-    """Read the rows that a training wrote to `metrics.jsonl`, one JSON object a line, in the file's order.
-
-    A last line without its newline is being written still, or was cut off by a crash: unless whole, it is
-    left out.
-
-    Args:
-        run_dir: The folder of the run.
-
-    Returns:
-        One dict a line; empty for a run that has not finished its first epoch.
-
-    Raises:
-        FileNotFoundError: If the folder has no `metrics.jsonl`.
-        ValueError: If a line is not a JSON object; the message names its number.
-    """
-    path = Path(run_dir) / "metrics.jsonl"
-    if not path.is_file():
-        raise FileNotFoundError(f"no metrics.jsonl in {run_dir}: give the folder a training wrote its run to")
-    rows: list[dict[str, Any]] = []
-    lines = path.read_bytes().split(b"\n")  # the entry after the last newline is empty, or torn
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(
-                f"{path}, line {number} is damaged: {line[:60]!r} is no JSON ({error})"
-            ) from None
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is damaged: expected a JSON object, got {line[:60]!r}")
-        rows.append(row)
-    return rows
+def _has_score(row: Mapping[str, float], score: str) -> bool:
+    return any(row.get(f"{split}_{score}") is not None for split in ("train", "val"))
 
 
 def _counts(confusion: Tensor | NDArray[Any], classes: Sequence[str]) -> NDArray[np.float64]:
@@ -242,22 +211,3 @@ def _draw(
         linewidth=1.2 if dashed else 1.9,
         alpha=0.75 if dashed else 1.0,
     )
-
-
-def new_figure() -> Figure:
-    """A figure without pyplot: nothing global is touched, and no display is needed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plots need matplotlib: pip install "bixt3d[plots]"') from error
-    return Figure(layout="constrained", facecolor="white")
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a picture in the format that its suffix names; missing folders are made."""
-    formats = sorted(figure.canvas.get_supported_filetypes())
-    if path.suffix[1:].lower() not in formats:
-        raise ValueError(f"no picture format ends like {path.name!r}: use one of .{', .'.join(formats)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path

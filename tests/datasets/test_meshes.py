@@ -10,7 +10,8 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
-from bixt3d.datasets.meshes import ARRAYS, MESHES, TEXT, read_cloud
+from bixt3d.datasets.meshes import ARRAYS, MESHES, SUFFIXES, TEXT, read_cloud
+from tests.datasets.test_pcd import pcd
 
 EXTENTS = np.array([1.0, 2.0, 4.0])
 CENTRE = np.array([10.0, -3.0, 0.5])
@@ -117,6 +118,83 @@ def test_ply_without_faces_is_a_cloud(tmp_path: Path) -> None:
     assert np.allclose(read_cloud(path, num_samples=5), cloud(3), atol=1e-6)  # PLY stores float32
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "binary"])
+def test_ply_clouds_with_normals(encoding: str, tmp_path: Path) -> None:
+    path, points = tmp_path / "cloud.ply", cloud(6).astype(np.float32)
+    names = ("x", "y", "z", "nx", "ny", "nz")
+    header = [
+        *("ply", f"format {encoding if encoding == 'ascii' else 'binary_little_endian'} 1.0"),
+        "element vertex 40",
+        *(f"property {'uchar' if name == 'red' else 'float'} {name}" for name in (*names, "red")),
+        *("end_header", ""),
+    ]
+    table = np.zeros(40, dtype=[*((name, "<f4") for name in names), ("red", "u1")])
+    for name, column in zip(names, points.T, strict=True):
+        table[name] = column
+    rows = "".join(" ".join(map(str, row)) + "\n" for row in table.tolist()).encode()
+    path.write_bytes("\n".join(header).encode() + (rows if encoding == "ascii" else table.tobytes()))
+    for channels in (3, 6):
+        np.testing.assert_allclose(read_cloud(path, channels), points[:, :channels], atol=1e-6)
+
+
+def test_ply_clouds_of_open3d(tmp_path: Path) -> None:
+    open3d = pytest.importorskip("open3d")
+    made = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(cloud(6)[:, :3]))
+    made.normals = open3d.utility.Vector3dVector(unit(cloud(6))[:, 3:])
+    for ascii_ in (False, True):
+        open3d.io.write_point_cloud(str(tmp_path / "cloud.ply"), made, write_ascii=ascii_)
+        np.testing.assert_allclose(read_cloud(tmp_path / "cloud.ply", None), unit(cloud(6)), atol=1e-5)
+
+
+def unit(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The points with columns 4 to 6 of length 1."""
+    length = np.linalg.norm(points[:, 3:6], axis=1, keepdims=True)
+    return np.concatenate([points[:, :3], points[:, 3:6] / length, points[:, 6:]], axis=1)
+
+
+def test_pcd_clouds(tmp_path: Path) -> None:
+    names = ("x", "y", "z", "normal_x", "normal_y", "normal_z")
+    points = unit(cloud(6))
+    path = tmp_path / "scan.pcd"
+    path.write_bytes(pcd(dict(zip(names, points.T, strict=True))))
+    for channels in (3, 6, None):
+        assert np.array_equal(read_cloud(path, channels), points[:, :channels])
+    path.write_bytes(pcd(dict(zip(names[:3], points.T, strict=False)), "ascii"))
+    assert np.array_equal(read_cloud(path, None), points[:, :3])
+    assert "(N, 6)" in refused(path, channels=6)
+
+
+@pytest.mark.parametrize("suffix", [*MESHES, ".npy"])
+def test_normals_where_there_are_some(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"box{suffix}"
+    np.save(path, unit(cloud(7))) if suffix == ".npy" else box().export(path)
+    assert np.array_equal(read_cloud(path, None), read_cloud(path, 6))
+
+
+@pytest.mark.parametrize(
+    ("columns", "normals"),
+    [
+        (unit(cloud(6))[:, 3:], True),
+        (unit(cloud(6))[:, 3:].round(2), True),
+        (-unit(cloud(6))[:, 3:].astype(np.float32), True),
+        (np.where(np.arange(40)[:, None] < 39, 0.0, [[0, 0, 1]]), True),  # most of them unknown
+        (np.zeros((40, 3)), False),
+        (cloud(6)[:, 3:], False),
+        (np.full((40, 3), 255.0), False),
+        (np.full((40, 3), np.nan), False),
+        (np.full((40, 3), 1e200), False),
+        (np.where(np.arange(40)[:, None] < 39, [[0, 0, 1]], [[0, 0, 1.2]]), False),
+        (np.ones((40, 2)), False),
+    ],
+)
+def test_columns_are_normals_where_they_are_unit_vectors(
+    columns: NDArray[Any], normals: bool, tmp_path: Path
+) -> None:
+    points = np.concatenate([cloud(3), columns], axis=1)
+    np.save(tmp_path / "cloud.npy", points)
+    assert np.array_equal(read_cloud(tmp_path / "cloud.npy", None), points if normals else cloud(3))
+
+
 @pytest.mark.parametrize("suffix", TEXT)
 @pytest.mark.parametrize("separator", [" ", ",", "\t"], ids=["blank", "comma", "tab"])
 @pytest.mark.parametrize("channels", [3, 6])
@@ -183,7 +261,7 @@ def refused(path: Path, channels: int = 3) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [*MESHES, *TEXT, *ARRAYS])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"not a shape\n", bytes(range(256)) * 8, b"PK\x03\x04"])
 def test_garbage_is_refused_by_name(suffix: str, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"bad{suffix}"

@@ -295,6 +295,32 @@ def test_attention_maps_of_a_hierarchy_lie_on_fewer_tokens(tmp_path: Path) -> No
         predictor.attention_maps(with_value(np.nan))
 
 
+def test_attention_on_every_point_is_that_of_its_token(tmp_path: Path) -> None:
+    predictor = Predictor(save(tmp_path / "m.safetensors", order="fps"), "cpu")
+    cloud = 50 * some_cloud(90) + 7
+    seen = predictor.attention(cloud)
+    np.testing.assert_array_equal(seen.points, cloud.astype(np.float64))
+    assert [layer.shape for layer in seen.maps] == [(2, 4, 90)] * 2  # (H, M, N) for each layer
+    for layer, tokens in zip(seen.maps, predictor.attention_maps(cloud), strict=True):
+        values = {tuple(column) for column in tokens.reshape(8, -1).T.tolist()}
+        found = [tuple(column) for column in layer.reshape(8, -1).T.tolist()]
+        assert set(found) == values  # every token is the nearest of some point: itself
+
+
+def test_symmetry_of_one_cloud(predictor: Predictor) -> None:
+    (layer,) = predictor.attention_symmetry(some_cloud(90))
+    np.testing.assert_allclose(layer, np.ones(2))
+    with pytest.raises(ValueError, match=f"cloud: expected at least {POINTS} points"):
+        predictor.attention_symmetry(some_cloud(5))
+
+
+def test_what_kind_of_model_it_is(predictor: Predictor) -> None:
+    assert not predictor.labels_parts
+    assert predictor.part_names == () and predictor.parts_of_category == []
+    assert predictor.category_number("anything") is None
+    np.testing.assert_array_equal(predictor.read(some_cloud(40)), some_cloud(40).astype(np.float64))
+
+
 def test_model_without_a_checkpoint() -> None:
     model = awaken(create_model("bixt_ti_cls", num_classes=4, **NAIVE)).train()
     numbered = Predictor(model, "cpu")
@@ -393,3 +419,20 @@ class TestSegment:
     def test_attention_maps(self, predictor: Predictor) -> None:
         maps = predictor.attention_maps(np.random.default_rng(0).normal(size=(64, 3)), "mug")
         assert [tuple(m.shape) for m in maps] == [(2, 4, 32), (2, 4, 32)]
+
+    def test_several_clouds(self, predictor: Predictor) -> None:
+        clouds = [np.random.default_rng(seed).normal(size=(40 + seed, 3)) for seed in range(3)]
+        first = predictor.segment(clouds[1], "mug")
+        several = predictor.segment(clouds, "mug")
+        assert [len(one.parts) for one in several] == [40, 41, 42]
+        np.testing.assert_array_equal(several[1].probabilities, first.probabilities)
+        batch = predictor.segment(np.stack([clouds[0], clouds[0] + 1]), ["mug", "mug"])
+        np.testing.assert_array_equal(batch[0].parts, several[0].parts)
+        with pytest.raises(ValueError, match="category: expected one, or 3, one for each cloud, got 2"):
+            predictor.segment(clouds, ["mug", "mug"])
+
+    def test_attention_on_every_point(self, predictor: Predictor) -> None:
+        cloud = np.random.default_rng(0).normal(size=(64, 3))
+        seen = predictor.attention(cloud, "mug")
+        assert [layer.shape for layer in seen.maps] == [(2, 4, 64)] * 2
+        assert predictor.labels_parts and len(predictor.part_names) > 1

@@ -296,6 +296,28 @@ class TestAttentionMaps:
         assert not maps[0][:, :, 0].isclose(maps[0][:, :, 1], rtol=1e-3).all()
         assert not maps[0][..., :16].isclose(maps[1][..., :16], rtol=1e-3).all()
 
+    def test_are_located_at_their_tokens(self, name: str) -> None:
+        model, points = tiny(name).eval(), cloud()
+        located = model.located_attention(points)
+        for (xyz, weights), plain in zip(located, model.attention_maps(points), strict=True):
+            torch.testing.assert_close(weights, plain)
+            assert xyz.shape == (3, weights.shape[-1], 3)
+            same = (xyz[:, :, None] == points[:, None, :, :3]).all(-1)  # (B, S, N)
+            assert same.any(-1).all()
+
+    def test_directions_are_one_in_a_bidirectional_layer_only(self, name: str) -> None:
+        symmetry = tiny(name).eval().attention_symmetry(cloud())
+        if name == "perceiver_ti_cls":
+            assert symmetry == []  # tokens read nothing there
+            return
+        assert len(symmetry) == len(READS[name]) - 1  # the last layer is one-sided
+        for values in symmetry:
+            assert values.shape == (3, 3)
+            if name == "sequential_ti_cls":
+                assert (values.abs() < 0.9).all() and values.std() > 0
+            else:
+                torch.testing.assert_close(values, torch.ones(3, 3).double())
+
     def test_follow_the_points(self) -> None:
         model, points, order = tiny("bixt_ti_cls").eval(), cloud(), torch.randperm(128)
         for found, weights in zip(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bixt3d.ops import bidirectional_attention
-from bixt3d.ops.attention import attention, attention_map
+from bixt3d.ops.attention import attention, attention_map, attention_symmetry
 from tests.markers import needs_cuda
 
 BACKENDS = ("torch", "sdpa")
@@ -249,3 +249,34 @@ class TestErrors:
     def test_unknown_backend(self) -> None:
         with pytest.raises(ValueError, match="backend: expected one of auto, .*got 'flash'"):
             self.call(backend="flash")
+
+
+class TestSymmetry:
+    def test_agrees_with_numpy(self) -> None:
+        first, second = torch.randn(2, 3, 5, 40), torch.randn(2, 3, 40, 5)
+        second = second + first.transpose(-1, -2)
+        found = attention_symmetry(first, second)  # (B, H)
+        for cloud in range(2):
+            for head in range(3):
+                pair = [first[cloud, head].double().numpy(), second[cloud, head].double().numpy().T]
+                left, right = (x - x.mean(1, keepdims=True) - x.mean(0) + x.mean() for x in pair)
+                expected = np.corrcoef(left.ravel(), right.ravel())[0, 1]
+                assert found[cloud, head].item() == pytest.approx(expected, abs=1e-9)
+
+    def test_what_a_softmax_does_not_see_does_not_count(self) -> None:
+        shared = torch.randn(1, 2, 6, 30)
+        first = shared + torch.randn(1, 2, 6, 1)
+        second = (shared + torch.randn(1, 2, 1, 30)).transpose(-1, -2)
+        torch.testing.assert_close(first.softmax(-1), shared.softmax(-1))
+        torch.testing.assert_close(second.softmax(-1), shared.transpose(-1, -2).softmax(-1))
+        torch.testing.assert_close(attention_symmetry(first, second), torch.ones(1, 2).double())
+        torch.testing.assert_close(attention_symmetry(first, -second), -torch.ones(1, 2).double())
+
+    def test_nothing_in_common_and_nothing_at_all(self) -> None:
+        first, second = torch.randn(1, 1, 64, 1000), torch.randn(1, 1, 1000, 64)
+        assert abs(attention_symmetry(first, second).item()) < 0.02
+        assert attention_symmetry(torch.ones(1, 1, 4, 9), torch.randn(1, 1, 9, 4)).item() == 0
+
+    def test_shapes(self) -> None:
+        with pytest.raises(ValueError, match="expected similarities"):
+            attention_symmetry(torch.randn(1, 1, 4, 9), torch.randn(1, 1, 4, 9))

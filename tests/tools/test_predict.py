@@ -58,3 +58,10 @@ def test_bad_files_are_told_and_the_others_predicted(
 def test_missing_checkpoint(workplace: Workplace, trained: Trained) -> None:
     outcome = workplace.run("predict", workplace.meshes[0], "--checkpoint", "runs/gone")
     outcome.refused("no checkpoint runs/gone")
+
+
+def test_options_for_parts_only(workplace: Workplace, trained: Trained) -> None:
+    for options in (("--ply", "out"), ("--category", "chair")):
+        outcome = workplace.run("predict", workplace.meshes[0], "--checkpoint", trained.run_dir, *options)
+        outcome.refused("--ply and --category are for models of parts")
+    assert not (workplace.folder / "out").exists()

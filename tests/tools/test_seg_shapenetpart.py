@@ -7,9 +7,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bixt3d import Predictor
+from bixt3d.datasets.meshes import read_cloud
 from bixt3d.datasets.shapes import CATEGORIES
 from tests.tools.conftest import Outcome, Workplace
 
@@ -101,11 +103,6 @@ def test_mistake_ends_with_one_line(
     workplace.run("seg_shapenetpart", "--cfg", config, *arguments).refused(*words)
 
 
-def test_predict_says_what_to_do_with_parts(workplace: Workplace, run_dir: Path) -> None:
-    outcome = workplace.run("predict", workplace.meshes[0], "--checkpoint", run_dir / "last")
-    outcome.refused("labels parts; in Python: bixt3d.Predictor(", ").segment(file, category)")
-
-
 @pytest.mark.parametrize(
     "arguments", [["--split", "val"], ["--picture", "2"], ["--checkpoint", "runs/parts", "--resume"]]
 )
@@ -120,3 +117,46 @@ def test_predictor_labels_a_mesh(workplace: Workplace, run_dir: Path) -> None:
     seen = predictor.segment(mesh, "mug")
     assert len(seen.parts) == len(seen.points) == len(seen.names) and seen.points.shape[1] == 6
     assert set(seen.names) <= {"body", "handle", "lid"}
+
+
+def test_own_files_get_their_parts(workplace: Workplace, run_dir: Path, tmp_path: Path) -> None:
+    mesh = next(path for path in workplace.meshes if "chair" in path.name)
+    files = [mesh, tmp_path / "gone.off"]
+    options = ("--checkpoint", run_dir / "last", "--category", "chair", "--ply", tmp_path / "coloured")
+    outcome = workplace.run("predict", *files, *options, "--format", "json")
+    assert outcome.code == 1 and "gone.off" in outcome.err and "1 of 2 files failed" in outcome.err
+    row, failed = json.loads(outcome.out)
+    seen = Predictor(run_dir / "last", "cpu").segment(mesh, "chair")
+    assert row["points"] == len(seen.parts) == sum(part["points"] for part in row["parts"])
+    assert {part["name"] for part in row["parts"]} == set(seen.names)
+    assert failed["file"].endswith("gone.off") and "no file" in failed["error"]
+    cloud = read_cloud(tmp_path / "coloured" / f"{mesh.stem}_parts.ply")
+    np.testing.assert_array_equal(cloud, seen.points[:, :3])
+
+
+def test_predict_needs_a_category_that_exists(workplace: Workplace, run_dir: Path) -> None:
+    for options, words in (((), "needs to be told it"), (("--category", "chiar"), "'chair'")):
+        outcome = workplace.run("predict", workplace.meshes[0], "--checkpoint", run_dir, *options)
+        outcome.refused("category", words)
+
+
+def test_attention_is_drawn_and_its_directions_compared(
+    workplace: Workplace, run_dir: Path, tmp_path: Path
+) -> None:
+    mesh = workplace.meshes[0]
+    category = mesh.parent.name
+    outcome = workplace.run(
+        *("view_attention", mesh, "--checkpoint", run_dir, "--category", category),
+        *("--latents", "1", "4", "--out", tmp_path / "a.svg"),
+    )
+    assert "a.svg" in outcome.succeeded().out
+    text = (tmp_path / "a.svg").read_text()
+    assert "<!-- latent 4 -->" in text and f"<!-- {mesh.name} -->" in text
+    outcome = workplace.run(
+        *("view_attention", "--symmetry", "--checkpoint", run_dir, "--shapes", "3"),
+        *("--out", tmp_path / "s.png"),
+    )
+    assert f"{run_dir}: 1.000 ± 0.000" in outcome.succeeded().out
+    assert (tmp_path / "s.png").stat().st_size > 1000
+    outcome = workplace.run("view_attention", "--checkpoint", run_dir, "--shape", "99")
+    outcome.refused("--shape: expected 0 to 19, got 99")

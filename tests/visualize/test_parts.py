@@ -32,7 +32,7 @@ def test_unknown_part() -> None:
 def cloud(count: int = 200) -> LabelledCloud:
     points = np.random.default_rng(0).uniform(-1, 1, (count, 3))
     truth = (points[:, 0] > 0).astype(int)
-    return LabelledCloud("mug", points, truth, 1 - truth, [0, 1], ["body", "handle"])
+    return LabelledCloud("mug", points, "", [0, 1], ["body", "handle"], truth, 1 - truth)
 
 
 def test_picture_holds_both_colours(tmp_path: Path) -> None:

@@ -174,6 +174,41 @@ class TestTrainingCurves:
         lines = figures[0].axes[0].lines
         assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
 
+    def test_most_runs_choose_the_score(self, tmp_path: Path, figures: list[Any]) -> None:
+        parts = {name: rows(3, train_class_miou_pointnet2=0.5) for name in ("a", "b")}
+        path = training_curves({"cls": rows(3, train_oa=0.9), **parts}, tmp_path / "curves.svg")
+        found = texts(path)
+        assert "class mIoU (pointnet2)" in found and "overall accuracy" not in found
+        assert "cls (other score)" in found and "a" in found
+        assert [line.get_color() for line in figures[0].axes[1].lines] == ["#D55E00", "#009E73"]
+
+    def test_a_run_keeps_its_colour_where_others_are_left_out(
+        self, tmp_path: Path, figures: list[Any]
+    ) -> None:
+        training_curves({"c": rows(3)}, tmp_path / "curves.png", order=["a", "b", "c"])
+        assert figures[0].axes[0].lines[0].get_color() == "#009E73"
+
+    def test_a_split_that_is_not_drawn_is_not_explained(self, tmp_path: Path) -> None:
+        found = texts(training_curves({"run": rows(3, train_oa=0.5)}, tmp_path / "curves.svg"))
+        assert "train" in found and "validation" not in found
+
+    @pytest.mark.parametrize(("runs", "name"), [(1, "run"), (7, "run"), (12, "a_long_name_" * 9)])
+    def test_legends_lie_beside_the_data(
+        self, runs: int, name: str, tmp_path: Path, figures: list[Any]
+    ) -> None:
+        training_curves({f"{name} {k}": rows(5, val_oa=0.5) for k in range(runs)}, tmp_path / "curves.png")
+        figure = figures[0]
+        figure.draw_without_rendering()
+        legends = [legend.get_window_extent() for legend in figure.legends]
+        assert len(legends) == 2
+        for box in legends:
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+            assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+        height = figure.axes[0].get_window_extent().height / figure.dpi
+        assert height > 2.5  # a long legend makes the picture longer, not the axes flatter
+        shown = [text.get_text().replace("\n", "") for text in figure.legends[1].get_texts()]
+        assert shown == [f"{name} {k}" for k in range(runs)]
+
     def test_nothing_to_draw(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="no runs to draw"):
             training_curves({}, tmp_path / "curves.png")

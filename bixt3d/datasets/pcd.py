@@ -1,0 +1,195 @@
+"""Clouds from PCD files, the Point Cloud Library's format: ascii, binary and binary_compressed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+XYZ = ("x", "y", "z")
+NORMAL = ("normal_x", "normal_y", "normal_z")
+TYPES = {f"{kind}{size}" for kind in "IU" for size in (1, 2, 4, 8)} | {"F4", "F8"}
+ENCODINGS = ("ascii", "binary", "binary_compressed")
+LONGEST_HEADER = 65_536  # bytes
+
+
+class Field(NamedTuple):
+    """One field of a point: its NumPy type, how many values it has, and what stands before it in a row."""
+
+    format: str
+    values: int
+    values_before: int
+    bytes_before: int
+
+
+class Header(NamedTuple):
+    """What a file's header says; the points begin at the byte `start`."""
+
+    fields: dict[str, Field]
+    row_values: int
+    row_bytes: int
+    points: int
+    encoding: str
+    start: int
+
+
+def read_pcd(path: Path) -> NDArray[np.float64]:
+    """Reads x y z, and normal_x normal_y normal_z where the file has them; other fields are passed over.
+
+    Rows whose x, y or z is NaN, as depth cameras leave them where they measured nothing, are no points and
+    are left out. The viewpoint is not applied, as in other readers.
+
+    Returns:
+        Points (N, 3), or (N, 6) with normals as they are stored, in the file's own coordinates.
+
+    Raises:
+        ValueError: The file is no PCD file, is damaged, ends before its last point, or has no x, y, z. What
+            its header announces is believed only as far as the file has the bytes for it.
+    """
+    content = path.read_bytes()
+    header = _read_header(path, content)
+    names = (*XYZ, *NORMAL) if all(name in header.fields for name in NORMAL) else XYZ
+    for name in names:
+        if name not in header.fields or header.fields[name].values != 1:
+            raise ValueError(
+                f"{path}: expected the fields x y z of one value each, came {' '.join(header.fields)}"
+            )
+    fields = [header.fields[name] for name in names]
+    read = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}
+    points = read[header.encoding](path, content, header, fields)
+    points = points[~np.isnan(points[:, :3]).any(axis=1)]
+    if not len(points):
+        raise ValueError(f"{path}: it holds no points")
+    return points
+
+
+def _read_header(path: Path, content: bytes) -> Header:
+    lines: dict[str, list[str]] = {}
+    start = 0
+    while "DATA" not in lines:
+        end = content.find(b"\n", start, LONGEST_HEADER)
+        if end < 0:
+            raise ValueError(f"{path}: expected a PCD header up to a line DATA, came none")
+        words = content[start:end].decode("ascii", "replace").split() or [""]
+        lines[words[0]] = words[1:]  # comments end up under a name that nobody asks for
+        start = end + 1
+
+    names = lines.get("FIELDS", [])
+    sizes, kinds = lines.get("SIZE", []), lines.get("TYPE", [])
+    counts = lines.get("COUNT", ["1"] * len(names))
+    if not names or not len(names) == len(sizes) == len(kinds) == len(counts):
+        raise ValueError(f"{path}: expected as many entries in FIELDS, SIZE, TYPE and COUNT of its header")
+    fields: dict[str, Field] = {}
+    row_values = row_bytes = 0
+    for name, size, kind, times in zip(names, sizes, kinds, counts, strict=True):
+        if kind + size not in TYPES:
+            known = ", ".join(sorted(TYPES))
+            raise ValueError(f"{path}: field {name}: expected a type out of {known}, came {kind}{size}")
+        count = _whole(path, "COUNT", [times])
+        fields[name] = Field(f"<{kind.lower()}{size}", count, row_values, row_bytes)
+        row_values += count
+        row_bytes += count * int(size)
+
+    rows = _whole(path, "WIDTH", lines.get("WIDTH", [])) * _whole(path, "HEIGHT", lines.get("HEIGHT", ["1"]))
+    points = _whole(path, "POINTS", lines.get("POINTS", [str(rows)]))
+    if points == 0:
+        raise ValueError(f"{path}: it holds no points")
+    if points != rows:
+        raise ValueError(f"{path}: its header announces {points} points, and WIDTH times HEIGHT is {rows}")
+    encoding = " ".join(lines["DATA"])
+    if encoding not in ENCODINGS:
+        raise ValueError(f"{path}: DATA: expected one of {', '.join(ENCODINGS)}, came {encoding!r}")
+    return Header(fields, row_values, row_bytes, points, encoding, start)
+
+
+def _whole(path: Path, key: str, words: list[str]) -> int:
+    if len(words) != 1 or not words[0].isdecimal() or len(words[0]) > 18:
+        raise ValueError(f"{path}: {key}: expected a whole number, came {' '.join(words) or 'nothing'!r}")
+    return int(words[0])
+
+
+def _read_ascii(path: Path, content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
+    lines = content[header.start :].decode("ascii", "replace").splitlines()
+    rows = [line for line in lines if line.strip()]
+    if len(rows) != header.points:
+        raise ValueError(f"{path}: it announces {header.points} points, and holds {len(rows)} lines of them")
+    try:
+        table = np.loadtxt(rows, np.float64, comments=None, ndmin=2)  # (N, row_values)
+    except ValueError as error:
+        raise ValueError(f"{path}: expected {header.row_values} numbers a point ({error})") from None
+    if table.shape[1] != header.row_values:
+        raise ValueError(f"{path}: expected {header.row_values} numbers a point, came {table.shape[1]}")
+    return table[:, [field.values_before for field in fields]]
+
+
+def _read_binary(path: Path, content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
+    """Row after row, each the fields of one point."""
+    _check_size(path, header.points * header.row_bytes, content, header.start)
+    names = [str(number) for number in range(len(fields))]
+    row = np.dtype(
+        {
+            "names": names,
+            "formats": [field.format for field in fields],
+            "offsets": [field.bytes_before for field in fields],
+            "itemsize": header.row_bytes,
+        }
+    )
+    rows = np.frombuffer(content, row, header.points, header.start)
+    return np.stack([rows[name].astype(np.float64) for name in names], axis=1)  # (N, C)
+
+
+def _read_compressed(path: Path, content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
+    """Two sizes, then an LZF block that holds field after field, each for all points."""
+    sizes = content[header.start : header.start + 8]
+    packed, size = int.from_bytes(sizes[:4], "little"), int.from_bytes(sizes[4:], "little")
+    _check_size(path, 8 + packed, content, header.start)
+    if size != header.points * header.row_bytes:
+        raise ValueError(
+            f"{path}: its header announces {header.points * header.row_bytes} bytes of points, and its "
+            f"compressed block {size}"
+        )
+    start = header.start + 8
+    block = _decompress(path, content[start : start + packed], size)
+    count = header.points
+    columns = [np.frombuffer(block, field.format, count, count * field.bytes_before) for field in fields]
+    return np.stack([column.astype(np.float64) for column in columns], axis=1)  # (N, C)
+
+
+def _check_size(path: Path, expected: int, content: bytes, start: int) -> None:
+    """Raises ValueError for a file that ends too early, or holds more than blanks behind its last point."""
+    if len(content) - start < expected or content[start + expected :].strip(b"\0 \t\r\n"):
+        raise ValueError(
+            f"{path}: it announces {expected} bytes of points, and holds {len(content) - start} bytes of them"
+        )
+
+
+def _decompress(path: Path, block: bytes, size: int) -> bytes:
+    """Undoes LZF: a byte below 32 announces bytes to take as they are, another a run to copy from before."""
+    out = bytearray()
+    at = 0
+    try:
+        while at < len(block) and len(out) <= size:
+            control = block[at]
+            at += 1
+            if control < 32:
+                out += block[at : at + control + 1]
+                at += control + 1
+                continue
+            length = control >> 5
+            if length == 7:
+                length += block[at]
+                at += 1
+            length += 2
+            back = ((control & 31) << 8) + block[at] + 1
+            at += 1
+            if back > len(out):
+                raise IndexError
+            run = out[len(out) - back : len(out) - back + length]
+            out += (run * -(-length // len(run)))[:length]  # a run longer than its source repeats it
+    except IndexError:
+        raise ValueError(f"{path}: its compressed block is damaged") from None
+    if len(out) != size:
+        raise ValueError(f"{path}: its compressed block is damaged: {len(out)} bytes, {size} are announced")
+    return bytes(out)

@@ -1,0 +1,62 @@
+"""What a predictor returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a classifier says of one cloud.
+
+    Attributes:
+        label: Name of the most probable class.
+        index: Its number.
+        probabilities: Probability of each class (K,), float32.
+        points: The points that the model saw (N, C), normalised, float32.
+    """
+
+    label: str
+    index: int
+    probabilities: Array
+    points: Array
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a segmenter says of one cloud, in the order of its points.
+
+    Attributes:
+        parts: Part id of each point (N,), int64.
+        names: Name of each point's part (N,), str.
+        probabilities: Probability of that part (N,), float32, among the parts that were possible.
+        points: The points in their own coordinates and scale (N, C), float64: those that came, or the sample
+            of a mesh.
+    """
+
+    parts: Array
+    names: Array
+    probabilities: Array
+    points: Array
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where the latents of a model look on one cloud.
+
+    A model attends over tokens, which may be fewer than the points; a point has the value of the token that
+    is nearest to it.
+
+    Attributes:
+        maps: For each layer the attention (H, M, N) of head and latent over the points, float32. Along the
+            tokens it sums to one; along the points it does where each is a token.
+        points: The points in their own coordinates and scale (N, C), float64.
+    """
+
+    maps: tuple[Array, ...]
+    points: Array

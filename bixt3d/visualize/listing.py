@@ -1,0 +1,82 @@
+"""Predictions as text: a table to read, JSON and CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bixt3d.inference.results import Prediction
+from bixt3d.visualize.scene import LabelledCloud
+
+Row = dict[str, Any]
+FORMATS = ("table", "json", "csv")
+
+
+def class_row(file: str, seen: Prediction, classes: Sequence[str] | None, top: int) -> Row:
+    """Return what is listed of a classified file: its ``top`` most probable classes, best first."""
+    order = np.argsort(-seen.probabilities, kind="stable")[:top]
+    ranked = [
+        {"class": classes[i] if classes else str(i), "probability": round(float(seen.probabilities[i]), 6)}
+        for i in order.tolist()
+    ]
+    return {"file": file, "class": seen.label, "classes": ranked}
+
+
+def part_row(file: str, cloud: LabelledCloud) -> Row:
+    """Return what is listed of a file with predicted parts: points and mean confidence, most points first."""
+    assert cloud.prediction is not None and cloud.confidence is not None
+    parts, counts = np.unique(cloud.prediction, return_counts=True)
+    listed = []
+    for place in np.argsort(-counts, kind="stable").tolist():
+        part = int(parts[place])
+        sure = float(cloud.confidence[cloud.prediction == part].mean())
+        listed.append(
+            {
+                "part": part,
+                "name": cloud.names[part],
+                "points": int(counts[place]),
+                "confidence": round(sure, 6),
+            }
+        )
+    return {"file": file, "category": cloud.category or None, "points": len(cloud.points), "parts": listed}
+
+
+def listing(rows: Sequence[Row], form: str) -> str:
+    """Return rows as text.
+
+    Args:
+        rows: Those of `class_row` and `part_row`, and ``{"file": ..., "error": ...}`` for what failed.
+        form: ``"table"`` has a line a file and leaves failures out; ``"json"`` has all; ``"csv"`` has a line
+            a file and class or part.
+
+    Raises:
+        ValueError: For another form.
+    """
+    if form == "json":
+        return json.dumps(rows, indent=2)
+    good = [row for row in rows if "error" not in row]
+    if form == "table":
+        width = max((len(row["file"]) for row in good), default=0)
+        return "\n".join(f"{row['file']:{width}}  {_shares(row)}" for row in good)
+    if form != "csv":
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {form!r}")
+    flat = [
+        {"file": row["file"], **entry} for row in good for entry in row.get("classes") or row["parts"]
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]) if flat else ["file"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue().rstrip("\n")
+
+
+def _shares(row: Row) -> str:
+    if "classes" in row:
+        return "  ".join(f"{entry['class']} {100 * entry['probability']:.1f}%" for entry in row["classes"])
+    named = (f"{entry['name']} {100 * entry['points'] / row['points']:.1f}%" for entry in row["parts"])
+    return "  ".join([f"{row['points']} points", *named])

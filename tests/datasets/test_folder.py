@@ -1,0 +1,511 @@
+"""A user's own folder: what is read and how, which points, which splits, broken files, and the cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bixt3d import open_dataset
+from bixt3d.config import config_from
+from bixt3d.datasets.folder import STORED_POINTS, read_folder
+from bixt3d.datasets.meshes import MESHES, SUFFIXES, read_cloud
+from bixt3d.datasets.split import Split
+from bixt3d.training.experiment import open_splits
+from tests.datasets.test_pcd import pcd
+
+EXTENTS = np.array([1.0, 2.0, 4.0])
+
+
+def box(place: float = 7.0, size: float = 1.0) -> trimesh.Trimesh:
+    return trimesh.creation.box(
+        size * EXTENTS, trimesh.transformations.translation_matrix([place, -place, 0])
+    )
+
+
+def cloud(seed: int = 0, points: int = 60, normals: bool = True, place: float = 5.0) -> NDArray[np.float64]:
+    draw = np.random.default_rng(seed)
+    xyz = draw.normal(size=(points, 3)) * [1, 2, 3]
+    directions = xyz / np.linalg.norm(xyz, axis=1, keepdims=True)
+    return np.concatenate([xyz + place, directions], axis=1)[:, : 6 if normals else 3]
+
+
+def write(path: Path, points: NDArray[Any] | None = None) -> Path:
+    """Write a box to a mesh's path, and points to a cloud's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    points = cloud() if points is None else points
+    suffix = path.suffix.lower()
+    if suffix in MESHES:
+        path.write_bytes(_bytes(box().export(file_type=suffix[1:])))
+    elif suffix == ".pcd":
+        names = ("x", "y", "z", "normal_x", "normal_y", "normal_z")
+        path.write_bytes(pcd({name: column for name, column in zip(names, points.T, strict=False)}))
+    elif suffix == ".npy":
+        np.save(path, points)
+    elif suffix == ".npz":
+        np.savez(path, points=points)
+    else:
+        np.savetxt(path, points, fmt="%.9f")
+    return path
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """12 training and 3 test clouds of each of two classes."""
+    for number, one_class in enumerate(("cup", "bowl")):
+        for split, count in (("train", 12), ("test", 3)):
+            for index in range(count):
+                seed = 100 * number + index + 50 * (split == "test")
+                write(tmp_path / "own" / split / one_class / f"{index:02d}.npy", cloud(seed))
+    return tmp_path / "own"
+
+
+def in_unit_sphere(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    xyz = points[:, :3] - points[:, :3].mean(0)
+    return np.concatenate([xyz / np.linalg.norm(xyz, axis=1).max(), points[:, 3:]], axis=1)
+
+
+def of(split: Split, name: str) -> torch.Tensor:
+    return split.points[split.names.index(name)]
+
+
+def assert_same_points(points: torch.Tensor, expected: NDArray[np.float64]) -> None:
+    """Both hold the same rows, in whatever order."""
+    mix = np.random.default_rng(0).normal(size=expected.shape[1])  # tells rows apart by one number
+    found = points.numpy().astype(np.float64)
+    found, expected = (rows[np.argsort(rows @ mix)] for rows in (found, expected))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# What is read
+
+
+def test_every_kind_of_file(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        write(tmp_path / "train" / suffix[1:] / f"a{suffix}")
+        write(tmp_path / "train" / suffix[1:] / f"b{suffix}".upper())
+    split = open_dataset("folder", tmp_path, "trainval")
+    assert split.points.shape == (2 * len(SUFFIXES), STORED_POINTS, 6) and split.points.dtype == torch.float32
+    assert split.classes == tuple(sorted(suffix[1:] for suffix in SUFFIXES))
+    for points, label, name in zip(split.points, split.label.tolist(), split.names, strict=True):
+        assert split.classes[label] == name.partition("/")[0]
+        xyz, normals = points[:, :3].numpy(), points[:, 3:].numpy()
+        np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-6)
+        if f".{split.classes[label]}" in MESHES:
+            assert_box(xyz, normals)
+        else:
+            assert_same_points(points[:60], in_unit_sphere(cloud()))
+    assert split.names == tuple(sorted(split.names)) and split.names[0] == "glb/B.GLB"
+
+
+def assert_box(xyz: NDArray[Any], normals: NDArray[Any]) -> None:
+    """All points on the six sides of a box, by their area, with the sides' normals, in the unit sphere."""
+    np.testing.assert_allclose(xyz.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(xyz, axis=1).max(), 1, atol=1e-5)
+    axis, area = np.abs(normals).argmax(1), np.array([8.0, 4.0, 2.0]) / 28
+    width = []
+    for direction in range(3):
+        ends = []
+        for sign in (-1, 1):
+            side = (axis == direction) & (np.sign(normals[:, direction]) == sign)
+            assert side.mean() == pytest.approx(area[direction], abs=0.04)
+            assert np.ptp(xyz[side, direction]) < 1e-5
+            ends.append(xyz[side, direction].mean())
+        width.append(ends[1] - ends[0])
+    np.testing.assert_allclose(np.array(width) / width[0], EXTENTS, rtol=1e-4)
+
+
+def test_a_cloud_gives_points_of_its_own_none_twice(root: Path) -> None:
+    """Also where it is a map's, whose metres float32 would round, and stored line by line."""
+    scan = np.zeros((20_000, 3))
+    scan[:, 0] = np.arange(20_000) / 1000 + 500_000
+    scan[:, 1] = 5_400_000
+    write(root / "test" / "cup" / "scan.npy", scan)
+    points = of(open_dataset("folder", root, "test"), "cup/scan.npy").numpy()
+    assert points.shape == (2048, 3)
+    along = (points[:, 0].astype(np.float64) * (19_999 / 2)) + 19_999 / 2  # 0..19,999, where it came from
+    assert np.abs(along - along.round()).max() < 0.01 and len(np.unique(along.round())) == 2048
+    assert np.abs(points[:, 1:]).max() < 1e-6
+    for few in (32, 512, 2048):  # the first ones are spread over all of it
+        assert abs(points[:few, 0].mean()) < 0.25 and np.ptp(points[:few, 0]) > 1.6
+    assert np.abs(np.corrcoef(np.arange(2048), points[:, 0])[0, 1]) < 0.1
+
+
+def test_a_mesh_of_any_size_and_place(tmp_path: Path) -> None:
+    for name, place, size in (
+        ("near", 0.0, 1.0),
+        ("far", 1e6, 1e-3),
+        ("large", 0.0, 1e6),
+        ("small", 0, 1e-4),
+    ):
+        path = tmp_path / "train" / "box" / f"{name}.off"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        box(place, size).export(path, digits=12)
+    for points in open_dataset("folder", tmp_path, "trainval").points.numpy():
+        assert np.abs(np.linalg.norm(points[:, :3], axis=1).max() - 1) < 1e-5
+        np.testing.assert_allclose(np.abs(points[:, 3:]).max(1), 1, atol=1e-3)
+
+
+def test_normals_are_those_of_read_cloud(tmp_path: Path) -> None:
+    """The predictor reads a file by `read_cloud` and normalises it itself: the same shape must come out."""
+    path = tmp_path / "train" / "ball" / "a.ply"
+    path.parent.mkdir(parents=True)
+    trimesh.creation.icosphere(subdivisions=1).export(path)
+    stored = open_dataset("folder", tmp_path, "trainval").points[0].numpy()
+    seen = in_unit_sphere(read_cloud(path, 6, STORED_POINTS))
+    faces = [np.unique(points[:, 3:].round(3) + 0.0, axis=0) for points in (stored, seen)]
+    np.testing.assert_allclose(faces[0], faces[1], atol=2e-3)
+    assert len(faces[0]) == 80
+    for points in (stored, seen):
+        assert (points[:, :3] * points[:, 3:]).sum(1).min() > 0.8  # outwards
+
+
+# Which points
+
+
+def test_points_depend_on_class_and_name_alone(root: Path, tmp_path: Path) -> None:
+    for kind in ("off", "npy"):
+        write(root / "train" / "cup" / f"x.{kind}", cloud(9, 5000))
+    before = open_dataset("folder", root, "trainval")
+    for kind in ("off", "npy"):
+        shutil.copytree(root / "train", tmp_path / "other" / "train", dirs_exist_ok=True)
+        write(tmp_path / "other" / "train" / "cup" / f"{kind}.txt")
+        (tmp_path / "other" / "test" / "cup").mkdir(parents=True, exist_ok=True)
+        shutil.move(tmp_path / "other" / "train" / "cup" / f"x.{kind}", tmp_path / "other" / "test" / "cup")
+        after = open_dataset("folder", tmp_path / "other", "test")
+        assert torch.equal(of(before, f"cup/x.{kind}"), of(after, f"cup/x.{kind}"))
+    shutil.copy(root / "train" / "cup" / "x.off", root / "train" / "cup" / "y.off")
+    shutil.copy(root / "train" / "cup" / "x.npy", root / "train" / "cup" / "y.npy")
+    again = open_dataset("folder", root, "trainval")
+    for kind in ("off", "npy"):
+        assert torch.equal(of(before, f"cup/x.{kind}"), of(again, f"cup/x.{kind}"))
+        assert not torch.equal(of(again, f"cup/x.{kind}"), of(again, f"cup/y.{kind}"))
+
+
+def test_num_points(root: Path) -> None:
+    write(root / "test" / "cup" / "x.off")
+    write(root / "test" / "cup" / "y.npy", cloud(3, 5000))
+    whole, few = (open_dataset("folder", root, "test", n) for n in (None, 100))
+    assert torch.equal(few.points, whole.points[:, :100]) and few.points.is_contiguous()
+    many = open_dataset("folder", root, "test", 3000)
+    assert many.points.shape == (8, 3000, 6)
+    for name in ("cup/x.off", "cup/y.npy"):
+        assert len(np.unique(of(many, name).numpy(), axis=0)) == 3000
+    assert torch.equal(of(many, "cup/y.npy")[:2048], of(whole, "cup/y.npy"))  # the draw goes on
+
+
+@given(own=st.integers(1, 80), num_points=st.integers(1, 100))
+def test_too_few_points_repeat(own: int, num_points: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("few")
+    write(root / "train" / "cup" / "a.npy", cloud(1, own))
+    split = read_folder(root, "trainval", num_points)
+    points = split.points[0].numpy()
+    kept = min(own, num_points)
+    assert len(np.unique(points, axis=0)) == kept
+    np.testing.assert_array_equal(points, points[np.arange(num_points) % kept])
+    assert (split.count is None) == (own >= num_points)
+    if split.count is not None:
+        assert split.count.tolist() == [own]
+
+
+def test_repeated_points_are_logged(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    write(root / "test" / "bowl" / "00.npy", cloud(1, 20))
+    split = open_dataset("folder", root, "test", 50)
+    assert split.count is not None and split.count.tolist() == [20, 50, 50, 50, 50, 50]
+    assert (
+        "test: 1 shapes have fewer than 50 points and repeat theirs; the fewest,\n  20, has bowl/00.npy"
+        in (caplog.text)
+    )
+    caplog.clear()
+    assert open_dataset("folder", root, "test", 20).count is None
+    assert "repeat" not in caplog.text
+
+
+# Splits and classes
+
+
+def test_val_is_cut_from_train(root: Path) -> None:
+    parts = {name: open_dataset("folder", root, name, 8) for name in ("train", "val", "trainval", "test")}
+    assert {name: len(part) for name, part in parts.items()} == {
+        "train": 22,
+        "val": 2,
+        "trainval": 24,
+        "test": 6,
+    }
+    assert sorted(parts["train"].names + parts["val"].names) == list(parts["trainval"].names)
+    assert {part.classes for part in parts.values()} == {("bowl", "cup")}
+    assert parts["val"].label.tolist() == [0, 1] and parts["test"].label.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_folder_val_is_val(root: Path) -> None:
+    write(root / "val" / "cup" / "own.npy", cloud(7))
+    parts = {name: open_dataset("folder", root, name, 8) for name in ("train", "val", "trainval", "test")}
+    assert parts["val"].names == ("cup/own.npy",) and parts["val"].label.tolist() == [1]
+    assert len(parts["train"]) == 24 and parts["trainval"].names == parts["train"].names + ("cup/own.npy",)
+    assert len(parts["test"]) == 6
+
+
+def test_missing_folders_say_what_to_do(root: Path, tmp_path: Path) -> None:
+    shutil.rmtree(root / "test")
+    assert len(open_dataset("folder", root, "train", 8)) == 22
+    with pytest.raises(FileNotFoundError, match=r"no folder .*test: move files of each class there"):
+        open_dataset("folder", root, "test")
+    with pytest.raises(FileNotFoundError, match=r"no folder .*train: expected .*cup holds 00\.npy, 01\.npy"):
+        open_dataset("folder", root / "train" / "cup", "train")
+    with pytest.raises(FileNotFoundError, match=r"nowhere is not a folder"):
+        open_dataset("folder", tmp_path / "nowhere", "test")
+
+
+def test_a_class_without_training_shapes(root: Path) -> None:
+    write(root / "test" / "cups" / "00.npy")
+    with pytest.raises(
+        ValueError, match=r"test/cups: expected a class that train has .*bowl, cup.*mean 'cup'"
+    ):
+        open_dataset("folder", root, "train")
+    shutil.rmtree(root / "test" / "cups")
+    shutil.rmtree(root / "test" / "cup")  # a class may be missing in test
+    assert open_dataset("folder", root, "test").classes == ("bowl", "cup")
+
+
+def test_folders_without_shapes(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (root / "test" / "cups").mkdir()
+    (root / "test" / "cups" / "photo.jpg").touch()
+    assert len(open_dataset("folder", root, "test")) == 6
+    assert "test: passed over, no shapes: cups/photo.jpg (1 in all)" in caplog.text
+    (root / "train" / "lid").mkdir()
+    with pytest.raises(ValueError, match=r"lid: expected files of this class \(\.off, .*came none"):
+        open_dataset("folder", root, "train")
+    (root / "train" / "lid").rmdir()
+    (root / "val").mkdir()
+    with pytest.raises(ValueError, match=r"val: expected <class>/<file> .*came none"):
+        open_dataset("folder", root, "train")
+
+
+def test_other_files_are_counted_and_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for name in (".DS_Store", "cup/._00.npy", "cup/00.mtl", "cup/deep/00.npy", "notes.txt", ".git/a.npy"):
+        (root / "train" / name).parent.mkdir(exist_ok=True)
+        (root / "train" / name).write_text("x")
+    (root / "train" / "cup" / "gone.npy").symlink_to("nowhere")
+    assert len(open_dataset("folder", root, "trainval")) == 24
+    assert "train: passed over, no shapes: .DS_Store, .git, cup/._00.npy, ... (7 in all)" in caplog.text
+
+
+# Normals
+
+
+@pytest.mark.parametrize(
+    "bare",
+    [
+        cloud(3, normals=False),
+        np.concatenate([cloud(3, normals=False), np.random.default_rng(0).integers(0, 255, (60, 3))], axis=1),
+        np.concatenate([cloud(3, normals=False), np.random.default_rng(0).random((60, 3))], axis=1),
+        np.concatenate([cloud(3, normals=False), np.zeros((60, 3))], axis=1),
+        np.where(np.arange(360).reshape(60, 6) == 359, np.nan, cloud(3)),
+    ],
+    ids=["no columns", "colours of 255", "colours of 1", "zeros", "NaN"],
+)
+@pytest.mark.parametrize("where", ["train", "test"])
+def test_one_file_without_normals(
+    where: str, bare: NDArray[Any], root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert open_dataset("folder", root, "train").channels == 6
+    assert "22 shapes of 2 classes, 2048 points each, xyz and normal" in caplog.text
+    write(root / where / "bowl" / "bare.npy", bare)
+    parts = [open_dataset("folder", root, split) for split in ("train", "val", "test")]
+    assert [part.channels for part in parts] == [3, 3, 3]
+    assert f"xyz: 1 of 31 files have no normals,\n  as {where}/bowl/bare.npy" in caplog.text
+    np.testing.assert_allclose(parts[0].points.norm(dim=-1).amax(1).numpy(), 1, atol=1e-6)
+
+
+def test_normals_are_made_unit_and_may_be_unknown(tmp_path: Path) -> None:
+    points = cloud()
+    points[:, 3:] = (points[:, 3:] * 1.001).round(2)
+    points[5, 3:] = 0
+    write(tmp_path / "train" / "cup" / "a.txt", points)
+    stored = open_dataset("folder", tmp_path, "trainval").points[0, :60]
+    assert stored.shape == (60, 6)
+    assert sorted(stored[:, 3:].norm(dim=1).round(decimals=5).tolist()) == [0.0] + [1.0] * 59
+
+
+def test_no_normals_at_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    write(tmp_path / "train" / "cup" / "a.xyz", cloud(normals=False))
+    assert open_dataset("folder", tmp_path, "trainval").channels == 3
+    assert "xyz: no file has normals" in caplog.text
+
+
+# Files that cannot be read
+
+
+def test_few_broken_files_are_left_out_and_named_every_time(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (root / "train" / "cup" / "05.npy").write_bytes(b"torn")
+    (root / "train" / "bowl" / "zz.xyz").write_text("0 0 0\n1 one 1\n")
+    for time in ("parsed", "from the cache"):
+        caplog.clear()
+        split = open_dataset("folder", root, "trainval")
+        assert len(split) == 23 and "cup/05.npy" not in split.names, time
+        for name, points in zip(split.names, split.points, strict=True):
+            seed = 100 * (name[:3] == "bow") + int(name[-6:-4])
+            assert_same_points(points[:60], in_unit_sphere(cloud(seed))), name  # nobody has another's points
+        assert split.label.tolist() == [0] * 12 + [1] * 11
+        (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+        text = record.getMessage()
+        assert text.startswith("train: left out, cannot be read: 2 of 25 files\n  bowl/zz.xyz: ")
+        assert text.count("zz.xyz") == 1 and "line 2: expected finite numbers, came 'one'\n" in text
+        assert "\n  cup/05.npy: expected a whole NumPy array" in text
+        assert str(root) not in text
+    caplog.clear()
+    open_dataset("folder", root, "test")
+    assert "cannot be read" not in caplog.text  # those of the split that is asked for
+
+
+def test_many_broken_files_are_an_error(root: Path) -> None:
+    for index in range(12, 16):
+        (root / "train" / "cup" / f"{index}.npy").write_bytes(b"torn")
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"train: 4 of 28 files cannot be read, more than one in ten; .*:\n  cup/12\.npy"
+        ):
+            open_dataset("folder", root, "test")
+    for index in range(12, 14):
+        (root / "train" / "cup" / f"{index}.npy").unlink()
+    assert len(open_dataset("folder", root, "trainval")) == 24
+
+
+def test_a_class_of_broken_files_is_an_error(root: Path) -> None:
+    write(root / "train" / "lid" / "00.npy").write_bytes(b"torn")
+    with pytest.raises(
+        ValueError, match=r"train/lid: none of its files can be read:\n  lid/00\.npy: expected"
+    ):
+        open_dataset("folder", root, "train")
+
+
+def test_many_broken_files_are_counted(root: Path) -> None:
+    for index in range(20, 40):
+        (root / "train" / "cup" / f"{index}.npy").write_bytes(b"torn")
+    with pytest.raises(ValueError, match=r"cup/29\.npy: [^\n]*\n  and 10 more$"):
+        open_dataset("folder", root, "train")
+
+
+def test_coordinates_without_end(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(root / "train" / "cup" / "00.npy", cloud() * 1e200)
+    assert len(open_dataset("folder", root, "trainval")) == 23
+    assert "cup/00.npy: expected coordinates up to 1e+100" in caplog.text
+
+
+def test_a_file_without_permission_is_not_called_broken(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for kind, call in (("off", "trimesh.load"), ("npy", "numpy.load"), ("pcd", "pathlib.Path.read_bytes")):
+        write(root / "train" / "cup" / f"locked.{kind}")
+        with monkeypatch.context() as patch:
+            patch.setattr(call, refuse)
+            with pytest.raises(PermissionError, match=r"Permission denied: .*\."):
+                read_cloud(root / "train" / "cup" / f"locked.{kind}")
+    monkeypatch.setattr("numpy.load", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*00\.npy"):
+        open_dataset("folder", root, "train")
+
+
+# The cache
+
+
+def test_files_are_parsed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {name: open_dataset("folder", root, name) for name in ("train", "val", "test")}
+    assert sorted(path.name for path in (root / ".bixt3d_cache").iterdir()) == [
+        "folder-test-2048.npz",
+        "folder-train-2048.npz",
+    ]
+    monkeypatch.setattr("bixt3d.datasets.folder.read_cloud", None)
+    for name, split in first.items():
+        again = open_dataset("folder", root, name)
+        assert torch.equal(again.points, split.points) and again.names == split.names
+        assert torch.equal(again.label, split.label)
+        assert torch.equal(open_dataset("folder", root, name, 512).points, split.points[:, :512])
+
+
+def test_the_cache_notices_every_change(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def read(path: Path, *args: Any) -> NDArray[np.float64]:
+        parsed.append(f"{path.parent.parent.name}/{path.parent.name}/{path.name}")
+        return read_cloud(path, *args)
+
+    monkeypatch.setattr("bixt3d.datasets.folder.read_cloud", read)
+
+    def opened() -> tuple[Split, int]:
+        parsed.clear()
+        return open_dataset("folder", root, "trainval"), len(parsed)
+
+    assert opened()[1] == 30 and opened()[1] == 0
+    path = root / "train" / "cup" / "03.npy"
+    write(path, cloud(77))
+    split, count = opened()
+    assert count == 24 and opened()[1] == 0  # the split that changed, not the other one
+    assert_same_points(of(split, "cup/03.npy")[:60], in_unit_sphere(cloud(77)))
+    os.utime(path, ns=(1, 1))
+    assert opened()[1] == 24
+    write(root / "train" / "cup" / "new.xyz")
+    split, count = opened()
+    assert count == 25 and "cup/new.xyz" in split.names
+    path.rename(root / "train" / "cup" / "renamed.npy")
+    split, count = opened()
+    assert count == 25 and "cup/renamed.npy" in split.names and "cup/03.npy" not in split.names
+    (root / "train" / "cup" / "renamed.npy").unlink()
+    split, count = opened()
+    assert count == 24 and len(split) == 24
+    (root / "train" / "cup" / "notes.md").touch()
+    assert opened()[1] == 0
+
+
+# On the way to a model
+
+
+@pytest.mark.parametrize(
+    ("order", "num_points"), [("stored", 64), ("fps", 64), ("random", 64), ("fps", 2500)]
+)
+def test_the_trainer_opens_it(order: str, num_points: int, root: Path) -> None:
+    write(root / "train" / "cup" / "dense.npy", cloud(4, 4000))
+    config = config_from(
+        {"data": {"name": "folder", "root": str(root), "num_points": num_points, "order": order}}
+    )
+    splits, stored = open_splits(config, torch.device("cpu"), ("train", "val", "test"), train="train")
+    assert stored == (num_points if order == "stored" else max(num_points, STORED_POINTS))
+    drawn = order == "random"  # batches draw from all stored points
+    assert splits["train"].points.shape[1:] == (STORED_POINTS if drawn else num_points, 6)
+    assert splits["test"].points.shape == (6, num_points, 6)
+    config.data.normals = False
+    assert open_splits(config, torch.device("cpu"), ("test",))[0]["test"].channels == 3
+
+
+def test_it_has_no_parts(root: Path) -> None:
+    config = config_from(
+        {
+            "data": {"name": "folder", "root": str(root), "order": "random"},
+            "model": {"name": "bixt_ti_partseg"},
+        }
+    )
+    with pytest.raises(ValueError, match="folder has no part labels"):
+        open_splits(config, torch.device("cpu"), ("test",))

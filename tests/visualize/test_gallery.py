@@ -1,0 +1,221 @@
+"""Clouds that are labelled when they are looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bixt3d import Predictor, create_model
+from bixt3d.datasets import Split
+from bixt3d.visualize import Gallery
+from bixt3d.visualize.gallery import next_category, part_iou_of, training_split
+from tests.models.randomize import randomize
+
+PARTS_OF_CATEGORY = ((0, 1), (2, 3, 4))
+CATEGORIES = ("mug", "table")
+NAMES = ("body", "handle", "top", "leg", "shelf")
+SIZES = {"dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4}
+
+
+def segmenter(in_dims: int = 3, **about: Any) -> Predictor:
+    torch.manual_seed(3)
+    model = create_model("bixt_ti_partseg", num_parts=5, num_categories=2, in_dims=in_dims, **SIZES)
+    randomize(model)
+    model.description = {  # type: ignore[assignment]
+        "classes": list(CATEGORIES),
+        "parts_of_category": [list(ids) for ids in PARTS_OF_CATEGORY],
+        "part_names": list(NAMES),
+        "preprocess": {"num_points": 32, "order": "random", "stored_points": 64},
+        **about,
+    }
+    return Predictor(model, "cpu")
+
+
+def classifier() -> Predictor:
+    torch.manual_seed(3)
+    model = create_model("bixt_ti_cls", num_classes=2, **SIZES)
+    randomize(model)
+    return Predictor(model, "cpu", classes=CATEGORIES, num_points=20)
+
+
+def parts_split(channels: int = 3, **changes: Any) -> Split:
+    """Three shapes of 40 stored points; the second has 30 of its own."""
+    generator = torch.Generator().manual_seed(0)
+    category = torch.tensor([1, 0, 1])
+    parts = torch.stack([torch.randint(2, 5, (40,)), torch.randint(0, 2, (40,)), torch.randint(2, 5, (40,))])
+    about: dict[str, Any] = {
+        "label": category,
+        "classes": CATEGORIES,
+        "parts": parts,
+        "category": category,
+        "categories": CATEGORIES,
+        "parts_of_category": PARTS_OF_CATEGORY,
+        "part_names": NAMES,
+        "count": torch.tensor([40, 30, 40]),
+        "names": ("t1", "m1", "t2"),
+        **changes,
+    }
+    return Split(torch.randn(3, 40, channels, generator=generator), **about)
+
+
+def own_iou(prediction: Any, truth: Any, ids: Any) -> float:
+    """Mean over the category's parts of intersection over union; a part in neither counts one."""
+    values = []
+    for part in ids:
+        union = ((prediction == part) | (truth == part)).sum()
+        values.append(((prediction == part) & (truth == part)).sum() / union if union else 1.0)
+    return float(np.mean(values))
+
+
+def test_gallery_of_a_split_says_what_the_predictor_says() -> None:
+    predictor, split = segmenter(), parts_split()
+    assert split.parts is not None
+    gallery = Gallery.of_split(predictor, split)
+    assert (gallery.titles, gallery.categories, len(gallery)) == (
+        ("t1", "m1", "t2"),
+        ("table", "mug", "table"),
+        3,
+    )
+    for shape, seen in enumerate(gallery):
+        own = 30 if shape == 1 else 40
+        points, category = split.points[shape, :own].numpy(), gallery.categories[shape]
+        expected = predictor.segment(points, category)
+        assert seen.modes == ("prediction", "truth", "error", "confidence", "attention")
+        np.testing.assert_array_equal(seen.prediction, expected.parts)
+        np.testing.assert_array_equal(seen.confidence, expected.probabilities)
+        np.testing.assert_allclose(seen.points, points, atol=1e-6)
+        np.testing.assert_array_equal(seen.truth, split.parts[shape, :own])
+        assert tuple(seen.ids) == PARTS_OF_CATEGORY[CATEGORIES.index(category)]
+        assert tuple(seen.names) == NAMES and seen.category == category
+        assert seen.verdict == f"IoU {own_iou(seen.prediction, seen.truth, seen.ids):.1%}"
+        maps = predictor.attention(points, category).maps
+        assert [layer.shape for layer in seen.attention] == [(4, own)] * 2
+        for layer, expected_map in zip(seen.attention, maps, strict=True):
+            np.testing.assert_allclose(layer, expected_map.mean(axis=0), rtol=1e-6)
+
+
+def test_some_shapes_without_attention() -> None:
+    gallery = Gallery.of_split(segmenter(), parts_split(), [2, 0], attention=False)
+    assert gallery.titles == ("t2", "t1")
+    assert gallery[0].modes == ("prediction", "truth", "error", "confidence")
+
+
+def test_normals_are_given_only_to_a_model_that_takes_them() -> None:
+    split = parts_split(channels=6)
+    for channels in (3, 6):
+        predictor = segmenter(in_dims=channels)
+        seen = Gallery.of_split(predictor, split, [0])[0]
+        expected = predictor.segment(split.points[0, :, :channels].numpy(), "table")
+        np.testing.assert_array_equal(seen.prediction, expected.parts)
+        assert seen.points.shape == (40, 3)
+
+
+def test_a_cloud_is_labelled_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = segmenter()
+    calls = []
+    segment = predictor.segment
+    monkeypatch.setattr(predictor, "segment", lambda *given: calls.append(0) or segment(*given))
+    gallery = Gallery.of_split(predictor, parts_split())
+    assert calls == []
+    assert gallery[1] is gallery[1] is gallery[-2] and len(calls) == 1
+    _ = gallery[2], gallery[1]
+    assert len(calls) == 3  # only the latest is kept
+    assert [seen.title for seen in gallery[1:]] == ["m1", "t2"]
+    with pytest.raises(IndexError):
+        gallery[3]
+
+
+def test_shapes_without_names_are_numbered() -> None:
+    assert Gallery.of_split(segmenter(), parts_split(names=()), [2]).titles == ("shape 2",)
+
+
+def test_gallery_of_a_classifier() -> None:
+    predictor, split = classifier(), parts_split()
+    seen = Gallery.of_split(predictor, split)[1]
+    expected = predictor(split.points[1, :30].numpy())
+    assert seen.modes == ("attention",) and seen.truth is None and seen.category == "mug"
+    assert seen.verdict == f"predicted {expected.label} {expected.probabilities.max():.1%}"
+    assert seen.points.shape == (30, 3) and seen.attention[0].shape == (4, 30)
+    with pytest.raises(ValueError, match="t1: .*|expected at least 20 points"):
+        Gallery(predictor, [np.zeros((5, 3)) + np.arange(5)[:, None]], ["t1"], [""])[0]
+
+
+def test_gallery_of_files(tmp_path: Path) -> None:
+    predictor = segmenter()
+    cloud = np.random.default_rng(0).normal(size=(50, 3))
+    np.save(tmp_path / "scan.npy", cloud)
+    gallery = Gallery.of_files(predictor, [tmp_path / "scan.npy", str(tmp_path / "none.npy")], "mug")
+    seen = gallery[0]
+    assert (seen.title, seen.category, seen.verdict) == ("scan.npy", "mug", "")
+    assert seen.modes == ("prediction", "confidence", "attention")
+    np.testing.assert_array_equal(seen.prediction, predictor.segment(cloud, "mug").parts)
+    with pytest.raises(FileNotFoundError, match=r"none\.npy"):
+        gallery[1]
+    np.testing.assert_array_equal(gallery[0].prediction, seen.prediction)  # the other ones are as before
+    for category, message in (("", "needs to be told it"), ("cup", "expected one of mug, table, got 'cup'")):
+        with pytest.raises(ValueError, match=message):
+            Gallery.of_files(predictor, ["scan.npy"], category)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clouds": []}, "no clouds to look at"),
+        ({"titles": ["a"]}, "for each of 2 clouds, and true parts of all or none, got 1, 2 and 0"),
+        ({"categories": ["a", "b", "c"]}, "got 2, 3 and 0"),
+        ({"truths": [None]}, "got 2, 2 and 1"),
+    ],
+)
+def test_lists_of_one_length(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"clouds": [1, 2], "titles": ["a", "b"], "categories": ["x", "y"], "truths": []}
+    with pytest.raises(ValueError, match=message):
+        Gallery(segmenter(), **{**given, **change})
+
+
+def test_split_of_other_categories_or_without_parts() -> None:
+    with pytest.raises(ValueError, match="the model knows cup, table; the data set has mug, table"):
+        Gallery.of_split(segmenter(classes=["cup", "table"]), parts_split())
+    bare = Split(torch.zeros(1, 4, 3) + torch.arange(4.0)[:, None], torch.tensor([0]), CATEGORIES)
+    with pytest.raises(ValueError, match="the data set has no part labels"):
+        Gallery.of_split(segmenter(), bare)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8), st.data())
+def test_next_category_goes_on_to_the_first_other_one(categories: list[str], data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, len(categories) - 1))
+    found = next_category(categories, index)
+    if len(set(categories)) == 1:
+        assert found == index
+    else:
+        steps = (found - index) % len(categories)
+        passed = [categories[(index + step) % len(categories)] for step in range(steps)]
+        assert set(passed) == {categories[index]} and categories[found] != categories[index]
+
+
+def test_next_category_of_a_gallery() -> None:
+    gallery = Gallery(segmenter(), [0] * 5, list("vwxyz"), ["mug", "mug", "table", "table", "mug"])
+    assert [gallery.next_category(index) for index in range(5)] == [2, 2, 4, 4, 2]
+
+
+@given(st.lists(st.tuples(st.integers(2, 4), st.integers(2, 4)), min_size=1, max_size=30))
+def test_part_iou(labels: list[tuple[int, int]]) -> None:
+    prediction, truth = np.array(labels).T
+    assert part_iou_of(prediction, truth, (2, 3, 4)) == pytest.approx(
+        own_iou(prediction, truth, (2, 3, 4)), abs=1e-6
+    )
+
+
+def test_split_of_the_training(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not say what data it was trained on: give files"):
+        training_split(segmenter(), "test")
+    told = segmenter(config={"data": {"name": "shapenetpart", "root": str(tmp_path / "nowhere")}})
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        training_split(told, "test")
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        training_split(told, "test", tmp_path / "elsewhere")

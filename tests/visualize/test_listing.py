@@ -1,0 +1,63 @@
+"""Predictions as text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+
+from bixt3d.inference import Prediction
+from bixt3d.visualize import LabelledCloud
+from bixt3d.visualize.listing import class_row, listing, part_row
+
+CLASSES = ["chair, high", "mug", 'a "lamp"']
+
+
+def rows() -> list[dict[str, object]]:
+    seen = Prediction("mug", 1, np.array([0.25, 0.7, 0.05], np.float32), np.zeros((4, 3)))
+    return [class_row("x.off", seen, CLASSES, 2), {"file": "bad.off", "error": "bad.off: no mesh"}]
+
+
+def part_rows() -> list[dict[str, object]]:
+    cloud = LabelledCloud(
+        "x.off",
+        np.zeros((4, 3)),
+        "Mug",
+        [2, 3],
+        ["", "", "body", "handle"],
+        prediction=np.array([3, 2, 3, 3]),
+        confidence=np.array([0.5, 1.0, 0.75, 1.0]),
+    )
+    return [part_row("x.off", cloud)]
+
+
+def test_table() -> None:
+    assert listing(rows(), "table") == "x.off  mug 70.0%  chair, high 25.0%"
+    assert listing(part_rows(), "table") == "x.off  4 points  handle 75.0%  body 25.0%"
+    assert listing([], "table") == ""
+
+
+def test_json_has_what_failed() -> None:
+    good, bad = json.loads(listing(rows(), "json"))
+    assert good["class"] == "mug"
+    assert good["classes"][1] == {"class": "chair, high", "probability": 0.25}
+    assert bad == {"file": "bad.off", "error": "bad.off: no mesh"}
+    (parts,) = json.loads(listing(part_rows(), "json"))
+    assert (parts["category"], parts["points"]) == ("Mug", 4)
+    assert parts["parts"][0] == {"part": 3, "name": "handle", "points": 3, "confidence": 0.75}
+
+
+def test_csv_reads_back() -> None:
+    read = list(csv.DictReader(io.StringIO(listing(rows(), "csv"))))
+    assert [row["class"] for row in read] == ["mug", "chair, high"]
+    read = list(csv.DictReader(io.StringIO(listing(part_rows(), "csv"))))
+    assert [(row["name"], row["points"]) for row in read] == [("handle", "3"), ("body", "1")]
+    assert listing([], "csv") == "file"
+
+
+def test_another_form() -> None:
+    with pytest.raises(ValueError, match="format: expected one of table, json, csv, got 'xml'"):
+        listing(rows(), "xml")
