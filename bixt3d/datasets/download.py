@@ -7,6 +7,7 @@ with, or cleared away, by the next run; the data set's own folder is either whol
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import shutil
@@ -143,10 +144,10 @@ def _shown(path: Path) -> Path:
 
 
 def _archive(work: Path, mirror: Mirror) -> Path:
-    """Where a mirror's archive lies; apart for each host, so that parts of different files do not meet."""
+    """Where a mirror's archive lies; apart for each address, so that parts of different files do not meet."""
     address = urlsplit(mirror.url)
-    name = Path(unquote(address.path)).name or "archive"
-    return work / address.netloc.rpartition("@")[2].replace(":", "_") / name
+    apart = hashlib.sha256(mirror.url.encode()).hexdigest()[:8]
+    return work / f"{address.hostname}-{apart}" / (Path(unquote(address.path)).name or "archive")
 
 
 def _fetch(mirror: Mirror, archive: Path, source: Source, timeout: float, retries: int) -> None:

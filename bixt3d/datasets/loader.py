@@ -61,7 +61,11 @@ def arrange(
     if order == "random":
         return draw_points(points, count, num_points, Generator(points.device).manual_seed(0))
     parts = torch.split(points[..., :3], chunk)
-    return torch.cat([farthest_point_sample(part, num_points) for part in parts])
+    chosen = torch.cat([farthest_point_sample(part, num_points) for part in parts])  # (S, num_points)
+    if count is None:
+        return chosen
+    # A cloud all of whose own points are taken begins again, instead of with its first point over and over.
+    return chosen.gather(1, torch.arange(num_points, device=points.device) % count[:, None])
 
 
 def arrange_split(split: Split, num_points: int, order: str = "stored") -> Split:

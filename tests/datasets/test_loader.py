@@ -245,3 +245,13 @@ def test_labels_of_points_follow_what_is_chosen() -> None:
     for batch in loader.epoch(1):
         assert batch.parts is not None and batch.points.shape[1] == 7
         assert torch.equal(batch.points[..., 0], batch.parts + 0.25)
+
+
+def test_farthest_points_of_a_cloud_with_fewer_points_begin_again() -> None:
+    own = torch.rand(1, 10, 3)
+    points = torch.cat([own, own, own[:, :4]], 1)  # (1, 24, 3), as a ragged split stores it
+    index = arrange(points, 24, "fps", count=torch.tensor([10]))[0]
+    chosen = points[0, index]
+    assert len(chosen[:10].unique(dim=0)) == 10
+    torch.testing.assert_close(chosen[10:20], chosen[:10])
+    torch.testing.assert_close(chosen[20:], chosen[:4])

@@ -1,0 +1,200 @@
+"""Trained models as files that run without this package: ONNX, and torch's own exported programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from bixt3d.models.classifier import PointClassifier
+from bixt3d.models.segmenter import PointSegmenter
+from bixt3d.training.checkpoint import load_checkpoint
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+OPSET = 18
+TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order, over a dozen layers
+METADATA = "bixt3d"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it was checked.
+
+    Attributes:
+        path: The file.
+        inputs: Name, shape and type of each input.
+        output: Those of the output.
+        least_points: The fewest points that a cloud may have.
+        difference: The largest difference from the model, as a fraction of the largest logit; None if ONNX
+            Runtime, which runs the file, is not installed.
+    """
+
+    path: Path
+    inputs: tuple[str, ...]
+    output: str
+    least_points: int
+    difference: float | None
+
+
+def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format: str = "onnx") -> Exported:
+    """Write a model for other programs, and check that the file gives what the model gives.
+
+    Inputs are ``points`` (batch, points, C) float32, as the model takes them (xyz centred and scaled to the
+    unit sphere), and for a segmenter that is told it ``category`` (batch,) int64; the output is ``logits``,
+    (batch, K) or (batch, points, P) float32. Batch and number of points are free, farthest-point sampling and
+    neighbours included, from ``least_points`` up. Classes, parts and preprocessing travel as JSON: in ONNX's
+    metadata, or in the file ``bixt3d.json`` of the program. The encoder-decoder gives NaN in ONNX Runtime, and
+    is refused: export it with ``"torch"``.
+
+    Args:
+        model_or_path: A classifier, a segmenter or a checkpoint.
+        path: Where to write.
+        format: ``"onnx"`` (opset 18), or ``"torch"``, which `torch.export.load` reads.
+
+    Raises:
+        ValueError: For an unknown format or kind of model, or a file that differs from its model; nothing is
+            left then.
+        FileNotFoundError: If there is no such checkpoint.
+        ImportError: If onnx or onnxscript is not installed.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
+    model = model_or_path
+    if not isinstance(model, nn.Module):
+        model = load_checkpoint(model, "cpu")[0]
+    if not isinstance(model, (PointClassifier, PointSegmenter)):
+        raise ValueError(f"expected a classifier, a segmenter or a checkpoint, got {type(model).__name__}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    least = least_points(model)
+    about = json.dumps(_metadata(model, least))
+    place = next(model.parameters()).device
+    model = model.cpu().eval()
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    if temporary.suffix != FORMATS[format]:
+        temporary = temporary.with_name(temporary.name + FORMATS[format])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's exporters, about themselves
+            program = _program(model, least)
+            run = (_write_onnx if format == "onnx" else _write_torch)(program, temporary, about)
+        difference = None if run is None else _difference(model, run, least)
+        if difference is not None and not difference <= TOLERANCE:
+            raise ValueError(
+                f"the exported file differs from the model by {difference:.1e} of its largest logit, more "
+                f"than {TOLERANCE:.0e}; nothing was written. Try another format: {', '.join(FORMATS)}"
+            )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        model.to(place)
+    names = _inputs(model)
+    shapes = {"points": f"(batch, points, {model.in_dims}) float32", "category": "(batch,) int64"}
+    width = model.head.linear.out_features
+    output = f"(batch, {width})" if isinstance(model, PointClassifier) else f"(batch, points, {width})"
+    inputs = tuple(f"{name} {shapes[name]}" for name in names)
+    return Exported(path, inputs, f"logits {output} float32", least, difference)
+
+
+def least_points(model: PointClassifier | PointSegmenter) -> int:
+    """Return the fewest points of a cloud for which every layer has the neighbours that it looks for."""
+    stages, points, kept = model.encoder.stages, 2, 1
+    for index in sorted(stages, key=int):
+        stage: Any = stages[index]
+        points = max(points, stage.neighbors * kept)
+        kept *= stage.reduction
+    return max(points, 3 * kept if isinstance(model, PointSegmenter) else kept)
+
+
+def _program(model: PointClassifier | PointSegmenter, least: int) -> ExportedProgram:
+    batch, points = Dim("batch", min=1), Dim("points", min=least)
+    example = _example(model, 2, max(2 * least, 128))
+    shapes: dict[str, Any] = {"points": {0: batch, 1: points}}
+    if len(example) == 2:
+        shapes["category"] = {0: batch}
+    with torch.no_grad():
+        return torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+
+
+def _write_onnx(program: ExportedProgram, path: Path, about: str) -> Callable[..., Tensor] | None:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401, torch's exporter is written in it
+    except ImportError as error:
+        install = 'pip install "bixt3d[export]"'
+        raise ImportError(f"ONNX files need onnx and onnxscript ({error}): {install}") from None
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+    written = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        opset_version=OPSET,
+        input_names=names,
+        output_names=["logits"],
+        external_data=False,
+    )
+    assert written is not None
+    written.save(str(path), external_data=False)
+    file = onnx.load(str(path))
+    onnx.helper.set_model_props(file, {METADATA: about})
+    onnx.checker.check_model(file)
+    onnx.save(file, str(path))
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run(*inputs: Tensor) -> Tensor:
+        given = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
+
+    return run
+
+
+def _write_torch(program: ExportedProgram, path: Path, about: str) -> Callable[..., Tensor]:
+    torch.export.save(program, path, extra_files={f"{METADATA}.json": about})
+    run: Callable[..., Tensor] = torch.export.load(path).module()
+    return run
+
+
+@torch.no_grad()
+def _difference(model: PointClassifier | PointSegmenter, run: Callable[..., Tensor], least: int) -> float:
+    """Compare on batches and numbers of points other than those of the export."""
+    worst = 0.0
+    for batch, count in ((1, least), (3, 2 * least + 57)):
+        inputs = _example(model, batch, count)
+        expected = model(*inputs)
+        gap = (run(*inputs) - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
+        worst = max(worst, float(gap)) if torch.isfinite(gap) else math.inf
+    return worst
+
+
+def _inputs(model: PointClassifier | PointSegmenter) -> Sequence[str]:
+    told = isinstance(model, PointSegmenter) and model.num_categories > 0
+    return ("points", "category") if told else ("points",)
+
+
+def _example(model: PointClassifier | PointSegmenter, batch: int, count: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(batch)
+    points = torch.rand(batch, count, model.in_dims, generator=generator) * 2 - 1
+    if len(_inputs(model)) == 1:
+        return (points,)
+    assert isinstance(model, PointSegmenter)
+    return points, torch.arange(batch) % model.num_categories
+
+
+def _metadata(model: PointClassifier | PointSegmenter, least: int) -> dict[str, Any]:
+    about = model.description or {}
+    keys = ("task", "classes", "preprocess", "parts_of_category", "part_names", "dataset")
+    kept = {key: about[key] for key in keys if key in about}
+    return {"inputs": list(_inputs(model)), "output": "logits", "least_points": least, **kept}
