@@ -17,8 +17,8 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 
 # tools -> training, inference, visualize -> datasets, models -> ops -> torch. Each part may import itself and
 # these; inference reads the checkpoints that training writes, and visualize draws what inference says. Error
-# messages everywhere use suggest, which is held to the standard library. OUTSIDE: the packages beyond it that a
-# part may import, where limited.
+# messages everywhere use suggest, which is held to the standard library. OUTSIDE: the packages beyond it that
+# a part may import, where limited.
 LOWER = {"suggest", "ops", "presets", "config", "metrics"}
 MAY_IMPORT = {
     "suggest": set(),

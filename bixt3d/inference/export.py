@@ -52,8 +52,8 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     unit sphere), and for a segmenter that is told it ``category`` (batch,) int64; the output is ``logits``,
     (batch, K) or (batch, points, P) float32. Batch and number of points are free, farthest-point sampling and
     neighbours included, from ``least_points`` up. Classes, parts and preprocessing travel as JSON: in ONNX's
-    metadata, or in the file ``bixt3d.json`` of the program. The encoder-decoder gives NaN in ONNX Runtime, and
-    is refused: export it with ``"torch"``.
+    metadata, or in the file ``bixt3d.json`` of the program. The encoder-decoder gives NaN in ONNX Runtime,
+    and is refused: export it with ``"torch"``.
 
     Args:
         model_or_path: A classifier, a segmenter or a checkpoint.

@@ -114,5 +114,6 @@ def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
     assert EVIL in headline.text
     assert browser.execute_script("return window.evil") is None
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
-    sent = [entry["message"] for entry in browser.get_log("performance") if "requestWillBe" in entry["message"]]
+    messages = [entry["message"] for entry in browser.get_log("performance")]
+    sent = [message for message in messages if "requestWillBeSent" in message]
     assert sent and re.findall(r'"url":"(https?://[^"]+)"', "".join(sent)) == []
