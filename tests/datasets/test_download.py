@@ -414,6 +414,13 @@ def test_the_same_run_goes_on_too(server: Server, root: Path, archive: bytes) ->
     assert server.files["/a.zip"].seen == [(0, 3000), (3000, len(archive) - 3000)]
 
 
+def test_a_connection_that_breaks_before_anything_came_is_tried_again(
+    server: Server, root: Path, archive: bytes
+) -> None:
+    get(root, source_of(server.add("a.zip", archive, cut=0)), retries=1)
+    assert server.files["/a.zip"].seen == [(0, 0), (0, len(archive))]
+
+
 def test_server_without_ranges_starts_anew(server: Server, root: Path, archive: bytes) -> None:
     url = server.add("a.zip", archive, cut=3000, ranges=False)
     failure(root, source_of(url))
@@ -489,8 +496,9 @@ def test_an_archive_that_is_here_is_not_fetched_again(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "copyfileobj", interrupt_after(2))
         get(root, source)
+    server.add("gone.zip", archive)
     get(root, source)
-    assert len(server.files["/a.zip"].seen) == 1
+    assert len(server.files["/a.zip"].seen) == 1 and server.files["/gone.zip"].seen == []
 
 
 # The disk
@@ -690,9 +698,11 @@ def test_damaged_tar(root: Path, tmp_path: Path, whole: Path, kind: str) -> None
 
 def test_from_folder(root: Path, whole: Path) -> None:
     open_dataset("modelnet40", whole, "test")  # leaves a cache, which is not copied
+    (whole / ".bixt3d_cache" / "other.npz").touch()
     get(root, source_of(), from_file=whole.parent)
     assert same_files(root / HDF5_FOLDER, whole) and whole.is_dir()
-    with pytest.raises(ValueError, match=rf"no {MARKER} in it, .* it holds modelnet40-test\.npz"):
+    assert not (root / HDF5_FOLDER / ".bixt3d_cache" / "other.npz").exists()
+    with pytest.raises(ValueError, match=rf"no {MARKER} in it, .* it holds modelnet40-test\.npz, other\.npz"):
         get(root / "x", source_of(), from_file=whole / ".bixt3d_cache")
 
 
@@ -713,6 +723,12 @@ def test_no_such_file(root: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*gone\.zip"):
         get(root, source_of(), from_file=tmp_path / "gone.zip")
     assert not root.exists()
+
+
+def test_zip_with_backslashes(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zip_of(("data\\", b""), ("data\\sub\\a.txt", b"x")))
+    unpack(tmp_path / "a.zip", tmp_path, 1000)
+    assert (tmp_path / "data" / "sub" / "a.txt").read_bytes() == b"x"
 
 
 def test_the_named_then_the_outermost_folder_is_the_data(tmp_path: Path) -> None:
@@ -842,7 +858,7 @@ def test_two_at_once(root: Path, tmp_path: Path, archive: bytes) -> None:
     (root / WORK).mkdir(parents=True)
     (tmp_path / "a.zip").write_bytes(archive)
     with (root / WORK / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.flock(lock, fcntl.LOCK_SH)
         with pytest.raises(RuntimeError, match="another run is at work in"):
             get(root, source_of(), from_file=tmp_path / "a.zip")
     get(root, source_of(), from_file=tmp_path / "a.zip")

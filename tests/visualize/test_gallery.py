@@ -48,7 +48,8 @@ def parts_split(channels: int = 3, **changes: Any) -> Split:
     """Three shapes of 40 stored points; the second has 30 of its own."""
     generator = torch.Generator().manual_seed(0)
     category = torch.tensor([1, 0, 1])
-    parts = torch.stack([torch.randint(2, 5, (40,)), torch.randint(0, 2, (40,)), torch.randint(2, 5, (40,))])
+    ranges = ((2, 5), (0, 2), (2, 5))
+    parts = torch.stack([torch.randint(low, high, (40,), generator=generator) for low, high in ranges])
     about: dict[str, Any] = {
         "label": category,
         "classes": CATEGORIES,
@@ -142,7 +143,7 @@ def test_gallery_of_a_classifier() -> None:
     assert seen.modes == ("attention",) and seen.truth is None and seen.category == "mug"
     assert seen.verdict == f"predicted {expected.label} {expected.probabilities.max():.1%}"
     assert seen.points.shape == (30, 3) and seen.attention[0].shape == (4, 30)
-    with pytest.raises(ValueError, match="t1: .*|expected at least 20 points"):
+    with pytest.raises(ValueError, match="expected at least 20 points"):
         Gallery(predictor, [np.zeros((5, 3)) + np.arange(5)[:, None]], ["t1"], [""])[0]
 
 
