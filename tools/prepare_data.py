@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,8 +66,9 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, Source] =
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on where the download was")
-    report.folder = Path(os.path.relpath(report.folder))
+        sys.exit("\nstopped; what was downloaded is kept for the next run")
+    if report.folder.is_relative_to(Path.cwd()):
+        report.folder = report.folder.relative_to(Path.cwd())
     print(report)
     if args.verify:
         print("Every listed file was read. The archive's checksum is not known once unpacked.")

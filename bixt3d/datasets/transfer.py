@@ -40,8 +40,8 @@ def download_file(
         part: Path of the partial file.
         most_bytes: A larger file is refused.
         timeout: Seconds that a server may take to answer, and may pause.
-        retries: How often a transfer that broke is gone on with although no more came. The first answer must
-            come at once: there are other mirrors.
+        retries: How often a transfer that broke is gone on with although no more came. A server that cannot
+            be reached, or is silent from the start, is asked once: there are other mirrors.
 
     Raises:
         requests.RequestException: The server cannot be reached, refuses, stalls, or sends too little.
@@ -61,7 +61,8 @@ def download_file(
                 best, failures, began = size_of(part), 0, True
             failures += 1
             busy = status == 429 or status >= 500
-            if failures > retries or not (busy or began and not status):
+            broke = isinstance(error, requests.exceptions.ChunkedEncodingError) and not _silent(error)
+            if failures > retries or not (busy or broke or began and not status):
                 raise
             time.sleep(min(0.5 * 2**failures, 10))
     os.replace(part, output_file)
@@ -150,13 +151,17 @@ def _check_size(size: int, most_bytes: int) -> None:
         raise ValueError(f"its file is over {megabytes(most_bytes)}, several times the data set's archive")
 
 
+def _silent(error: requests.RequestException) -> bool:
+    return "timed out" in str(error)
+
+
 def reason_of(error: requests.RequestException, timeout: float) -> str:
     """Says in a few words why a mirror failed."""
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"it answered {error.response.status_code} {error.response.reason}"
-    if "timed out" in str(error):
+    if _silent(error):
         return f"no answer, or none any more, for {timeout:g} s"
     cause: BaseException = error
     while (deeper := cause.__cause__ or cause.__context__) is not None:

@@ -198,4 +198,4 @@ def test_control_c(program: Program, site: str, archive: Path, monkeypatch: pyte
 
     monkeypatch.setattr("bixt3d.datasets.download.unpack", interrupted)
     outcome = program(made_source(Mirror(f"{site}/{archive.name}")), "made")
-    assert outcome.code == 1 and "the same command goes on where the download was" in outcome.err
+    assert outcome.code == 1 and "what was downloaded is kept for the next run" in outcome.err
