@@ -45,7 +45,8 @@ def run_suite(folder: Path, text: str, *options: str, data: str | None = None) -
     if data is not None:
         environment["BIXT3D_DATA"] = data
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-rs", "--rootdir", str(folder)]
-    command += ["-p", "no:dash", "-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", *options, str(folder)]
+    command += ["-p", "no:dash", "-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider"]
+    command += [*options, str(folder)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     return result.returncode, result.stdout + result.stderr
 

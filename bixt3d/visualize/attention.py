@@ -79,10 +79,11 @@ def different_latents(maps: Sequence[Array], count: int = 6) -> list[int]:
     before, by the square roots of the attention (the Hellinger distance) in all layers.
 
     Args:
-        maps: For each layer the attention (H, M, N).
+        maps: For each layer the attention (M, N), or (H, M, N), of which the heads are averaged.
         count: How many; all, if there are fewer.
     """
-    roots = np.concatenate([np.sqrt(layer.mean(0)) for layer in maps], axis=1)  # (M, layers * N)
+    averages = [layer.reshape(-1, *layer.shape[-2:]).mean(0) for layer in maps]  # (M, N) each
+    roots = np.sqrt(np.concatenate(averages, axis=1))  # (M, layers * N)
     chosen = [int(roots.max(1).argmax())]
     distance = np.full(len(roots), np.inf)  # (M,)
     while len(chosen) < min(count, len(roots)):

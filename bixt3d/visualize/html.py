@@ -19,12 +19,22 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bixt3d.visualize.scene import ERROR, MODES, PALETTE, RIGHT, LabelledCloud, part_places, ramp, to_hex
+from bixt3d.visualize.attention import different_latents
+from bixt3d.visualize.scene import (
+    ERROR,
+    MODES,
+    PALETTE,
+    PLAIN,
+    RIGHT,
+    LabelledCloud,
+    part_places,
+    ramp,
+    to_hex,
+)
 
 Array = np.ndarray[Any, Any]
 
 LEVELS = 16  # of attention: two points share a byte
-PLAIN = "#7A7A7A"  # points of which nothing is known
 
 
 def write_page(
@@ -117,7 +127,7 @@ def _blocks(clouds: Iterable[LabelledCloud], latents: int) -> Iterator[tuple[Lab
     for cloud in clouds:
         common = min((len(layer) for layer in cloud.attention), default=0)
         if common and (not kept or kept[-1] >= common):
-            kept = _most_different(cloud.attention, min(latents, common))
+            kept = different_latents([layer[:common] for layer in cloud.attention], latents)
         yield cloud, _block(cloud, kept if common else [])
 
 
@@ -167,20 +177,6 @@ def _levels(weights: Array) -> Array:
     levels = np.pad(levels, ((0, 0), (0, levels.shape[1] % 2)))
     packed: Array = levels[:, ::2] | levels[:, 1::2] << 4
     return packed
-
-
-def _most_different(attention: Sequence[Array], count: int) -> list[int]:
-    """Return latents far from each other in what the page shows of them: farthest first, then sorted."""
-    common = min(len(layer) for layer in attention)
-    shown = np.concatenate([_of_most(layer[:common]) for layer in attention], axis=1)  # (M, layers * N)
-    distance = np.linalg.norm(shown - shown.mean(axis=0), axis=1)  # (M,)
-    chosen = [int(distance.argmax())]
-    distance = np.full(common, np.inf)
-    while len(chosen) < count:
-        distance = np.minimum(distance, np.linalg.norm(shown - shown[chosen[-1]], axis=1))
-        distance[chosen] = -1.0  # latents may be alike
-        chosen.append(int(distance.argmax()))
-    return sorted(chosen)
 
 
 def _of_most(weights: Array) -> Array:

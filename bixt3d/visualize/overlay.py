@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 INK, PALE = "#111111", "#6A6A6A"
+SMALLEST = 10  # pixels that a letter may be high, at scale 1
 # Not quite white, so that it covers the points behind a text.
 PAPER = "#FEFEFE"
 
@@ -37,7 +38,7 @@ def draw_overlay(
     Args:
         size: Width and height in pixels.
         scale: 1 for letters of usual size.
-        headline: Above the cloud; made smaller if it is too long.
+        headline: Above the cloud; made smaller, then shorter, if it is too long.
         place: Which cloud of how many, in the upper right corner.
         legend: Names and colours, as `LabelledCloud.legend` gives them.
         message: Below the cloud.
@@ -125,7 +126,14 @@ class _Page:
         return box.width, box.height
 
     def fit(self, text: Any, width: float) -> None:
-        text.set_fontsize(text.get_fontsize() * min(1.0, width / self.extent(text)[0]))
+        """Make a text smaller to fit, and leave out its middle where that would make it too small to read."""
+        size = text.get_fontsize() * min(1.0, width / max(self.extent(text)[0], 1))
+        text.set_fontsize(max(size, SMALLEST * self.scale))
+        words = text.get_text()
+        kept = len(words)
+        while kept and self.extent(text)[0] > width:
+            kept = min(kept - 1, int(kept * width / self.extent(text)[0]))
+            text.set_text(f"{words[: kept // 2]} … {words[len(words) - (kept - kept // 2) :]}")
 
     def box(self, left: float, top: float, width: float, height: float, color: Any) -> None:
         from matplotlib.patches import Rectangle

@@ -132,7 +132,9 @@ def _views(cloud: LabelledCloud) -> dict[str, Any]:
     if "attention" in cloud.modes:
         last = len(cloud.attention) - 1
         layers = [last] if views else sorted({0, last})
-        latents = different_latents([cloud.attention[layer][None] for layer in layers], 2 if views else 4)
+        common = min(len(cloud.attention[layer]) for layer in layers)
+        maps = [cloud.attention[layer][:common] for layer in layers]  # (M, N) each
+        latents = different_latents(maps, 2 if views else 4)
         for layer in layers:
             for latent in latents:
                 title = f"attention, layer {layer + 1}, latent {latent + 1}"

@@ -190,7 +190,7 @@ class _Window:
         if legend != self.told[1]:
             print("".join(f"  {_mark(color)} {name}\n" for name, color in legend), end="")
         if state.message:
-            print(fill(state.message, break_on_hyphens=False))
+            print(state.message)  # in one line, as it may hold a path
         sys.stdout.flush()
         self.told = (shown, legend)
 

@@ -182,8 +182,9 @@ class ViewerState:
             self.message = "there is no other category"
 
     def _choose(self, mode: str) -> None:
-        self._mode = mode
-        if self.cloud is not None and mode not in self.cloud.modes:
+        if self.cloud is None or mode in self.cloud.modes:
+            self._mode = mode
+        else:
             has = ", ".join(f"{MODES.index(name) + 1} {name}" for name in self.cloud.modes)
             self.message = f"this cloud has no {mode}; it has {has or 'nothing but its points'}"
 
