@@ -23,14 +23,18 @@ def main() -> None:
     parser.add_argument("--category", help="category of the files, for a model of parts that is told it")
     parser.add_argument("--format", choices=FORMATS, default="table", help="how results are printed (table)")
     parser.add_argument("--top", type=int, default=3, help="how many classes to show (3)")
-    parser.add_argument("--ply", type=Path, metavar="FOLDER", help="write clouds coloured by part there")
+    parser.add_argument("--ply", type=Path, metavar="FOLDER", help="write clouds coloured by part")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
     args = parser.parse_args()
+    if args.top < 1:
+        parser.error(f"--top: expected 1 or more, got {args.top}")
     rows = []
     with one_line_errors():
         predictor = Predictor(args.checkpoint, pick_device(args.device))
         if (args.ply or args.category) and not predictor.labels_parts:
             raise ValueError(f"--ply and --category are for models of parts; {args.checkpoint} names classes")
+        if args.ply:
+            args.ply.mkdir(parents=True, exist_ok=True)
         clouds = Gallery.of_files(predictor, args.files, args.category or "", attention=False)
         for index, (name, ply) in enumerate(zip(args.files, ply_names(args.files), strict=True)):
             try:
@@ -39,12 +43,13 @@ def main() -> None:
                 else:
                     row = part_row(name, clouds[index])
                     if args.ply:
-                        write_ply(clouds[index], args.ply / ply)
+                        row["ply"] = str(write_ply(clouds[index], args.ply / ply))
             except (ValueError, OSError) as error:
                 print(f"error: {error}", file=sys.stderr)
                 row = {"file": name, "error": str(error)}
             rows.append(row)
-    print(listing(rows, args.format))
+        text = listing(rows, args.format)
+        print(text, end="\n" if text else "")
     failed = sum("error" in row for row in rows)
     if args.ply:
         print(f"{len(rows) - failed} coloured clouds are in {args.ply}", file=sys.stderr)

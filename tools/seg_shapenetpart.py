@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bixt3d.inference import Predictor
-from bixt3d.training.command import experiment, one_line_errors, parser
+from bixt3d.training.command import RESUMABLE, experiment, one_line_errors, parser
 from bixt3d.training.device import pick_device
 from bixt3d.training.experiment import evaluate_checkpoint, train_model
 from bixt3d.visualize import Gallery, part_picture
@@ -25,7 +25,7 @@ def main() -> None:
         options.error("--checkpoint only evaluates, --resume trains: give one of them")
     if not args.checkpoint and (args.split or args.out or args.picture is not None):
         options.error("--split, --out and --picture belong to --checkpoint")
-    with one_line_errors():
+    with one_line_errors(RESUMABLE):
         device = pick_device(args.device)
         if args.checkpoint:
             _, split, out = evaluate_checkpoint(
@@ -38,7 +38,7 @@ def main() -> None:
                 print(f"picture: {part_picture(clouds, out / 'parts.png')}")
             print(f"tables and scores are in {out}")
         else:
-            train_model(experiment(args.cfg or str(CFG), args.set), device, args.resume)
+            train_model(experiment(args.cfg or str(CFG), args.set, parts=True), device, args.resume)
 
 
 if __name__ == "__main__":

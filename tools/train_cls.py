@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bixt3d.training.command import experiment, one_line_errors, parser
+from bixt3d.training.command import RESUMABLE, experiment, one_line_errors, parser
 from bixt3d.training.device import pick_device
 from bixt3d.training.experiment import train_model
 
@@ -13,8 +13,8 @@ def main() -> None:
     args = options.parse_args()
     if args.cfg is None:
         options.error("the following arguments are required: --cfg")
-    with one_line_errors():
-        train_model(experiment(args.cfg, args.set), pick_device(args.device), args.resume)
+    with one_line_errors(RESUMABLE):
+        train_model(experiment(args.cfg, args.set, parts=False), pick_device(args.device), args.resume)
 
 
 if __name__ == "__main__":

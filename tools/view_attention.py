@@ -42,7 +42,11 @@ def main() -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
     args = parser.parse_args()
     if len(args.checkpoint) > 1 and not args.symmetry:
-        parser.error("several checkpoints are compared with --symmetry only")
+        parser.error("several checkpoints are compared with --symmetry only; a file goes before --checkpoint")
+    if args.symmetry and args.file:
+        parser.error("--symmetry measures shapes of the data: give no file with it")
+    if args.shapes < 1 or min(args.latents or [1]) < 1 or (args.heads is not None and args.heads < 1):
+        parser.error("--shapes, --latents and --heads: expected numbers from 1")
     with one_line_errors():
         predictors = {name: Predictor(name, pick_device(args.device)) for name in args.checkpoint}
         if args.symmetry:

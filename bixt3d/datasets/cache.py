@@ -63,7 +63,7 @@ def cached(sources: Sequence[Path], key: str, build: Callable[[], Arrays], *, fo
     fingerprint = _fingerprint(
         sources, folder
     )  # before build: a source that changes meanwhile makes the cache stale
-    places = _places(folder, key)
+    places = cache_places(folder, key)
     for place in places:
         arrays = _read(place, fingerprint)
         if arrays is not None:
@@ -91,8 +91,8 @@ def _fingerprint(sources: Sequence[Path], folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _places(folder: Path, key: str) -> list[Path]:
-    """Where the cache may lie: beside the data, else in the user's cache, one place per data folder."""
+def cache_places(folder: Path, key: str) -> list[Path]:
+    """Lists where a cache may lie: beside the data, else in the user's cache, one place per data folder."""
     places = [folder / FOLDER / f"{key}.npz"]
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:

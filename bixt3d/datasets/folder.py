@@ -258,8 +258,8 @@ def _report_result(split: str, result: Split, bare: list[str], total: int) -> No
         result.num_points,
         what,
     )
-    if result.count is not None:
-        short = int((result.count < result.num_points).sum())
+    short = 0 if result.count is None else int((result.count < result.num_points).sum())
+    if result.count is not None and short:
         fewest = int(result.count.argmin())
         logger.info(
             "%s: %d shapes have fewer than %d points and repeat theirs; the fewest,\n  %d, has %s",

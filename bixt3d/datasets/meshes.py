@@ -43,8 +43,10 @@ def read_cloud(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+        raise FileNotFoundError(f"no file {path}{': it is a folder' if path.is_dir() else ''}")
     suffix = path.suffix.lower()
+    if suffix in SUFFIXES and not path.stat().st_size:
+        raise ValueError(f"{path}: the file is empty")
     if suffix in TEXT:
         points: Any = _read_text(path)
     elif suffix in CLOUDS:
@@ -58,7 +60,8 @@ def read_cloud(
     if channels is None:
         channels = 6 if _has_normals(points) else 3
     if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] < channels:
-        raise ValueError(f"{path}: expected points (N, {channels}), came an array {points.shape}")
+        what = ", xyz and normal" if channels == 6 else ""
+        raise ValueError(f"{path}: expected points (N, {channels}){what}, came an array {points.shape}")
     points = points[:, :channels]
     if points.dtype.kind not in "fiu" or not np.isfinite(points).all():
         raise ValueError(f"{path}: expected finite numbers, came {points.dtype} with others among them")
@@ -137,6 +140,8 @@ def _check_off(path: Path) -> None:
     head = lines[0].removeprefix("C").removeprefix("OFF").split() if lines else []
     start = 1 if head else 2
     counts = head or (lines[1].split() if len(lines) > 1 else [])
+    if len(counts) < 2:
+        raise ValueError("it does not say how many vertices and faces it holds")
     announced = sum(int(count) for count in counts[:2])
     if len(lines) - start < announced:
         raise ValueError(f"it announces {announced} vertices and faces, and holds {len(lines) - start} lines")

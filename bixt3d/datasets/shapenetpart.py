@@ -111,12 +111,12 @@ def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int 
         _part_names(parts),
         count,
     )
+    fewest, most = int(count.min()), int(count.max())
     logger.info(
-        "read %d %s shapes of %d to %d points, %d categories with %d parts",
+        "read %d %s shapes of %s points, %d categories with %d parts",
         len(result),
         split,
-        int(count.min()),
-        int(count.max()),
+        fewest if fewest == most else f"{fewest} to {most}",
         len(categories),
         sum(map(len, parts_of_category)),
     )

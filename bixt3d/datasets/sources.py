@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from bixt3d.datasets import Split, open_dataset
-from bixt3d.datasets.cache import _places
+from bixt3d.datasets.cache import cache_places
 from bixt3d.datasets.files import find_folder, read_lines, require_files
 from bixt3d.datasets.modelnet40 import CACHED_ROWS, HDF5_FOLDER, NORMAL_FOLDER
 from bixt3d.datasets.shapenetpart import FOLDER, TABLE
@@ -179,7 +179,7 @@ def verify(source: Source, root: str | Path) -> Report:
         ValueError: A file is damaged, or this is another data set or only a part of it.
     """
     folder = find_folder(root, source.folder, source.marker)
-    for place in _places(folder, "any"):  # also the cache elsewhere of a folder that is read-only
+    for place in cache_places(folder, "any"):  # also the cache elsewhere of a folder that is read-only
         shutil.rmtree(place.parent, ignore_errors=True)
         if place.parent.exists():
             logger.warning("%s cannot be removed, so what it holds is not read anew", place.parent)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bixt3d.datasets.folder import LARGEST
 from bixt3d.datasets.meshes import read_cloud
 from bixt3d.datasets.split import unit_sphere
 from bixt3d.ops.validate import check_points, describe
@@ -49,7 +50,7 @@ def read_points(cloud: Any, channels: int, num_samples: int) -> Tensor:
         num_samples: Points drawn from a mesh.
 
     Raises:
-        ValueError: For a wrong shape or dtype, no points, or NaN.
+        ValueError: For a wrong shape or dtype, no points, NaN, or coordinates above 1e100.
         FileNotFoundError: If the file is missing.
     """
     if isinstance(cloud, (str, Path)):
@@ -63,6 +64,8 @@ def read_points(cloud: Any, channels: int, num_samples: int) -> Tensor:
         raise ValueError(f"{name_of(cloud)}: expected points (N, {channels}), got {describe(points)}")
     points = points[:, :channels].to(torch.float64)
     check_points(points[None], name_of(cloud), (channels,))
+    if float(points[:, :3].abs().max()) > LARGEST:
+        raise ValueError(f"{name_of(cloud)}: expected coordinates up to {LARGEST:g}, got larger ones")
     return points
 
 

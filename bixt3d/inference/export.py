@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.segmenter import PointSegmenter
@@ -52,8 +53,7 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     unit sphere), and for a segmenter that is told it ``category`` (batch,) int64; the output is ``logits``,
     (batch, K) or (batch, points, P) float32. Batch and number of points are free, farthest-point sampling and
     neighbours included, from ``least_points`` up. Classes, parts and preprocessing travel as JSON: in ONNX's
-    metadata, or in the file ``bixt3d.json`` of the program. The encoder-decoder gives NaN in ONNX Runtime,
-    and is refused: export it with ``"torch"``.
+    metadata, or in the file ``bixt3d.json`` of the program.
 
     Args:
         model_or_path: A classifier, a segmenter or a checkpoint.
@@ -122,7 +122,12 @@ def _program(model: PointClassifier | PointSegmenter, least: int) -> ExportedPro
     if len(example) == 2:
         shapes["category"] = {0: batch}
     with torch.no_grad():
-        return torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+    for module in program.graph_module.modules():  # the body of farthest-point sampling is one of its own
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # a third of a file, with the paths of this machine
+    return program
 
 
 def _write_onnx(program: ExportedProgram, path: Path, about: str) -> Callable[..., Tensor] | None:
@@ -141,6 +146,9 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str) -> Callable[..
         input_names=names,
         output_names=["logits"],
         external_data=False,
+        # onnxscript's optimiser takes the 1e-8 of an inverse distance for 0 and removes it; ONNX Runtime
+        # optimises what it loads by itself
+        optimize=False,
     )
     assert written is not None
     written.save(str(path), external_data=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bixt3d.datasets.augment import draw_points
 from bixt3d.datasets.loader import arrange
-from bixt3d.inference.clouds import Cloud, as_list, name_of, normalize, read_points
+from bixt3d.inference.clouds import Cloud, as_list, normalize, read_points
 from bixt3d.inference.results import Attention, Prediction, Segmentation
 from bixt3d.metrics import mask_logits
 from bixt3d.models.classifier import PointClassifier
@@ -30,8 +30,9 @@ class Predictor:
     """Classify clouds and meshes, or label their parts, with a trained model.
 
     For a classifier, clouds are centred, scaled to the unit sphere, ordered and cut to the number of points
-    of the training; a segmenter (see `segment`) labels every point. The same input always gives the same
-    output.
+    of the training, as `folder` does it: of a cloud with more points than the training stored (2,048, say) a
+    draw of so many is looked at, one with fewer than the model takes repeats them. A segmenter (see
+    `segment`) labels every point. The same input always gives the same output.
 
     Args:
         model_or_path: A checkpoint's path, or a model.
@@ -41,7 +42,7 @@ class Predictor:
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is damaged, or ``classes`` does not fit the model.
+        ValueError: If the checkpoint is damaged, or ``classes`` or ``num_points`` does not fit.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Predictor:
             every = range(model.head.linear.out_features)
             self.part_names = tuple(about.get("part_names") or (f"part {part}" for part in every))
             self.parts_of_category = about.get("parts_of_category") or [list(every)] * model.num_categories
+        if num_points is not None and (not isinstance(num_points, int) or num_points < 1):
+            raise ValueError(f"num_points: expected a whole number of at least 1, got {num_points!r}")
         preprocess = about.get("preprocess", {})
         self.num_points: int | None = num_points or preprocess.get("num_points")
         self.order: str = preprocess.get("order", "stored")
@@ -106,7 +109,7 @@ class Predictor:
             A `Prediction` for one cloud, a list of them for several.
 
         Raises:
-            ValueError: For a wrong shape, NaN, or fewer points than the model takes.
+            ValueError: For a wrong shape, no points, or NaN.
             FileNotFoundError: If a file is missing.
         """
         if not isinstance(self.model, PointClassifier):
@@ -191,7 +194,7 @@ class Predictor:
 
     def attention_maps(self, cloud: Cloud, category: Category = None) -> list[Tensor]:
         """Return the latents' attention over the tokens for one cloud, one (H, M, N) per layer."""
-        attended = self._attend(self._read(cloud), name_of(cloud), category)
+        attended = self._attend(self._read(cloud), category)
         return [attention[0].cpu() for _, attention in attended]
 
     def attention(self, cloud: Cloud, category: Category = None) -> Attention:
@@ -202,13 +205,13 @@ class Predictor:
             category: As for `segment`.
 
         Raises:
-            ValueError: For a wrong shape, NaN, too few points, or a category that is missing or unknown.
+            ValueError: For a wrong shape, NaN, or a category that is missing or unknown.
             FileNotFoundError: If the file is missing.
         """
         points = self._read(cloud)  # (N, C)
         everywhere = normalize(points)[None, :, :3]  # (1, N, 3)
         maps = []
-        for xyz, attention in self._attend(points, name_of(cloud), category):
+        for xyz, attention in self._attend(points, category):
             nearest_token = knn(everywhere, xyz, 1)[0, :, 0]  # (N,)
             maps.append(attention[0][..., nearest_token].float().cpu().numpy())  # (H, M, N)
         return Attention(tuple(maps), points.cpu().numpy())
@@ -218,16 +221,16 @@ class Predictor:
 
         See `bixt3d.ops.attention_symmetry`; arguments and errors are those of `attention`.
         """
-        seen = self._seen(self._read(cloud), name_of(cloud), category)
+        seen = self._seen(self._read(cloud), category)
         return [layer[0].cpu().numpy() for layer in self.model.attention_symmetry(*seen)]
 
-    def _attend(self, points: Tensor, name: str, category: Category) -> list[Attended]:
-        return self.model.located_attention(*self._seen(points, name, category))
+    def _attend(self, points: Tensor, category: Category) -> list[Attended]:
+        return self.model.located_attention(*self._seen(points, category))
 
-    def _seen(self, points: Tensor, name: str, category: Category) -> tuple[Tensor, ...]:
+    def _seen(self, points: Tensor, category: Category) -> tuple[Tensor, ...]:
         """Return what a pass of the model takes: points (1, N, C), and the category (1,) if it is told."""
         if not self.labels_parts:
-            return (self._choose(points, name)[None],)
+            return (self._choose(points)[None],)
         points = normalize(points)[None]
         wanted = self.num_points or points.shape[1]
         generator = torch.Generator(self.device).manual_seed(0)
@@ -239,7 +242,7 @@ class Predictor:
     def _predict(self, clouds: Sequence[Any]) -> list[Prediction]:
         results = []
         for cloud in clouds:  # one at a time: what comes with it changes nothing, not even the last digit
-            points = self._choose(self._read(cloud), name_of(cloud))
+            points = self._choose(self._read(cloud))
             probabilities = self.model(points[None]).float().softmax(-1)[0].cpu()  # (K,)
             index = int(probabilities.argmax())
             label = self.classes[index] if self.classes is not None else str(index)
@@ -258,17 +261,20 @@ class Predictor:
     def _read(self, cloud: Any) -> Tensor:
         return read_points(cloud, self.channels, self.stored_points).to(self.device)
 
-    def _choose(self, points: Tensor, name: str) -> Tensor:
+    def _choose(self, points: Tensor) -> Tensor:
         """Return the points (N, C) that a classifier sees, normalised, of those that were read."""
         points = normalize(points)
-        wanted = self.num_points or len(points)
-        if len(points) < wanted:
-            raise ValueError(
-                f"{name}: expected at least {wanted} points, as the model was trained on, got {len(points)}"
-            )
-        if self.order == "stored" and len(points) > wanted and len(points) != self.stored_points:
-            # A scan may be stored line by line, and its first points be one corner of it.
+        own = len(points)
+        wanted = self.num_points or own
+        stored = max(self.stored_points, wanted)
+        if own > stored or (self.order == "stored" and stored > own > wanted):
+            # A scan may be stored line by line, and its first points be one corner of it; and training chose
+            # the farthest ones among so many, not among millions.
             generator = torch.Generator().manual_seed(0)
-            points = points[torch.randperm(len(points), generator=generator).to(self.device)]
-        index = arrange(points[None], wanted, self.order)
+            points = points[torch.randperm(own, generator=generator)[:stored].to(self.device)]
+        count = None
+        if own < wanted:  # as `folder` stores them
+            points = points[torch.arange(wanted, device=self.device) % own]
+            count = torch.tensor([own], device=self.device)
+        index = arrange(points[None], wanted, self.order, count=count)
         return gather_points(points[None], index)[0]  # (N, C)

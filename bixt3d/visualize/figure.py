@@ -64,9 +64,19 @@ def save_figure(figure: Figure, path: Path) -> Path:
     formats = sorted(figure.canvas.get_supported_filetypes())
     if path.suffix[1:].lower() not in formats:
         raise ValueError(f"no picture format ends like {path.name!r}: use one of .{', .'.join(formats)}")
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(writable(text.get_text()))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
+
+
+def writable(text: str) -> str:
+    """Return a text with escapes for what no font has: bytes of a file's name that are no text."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def legend_below(figure: Figure, entries: Mapping[str, Any], width: float, font: float = 11) -> float:

@@ -12,6 +12,7 @@ import torch
 from bixt3d.datasets import Split, open_dataset
 from bixt3d.inference.predictor import Predictor
 from bixt3d.metrics import iou_of
+from bixt3d.visualize.figure import writable
 from bixt3d.visualize.scene import LabelledCloud
 
 
@@ -50,7 +51,7 @@ class Gallery(Sequence[LabelledCloud]):
                 f"none, got {len(titles)}, {len(categories)} and {len(truths)}"
             )
         self.predictor = predictor
-        self.titles, self.categories = tuple(titles), tuple(categories)
+        self.titles, self.categories = tuple(map(writable, titles)), tuple(categories)
         self._clouds, self._truths = clouds, truths or [None] * len(clouds)
         self._attention = attention
         self._latest: tuple[int, LabelledCloud] | None = None
@@ -114,7 +115,7 @@ class Gallery(Sequence[LabelledCloud]):
 
         Raises:
             IndexError: If there is no such cloud.
-            ValueError: If its file is damaged, or has too few points.
+            ValueError: If its file is damaged.
             FileNotFoundError: If its file is missing.
         """
         if isinstance(index, slice):

@@ -61,8 +61,9 @@ def listing(rows: Sequence[Row], form: str) -> str:
         return json.dumps(rows, indent=2)
     good = [row for row in rows if "error" not in row]
     if form == "table":
-        width = max((len(row["file"]) for row in good), default=0)
-        return "\n".join(f"{row['file']:{width}}  {_shares(row)}" for row in good)
+        names = [_one_line(row["file"]) for row in good]
+        width = max(map(len, names), default=0)
+        return "\n".join(f"{name:{width}}  {_shares(row)}" for name, row in zip(names, good, strict=True))
     if form != "csv":
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {form!r}")
     flat = [
@@ -73,6 +74,11 @@ def listing(rows: Sequence[Row], form: str) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue().rstrip("\n")
+
+
+def _one_line(name: str) -> str:
+    """Return a file's name with escapes for line breaks, control characters, and bytes that are no text."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
 def _shares(row: Row) -> str:

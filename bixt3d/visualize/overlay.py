@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bixt3d.visualize.figure import writable
 from bixt3d.visualize.scene import RAMP, ramp
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class _Page:
         return self.figure.text(
             round(x),
             round(y),
-            text,
+            writable(text),
             transform=IdentityTransform(),
             fontsize=size * self.scale,
             color=color,

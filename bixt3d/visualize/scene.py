@@ -6,7 +6,7 @@ NumPy only, so that the window, the page and the picture can draw the same thing
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ PLAIN = "#7A7A7A"  # points of which nothing is known
 # From low to high: dark blue over grey to yellow, as lightness alone tells them apart (after cividis).
 RAMP = ("#00204D", "#31446B", "#666970", "#958F78", "#CBBA69", "#FFEA46")
 MODES = ("prediction", "truth", "error", "confidence", "attention")
+DRAWN = 50_000  # points of a cloud in a picture or on a page: a browser cannot hold millions
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,24 @@ class LabelledCloud:
             "attention": len(self.attention) > 0,
         }
         return tuple(mode for mode in MODES if needs[mode])
+
+    def thinned(self, most: int = DRAWN) -> LabelledCloud:
+        """Return the cloud with at most so many of its points, and say so in its verdict.
+
+        They are a draw that is always the same, in their order.
+        """
+        count = len(self.points)
+        if count <= most:
+            return self
+        kept = np.sort(np.random.default_rng(0).choice(count, most, replace=False))  # (most,)
+        values = {name: getattr(self, name) for name in ("truth", "prediction", "confidence")}
+        return replace(
+            self,
+            points=self.points[kept],
+            attention=tuple(layer[:, kept] for layer in self.attention),
+            verdict=" · ".join(part for part in (self.verdict, f"{most:,} of {count:,} points") if part),
+            **{name: value[kept] for name, value in values.items() if value is not None},
+        )
 
     @property
     def caption(self) -> str:

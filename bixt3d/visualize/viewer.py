@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bixt3d.visualize.figure import writable
 from bixt3d.visualize.overlay import draw_overlay, rectangles
 from bixt3d.visualize.pictures import PICTURES, file_name, write_pictures
 from bixt3d.visualize.scene import LabelledCloud, rgb
@@ -116,7 +117,7 @@ class _Window:
 
     def opened(self, title: str) -> bool:
         """Open the window, or say that it cannot be."""
-        if not self.vis.create_window(title, WIDTH, HEIGHT):
+        if not self.vis.create_window(writable(title), WIDTH, HEIGHT):
             return False
         for key in EVERY_KEY:  # also those without a meaning here: Open3D's own would change the colours
             self.vis.register_key_callback(key, partial(self._press, KEYS.get(key, "")))

@@ -232,6 +232,11 @@ def test_repeated_points_are_logged(root: Path, caplog: pytest.LogCaptureFixture
         in (caplog.text)
     )
     caplog.clear()
+    write(root / "train" / "bowl" / "00.npy", cloud(1, 20))
+    parts = {name: open_dataset("folder", root, name, 50) for name in ("train", "val")}
+    short = [name for name, part in parts.items() if part.count is not None and part.count.min() < 50]
+    assert len(short) == 1 and caplog.text.count("repeat theirs") == 1  # of the one that has it
+    caplog.clear()
     assert open_dataset("folder", root, "test", 20).count is None
     assert "repeat" not in caplog.text
 

@@ -243,8 +243,27 @@ def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no file .*gone\.off"):
         read_cloud(tmp_path / "gone.off")
     (tmp_path / "folder.ply").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"folder\.ply"):
+    with pytest.raises(FileNotFoundError, match=r"folder\.ply: it is a folder"):
         read_cloud(tmp_path / "folder.ply")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_empty_file(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"scan{suffix}").touch()
+    with pytest.raises(ValueError, match=rf"scan\{suffix}: the file is empty"):
+        read_cloud(tmp_path / f"scan{suffix}")
+
+
+def test_off_file_without_its_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.off").write_text("OFF\n")
+    with pytest.raises(ValueError, match=r"a\.off: .*does not say how many vertices and faces"):
+        read_cloud(tmp_path / "a.off")
+
+
+def test_cloud_without_the_normals_that_are_needed(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", cloud(3))
+    with pytest.raises(ValueError, match=r"expected points \(N, 6\), xyz and normal, came an array"):
+        read_cloud(tmp_path / "a.npy", 6)
 
 
 @pytest.mark.parametrize("name", ["scan.e57", "scan"])

@@ -209,7 +209,11 @@ class TestBadFiles:
             read = read_shapenetpart(folder, "train")
         assert len(read) == 119 and "001/train7" not in read.names
         assert "names 1 files that are not there" in caplog.text and "001/train7" in caplog.text
-        assert "read 119 train shapes" in caplog.text
+        assert "read 119 train shapes of 3 to 5 points, 2 categories" in caplog.text
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "bixt3d"):
+            read_shapenetpart(write_parts(tmp_path / "even", points=(4, 4)), "test")
+        assert " test shapes of 4 points, " in caplog.text
 
     @pytest.mark.parametrize(
         ("stated", "message"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ MODELS = {
         **SMALL,
     },
     "bixt_ti_partseg": {"depth": 2, "num_parts": 5, "num_categories": 3, **SMALL},
+    "bixt_ti_partseg_encdec": {
+        **{"embed_dim": 12, "widths": (12, 16), "reductions": (2, 2), "neighbors": 6},
+        **{"decoder_widths": (16, 12), "num_parts": 5, "num_categories": 3},
+        **SMALL,
+    },
 }
 
 
@@ -46,6 +52,14 @@ def inputs(made: PointClassifier | PointSegmenter, batch: int, count: int) -> li
     return [points, *told]
 
 
+def tells_where_it_was_made(path: Path) -> bool:
+    content = [path.read_bytes()]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            content = [file.read(name) for name in file.namelist()]
+    return any(b"encoder.py" in part or b"site-packages" in part for part in content)
+
+
 @slow
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_gives_what_the_model_gives_for_any_batch_and_points(name: str, tmp_path: Path) -> None:
@@ -54,6 +68,7 @@ def test_onnx_gives_what_the_model_gives_for_any_batch_and_points(name: str, tmp
     done = export_model(made, tmp_path / "m.onnx")
     assert done.difference is not None and done.difference < 1e-4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx"]
+    assert not tells_where_it_was_made(done.path)
     session = onnxruntime.InferenceSession(str(done.path))
     assert [entry.type for entry in session.get_inputs()][:1] == ["tensor(float)"]
     for batch, count in ((1, 64), (4, 333), (2, done.least_points)):
@@ -69,6 +84,7 @@ def test_program_runs_without_this_package(tmp_path: Path) -> None:
     made = model("bixt_ti_partseg")
     made.description = {"part_names": ["a", "b"], "classes": ["chair"], "config": {"secret": 1}}
     done = export_model(made, tmp_path / "new" / "m.pt2", "torch")
+    assert not tells_where_it_was_made(done.path)
     given = inputs(made, 3, 50)
     torch.save(given, tmp_path / "given.pt")
     program = (

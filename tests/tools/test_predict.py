@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -40,19 +43,48 @@ def test_bad_files_are_told_and_the_others_predicted(
     workplace: Workplace, trained: Trained, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.off").write_text("hello")
-    (tmp_path / "few.xyz").write_text("0 0 0\n1 1 1\n")
-    files = [tmp_path / "bad.off", workplace.meshes[0], tmp_path / "gone.off", tmp_path / "few.xyz"]
+    (tmp_path / "two.xyz").write_text("0 0\n1 1\n")
+    files = [tmp_path / "bad.off", workplace.meshes[0], tmp_path / "gone.off", tmp_path / "two.xyz"]
     outcome = workplace.run("predict", *files, "--checkpoint", trained.run_dir)
     assert outcome.code == 1 and "Traceback" not in outcome.err
     errors = outcome.err.splitlines()
-    assert [name for line in errors[:3] for name in ("bad.off", "gone.off", "few.xyz") if name in line] == [
+    assert [name for line in errors[:3] for name in ("bad.off", "gone.off", "two.xyz") if name in line] == [
         "bad.off",
         "gone.off",
-        "few.xyz",
+        "two.xyz",
     ]
     assert all(line.startswith("error: ") for line in errors[:3])
     assert "3 of 4 files" in errors[3]
     assert len(outcome.out.splitlines()) == 1 and str(workplace.meshes[0]) in outcome.out
+
+
+def test_reader_that_has_seen_enough(workplace: Workplace, trained: Trained) -> None:
+    """As `| head -1` does."""
+    arguments = (*workplace.meshes * 20, "--checkpoint", trained.run_dir, "--format", "json")
+    process = subprocess.Popen(
+        workplace.command("predict", *arguments),
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=300) == 141
+
+
+def test_file_whose_name_is_no_text(workplace: Workplace, trained: Trained, tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9 1.off"
+    shutil.copy(workplace.meshes[0], path)
+    outcome = workplace.run("predict", os.fsdecode(path), "--checkpoint", trained.run_dir).succeeded()
+    assert outcome.out.startswith(f"{tmp_path}/caf\\udce9 1.off  ")
+
+
+def test_numbers_of_classes_that_are_none(workplace: Workplace, trained: Trained) -> None:
+    outcome = workplace.run("predict", workplace.meshes[0], "--checkpoint", trained.run_dir, "--top", "0")
+    assert outcome.code == 2 and "--top: expected 1 or more, got 0" in outcome.err
 
 
 def test_missing_checkpoint(workplace: Workplace, trained: Trained) -> None:

@@ -160,3 +160,41 @@ def test_attention_is_drawn_and_its_directions_compared(
     assert (tmp_path / "s.png").stat().st_size > 1000
     outcome = workplace.run("view_attention", "--checkpoint", run_dir, "--shape", "99")
     outcome.refused("--shape: expected 0 to 19, got 99")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("x.off", "--symmetry", "--checkpoint", "a"), "--symmetry measures shapes of the data: give no file with it"),
+        (("--checkpoint", "a", "--symmetry", "--shapes", "0"), "expected numbers from 1"),
+        (("--checkpoint", "a", "--heads", "0"), "expected numbers from 1"),
+        (("--checkpoint", "a", "--latents", "2", "0"), "expected numbers from 1"),
+        (("--checkpoint", "a", "x.off"), "a file goes before --checkpoint"),
+    ],
+)
+def test_options_of_attention_that_do_not_fit(
+    arguments: tuple[str, ...], words: str, workplace: Workplace
+) -> None:
+    outcome = workplace.run("view_attention", *arguments)
+    assert outcome.code == 2 and words in outcome.err
+
+
+def test_settings_of_the_other_tool(workplace: Workplace, config: Path) -> None:
+    """Or a classifier would be trained by the tool for parts, without a word."""
+    settings = ("--set", f"data.root={workplace.folder / 'data'}", "run.dir=runs/other")
+    parts = workplace.run("seg_shapenetpart", "--cfg", workplace.config, *settings)
+    parts.refused("tiny.yaml trains a classifier, bixt_ti_cls: use tools/train_cls.py")
+    classes = workplace.run("train_cls", "--cfg", config, *settings)
+    classes.refused("parts.yaml trains a model of parts, bixt_ti_partseg: use tools/seg_shapenetpart.py")
+    assert not (workplace.folder / "runs/other").exists()
+
+
+def test_folder_of_clouds_that_is_a_file(workplace: Workplace, run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    mesh = workplace.meshes[0]
+    told = ("--checkpoint", run_dir, "--category", mesh.parent.name, "--ply", tmp_path / "taken")
+    workplace.run("predict", mesh, *told).refused("taken is a file, no folder")
+    told = (*told[:-1], tmp_path / "new", "--format", "json")
+    rows = json.loads(workplace.run("predict", mesh, mesh, *told).succeeded().out)
+    written = [tmp_path / "new" / f"{mesh.stem}_parts{number}.ply" for number in ("", "_2")]
+    assert [row["ply"] for row in rows] == list(map(str, written)) and all(map(Path.is_file, written))

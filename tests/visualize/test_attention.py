@@ -28,6 +28,12 @@ def shares_of_color(path: Path) -> tuple[float, float]:
     return low, high
 
 
+def test_title_that_is_no_text(tmp_path: Path) -> None:
+    """The name of a file of another time: Latin-1, as UTF-8 cannot read it."""
+    path = attention_picture(attention(1), tmp_path / "a.svg", latents=[1], title="caf\udce9")
+    assert "<!-- caf\\udce9 -->" in path.read_text()
+
+
 def test_picture_has_a_cell_for_each_layer_and_latent(tmp_path: Path) -> None:
     from matplotlib.image import imread
 

@@ -143,8 +143,13 @@ def test_gallery_of_a_classifier() -> None:
     assert seen.modes == ("attention",) and seen.truth is None and seen.category == "mug"
     assert seen.verdict == f"predicted {expected.label} {expected.probabilities.max():.1%}"
     assert seen.points.shape == (30, 3) and seen.attention[0].shape == (4, 30)
-    with pytest.raises(ValueError, match="expected at least 20 points"):
-        Gallery(predictor, [np.zeros((5, 3)) + np.arange(5)[:, None]], ["t1"], [""])[0]
+    few = Gallery(predictor, [np.zeros((5, 3)) + np.arange(5)[:, None]], ["t1"], [""])[0]
+    assert few.points.shape == (5, 3) and few.attention[0].shape == (4, 5)
+
+
+def test_names_of_files_that_are_no_text_can_be_shown() -> None:
+    gallery = Gallery.of_files(segmenter(), ["a/caf\udce9.off", "Ünï 椅子.off"], "mug")
+    assert gallery.titles == ("caf\\udce9.off", "Ünï 椅子.off")
 
 
 def test_gallery_of_files(tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ def test_page_asks_nothing_of_a_network_and_names_stay_names(tmp_path: Path) -> 
     assert not re.search(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//", text)
 
 
+def test_scan_of_millions_of_points_fits_into_a_browser(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).random((600_000, 3))
+    path = write_page([LabelledCloud("scan", points)], tmp_path / "page.html")
+    bare = write_page([LabelledCloud("one", points[:1])], tmp_path / "bare.html").stat().st_size
+    assert path.stat().st_size - bare < 500_000
+
+
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no clouds to write"):
         write_page([], tmp_path / "page.html")

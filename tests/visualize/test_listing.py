@@ -34,6 +34,12 @@ def part_rows() -> list[dict[str, object]]:
     return [part_row("x.off", cloud)]
 
 
+def test_names_that_would_break_a_table() -> None:
+    first, second = (dict(rows()[0], file=name) for name in ("a\n\x1b[2J\udce9.off", "Ünï 椅.off"))
+    shown = listing([first, second], "table").splitlines()
+    assert [line[: line.index("  ")] for line in shown] == ["a\\n\\x1b[2J\\udce9.off", "Ünï 椅.off"]
+
+
 def test_table() -> None:
     assert listing(rows(), "table") == "x.off  mug 70.0%  chair, high 25.0%"
     assert listing(part_rows(), "table") == "x.off  4 points  handle 75.0%  body 25.0%"

@@ -25,6 +25,12 @@ def test_rectangles_give_the_image_back(seed: int) -> None:
     np.testing.assert_array_equal(again, image)
 
 
+def test_names_that_are_no_text() -> None:
+    escaped = draw_overlay((600, 200), 1.0, "caf\\udce9", "1/2", [], "no file \\udce9")
+    raw = draw_overlay((600, 200), 1.0, "caf\udce9", "1/2", [], "no file \udce9")
+    np.testing.assert_array_equal(raw, escaped)
+
+
 def test_legend_has_its_colours() -> None:
     image = draw_overlay((600, 400), 1.0, "mug · IoU", "1/2", ball().legend("truth"))
     assert image.shape == (400, 600, 3) and image.dtype == np.uint8

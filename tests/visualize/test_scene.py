@@ -23,6 +23,7 @@ from bixt3d.visualize.scene import (
     rgb,
     to_hex,
 )
+from tests.visualize.clouds import ONLY_POINTS, ball
 
 NAMES = ("wing", "body", "leg", "seat", "back")
 
@@ -80,6 +81,21 @@ def test_ramp_lies_between_its_neighbours(value: float) -> None:
     below, above = np.array(rgb(RAMP[low])), np.array(rgb(RAMP[low + 1]))
     expected = below + (place - low) * (above - below)
     np.testing.assert_allclose(ramp(np.array([value]))[0], expected, atol=1e-9)
+
+
+def test_thinned_clouds_keep_what_belongs_together() -> None:
+    whole = ball(count=900)
+    few = whole.thinned(100)
+    place = [int(np.flatnonzero((whole.points == point).all(1))[0]) for point in few.points]
+    assert len(set(place)) == 100 and place == sorted(place) and min(place) < 100 and max(place) > 800
+    for name in ("truth", "prediction", "confidence"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(whole, name)[place])
+    for one, other in zip(few.attention, whole.attention, strict=True):
+        np.testing.assert_array_equal(one, other[:, place])
+    assert few.verdict == "IoU 61.0% · 100 of 900 points" and few.names == whole.names
+    assert whole.thinned(900) is whole
+    bare = ball(count=60_000, **ONLY_POINTS).thinned()
+    assert bare.verdict == "50,000 of 60,000 points" and len(bare.points) == 50_000 and bare.truth is None
 
 
 def test_ramp_is_read_by_its_lightness() -> None:
