@@ -165,7 +165,7 @@ def test_attention_is_drawn_and_its_directions_compared(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("x.off", "--symmetry", "--checkpoint", "a"), "--symmetry measures shapes of the data: give no file with it"),
+        (("x.off", "--symmetry", "--checkpoint", "a"), "--symmetry measures shapes of the data: give no"),
         (("--checkpoint", "a", "--symmetry", "--shapes", "0"), "expected numbers from 1"),
         (("--checkpoint", "a", "--heads", "0"), "expected numbers from 1"),
         (("--checkpoint", "a", "--latents", "2", "0"), "expected numbers from 1"),
