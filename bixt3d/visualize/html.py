@@ -42,7 +42,7 @@ def write_page(
 ) -> Path:
     """Write one self-contained page of clouds to turn about in a browser; it loads nothing from anywhere.
 
-    The page shows what the clouds hold, of one with more than 50,000 points a draw of so many, and all a
+    The page shows what the clouds hold, of one with more than 20,000 points a draw of so many, and all a
     little rounded. Coordinates lose up to half of 1/65535 of the cloud's largest extent, confidences half of
     1/255, attention half of 1/15 of the most of its latent. It keeps a few latents, the same ones for all
     clouds: those whose attention differs most on the first cloud. All is compressed; 50 clouds of 2500 points

@@ -21,7 +21,7 @@ FAULTS = (ValueError, OSError, RuntimeError)
 def cloud_picture(cloud: LabelledCloud, path: str | Path) -> Path:
     """Draw a cloud in each of its modes, beside each other; of the attention the latents that differ most.
 
-    Of a cloud with more than 50,000 points a draw of so many is shown.
+    Of a cloud with more than 20,000 points a draw of so many is shown.
 
     Args:
         cloud: What to draw.

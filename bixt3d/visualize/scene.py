@@ -34,7 +34,7 @@ PLAIN = "#7A7A7A"  # points of which nothing is known
 # From low to high: dark blue over grey to yellow, as lightness alone tells them apart (after cividis).
 RAMP = ("#00204D", "#31446B", "#666970", "#958F78", "#CBBA69", "#FFEA46")
 MODES = ("prediction", "truth", "error", "confidence", "attention")
-DRAWN = 50_000  # points of a cloud in a picture or on a page: a browser cannot hold millions
+DRAWN = 20_000  # points of a cloud in a picture or on a page: a browser cannot hold millions
 
 
 @dataclass(frozen=True)

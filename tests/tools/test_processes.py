@@ -100,6 +100,8 @@ def test_parts_in_two_processes(workplace: Workplace) -> None:
     program = ["--cfg", str(config), "--device", "cpu", "--set", f"data.root={workplace.folder}/data/shapes"]
     command = [sys.executable, *TORCHRUN, str(TOOLS / "seg_shapenetpart.py"), *program]
     both = workplace.run("", command=command).succeeded()
+    read = re.findall(r"^read \d+ (\w+) shapes", both.err, re.M)
+    assert sorted(read) == ["test", "train", "val"]  # each said once, not by both
     again = workplace.run(
         "seg_shapenetpart", "--checkpoint", workplace.folder / "runs/parts_of_two/last", "--picture", "0"
     ).succeeded()
