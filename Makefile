@@ -15,7 +15,7 @@ help:
 	@echo "make demo    train a small classifier and a part segmenter on the CPU, evaluate them, predict one shape"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types"
-	@echo "make bench   measure the operations against their plain twins"
+	@echo "make bench   measure models on the CPU, and the operations against their plain twins"
 	@echo "Another Python: make PYTHON=python3.12 demo"
 
 demo: $(VENV)/.core
@@ -35,6 +35,7 @@ lint: $(VENV)/.dev
 	$(RUN) -m mypy
 
 bench: $(VENV)/.dev
+	$(RUN) -m benchmarks.matmul_share --out results/matmul_share.md
 	$(RUN) -m benchmarks.ops --out results/ops.md
 	$(RUN) -m benchmarks.allocator --out results/cpu_training.md
 
