@@ -100,7 +100,10 @@ class TrainConfig:
     ema_decay: float = 0.999
     # bfloat16 autocast, where the device has units for it; float32 elsewhere.
     amp: bool = False
+    # torch.compile of the model and its loss; the first step then takes minutes.
     compile: bool = False
+    # torch.compile's own: "default", or "reduce-overhead" (on a GPU, steps are CUDA graphs), "max-autotune".
+    compile_mode: str = "default"
     seed: int = 42
 
 
@@ -132,6 +135,7 @@ CHOICES = {
     "optim.name": ("adamw", "muon", "sgd", "adam"),
     "optim.schedule": ("cosine", "step"),
     "optim.schedule_unit": ("step", "epoch"),
+    "train.compile_mode": ("default", "reduce-overhead", "max-autotune"),
 }
 
 

@@ -16,6 +16,9 @@ from tests import markers
 hypothesis.settings.register_profile("bixt3d", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("bixt3d")
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are imported: they then run on the CPU
+
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(min(2, os.cpu_count() or 1))  # test tensors are small: more threads only wait
 

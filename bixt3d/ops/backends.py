@@ -17,6 +17,7 @@ from torch import Tensor
 INSTALL = {
     "torch_cluster": "pip install --no-build-isolation torch-cluster",
     "pytorch3d": "conda install -c conda-forge pytorch3d",
+    "triton": 'pip install "bixt3d[triton]"',
 }
 
 
@@ -35,6 +36,22 @@ def require(package: str) -> ModuleType:
             f"backend {package!r} is not installed ({error}); install it with `{INSTALL[package]}`, "
             'or use backend="torch"'
         ) from error
+
+
+def require_triton(device: torch.device) -> None:
+    """Check that Triton's kernels can run on a device.
+
+    Raises:
+        ImportError: When Triton is not installed, with the line that installs it.
+        RuntimeError: For a device other than CUDA, unless Triton interprets its kernels.
+    """
+    triton = require("triton")
+    if device.type != "cuda" and not triton.knobs.runtime.interpret:
+        raise RuntimeError(
+            f"backend 'triton' needs a CUDA device, got {device}; move the tensors to one, use the backend "
+            "torch, or, for tests, set TRITON_INTERPRET=1 before the program starts: it runs the kernels "
+            "on the CPU, slowly"
+        )
 
 
 @contextmanager

@@ -52,11 +52,12 @@ def evaluate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        for batch in loader:
-            with autocast(device, amp):
-                logits = task.forward(model, batch)
-            loss += task.loss(logits, batch).double() * len(batch.label)
-            counts += task.count(logits, batch)
+        with autocast(device, amp):  # around all batches: weights are cast once
+            for batch in loader:
+                with torch.inference_mode():
+                    logits = task.forward(model, batch)
+                loss += task.loss(logits, batch).double() * len(batch.label)
+                counts += task.count(logits, batch)
     finally:
         for module, training in modes:
             module.training = training

@@ -45,15 +45,14 @@ class Muon(torch.optim.Muon):
         """Take one step; a closure is not evaluated."""
         for group in self.param_groups:
             momentum, rate = group["momentum"], group["lr"]
+            moved = [value for value in group["params"] if value.grad is not None]
+            if not moved:
+                continue
+            gradients: list[Tensor] = [value.grad for value in moved]
+            buffers = [self._buffer(value) for value in moved]
+            torch._foreach_lerp_(buffers, gradients, 1.0 - momentum)
             updates: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-            for value in group["params"]:
-                if value.grad is None:
-                    continue
-                state = self.state[value]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(value.grad)
-                state["momentum_buffer"].lerp_(value.grad, 1.0 - momentum)
-                ahead = value.grad.lerp(state["momentum_buffer"], momentum)
+            for value, ahead in zip(moved, torch._foreach_lerp(gradients, buffers, momentum), strict=True):
                 updates.setdefault(tuple(value.shape), []).append((value, ahead))
             for shape, pairs in updates.items():
                 values, aheads = zip(*pairs, strict=True)
@@ -61,3 +60,10 @@ class Muon(torch.optim.Muon):
                 torch._foreach_mul_(values, 1.0 - rate * group["weight_decay"])
                 size = 0.2 * math.sqrt(max(shape)) * rate
                 torch._foreach_add_(values, step.to(values[0].dtype).unbind(0), alpha=-size)
+
+    def _buffer(self, value: Tensor) -> Tensor:
+        state = self.state[value]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(value)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer

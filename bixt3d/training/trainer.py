@@ -12,18 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bixt3d.config import Config
 from bixt3d.datasets.augment import augment, choose_points
-from bixt3d.datasets.loader import Batch, CloudLoader
+from bixt3d.datasets.loader import CloudLoader
 from bixt3d.datasets.split import Split
 from bixt3d.training.checkpoint import load_state, save_model, save_state
-from bixt3d.training.device import Workers, autocast, join_workers, keep_freed_memory
+from bixt3d.training.device import Workers, join_workers, keep_freed_memory
 from bixt3d.training.evaluate import Evaluation, evaluate
 from bixt3d.training.log import RunLog
-from bixt3d.training.optim import build_optimizers, learning_rate
+from bixt3d.training.optim import learning_rate
+from bixt3d.training.step import Learner
 from bixt3d.training.tasks import Task
 
 
@@ -64,7 +63,7 @@ class Trainer:
         resume: bool = False,
         progress: bool = True,
     ) -> None:
-        """Build optimiser, loader and moving average; read the state when resuming."""
+        """Build loader and learner; read the state when resuming."""
         self.config, self.task, self.val = config, task, val
         self.device = train.points.device
         self.workers: Workers = join_workers(self.device)
@@ -93,12 +92,7 @@ class Trainer:
             raise ValueError(
                 f"train.accumulate: an epoch has {len(self.loader)} batches, fewer than {settings.accumulate}"
             )
-        self.optimizers = build_optimizers(self.model, config.optim)
-        self.average: AveragedModel | None = None
-        if settings.ema_decay > 0:
-            average = get_ema_multi_avg_fn(settings.ema_decay)  # type: ignore[no-untyped-call]
-            # Averaged weights need averaged BatchNorm statistics beside them, not those of the latest.
-            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.learner = Learner(config, self.model, task, self.device, self.workers)
         self.epoch = 0
         self.best = -math.inf
         self.seconds = 0.0
@@ -110,15 +104,11 @@ class Trainer:
         self.log = RunLog(
             self.run_dir, config, self.device, self.epoch, resume, self.workers.first, progress, task.shown
         )
-        wrapped: nn.Module = self.model
-        if self.workers.world_size > 1:
-            wrapped = DistributedDataParallel(self.model)
-        self.forward: nn.Module = torch.compile(wrapped) if settings.compile else wrapped  # type: ignore[assignment]
 
     @property
     def result(self) -> nn.Module:
         """The weights that are evaluated and saved: the moving average if there is one."""
-        return self.average.module if self.average is not None else self.model
+        return self.learner.result
 
     def fit(self) -> None:
         """Train to the last epoch, evaluating, logging and saving after each.
@@ -173,21 +163,13 @@ class Trainer:
         rate = 0.0
         batches = self.loader.epoch(self.epoch)
         for _ in range(self.steps_per_epoch):
-            rate = learning_rate(self.step, self.config.optim, settings.epochs, self.steps_per_epoch)
-            for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
-                group["lr"] = rate
             for _ in range(settings.accumulate):
                 batch = next(batches)
-                loss, logits = self._backward(batch)
+                loss, logits = self.learner.learn(batch)
                 total += loss.double()
                 counts += self.task.count(logits, batch)
-            if self.config.optim.clip_norm > 0:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.model.zero_grad(set_to_none=True)
-            if self.average is not None:
-                self.average.update_parameters(self.model)
+            rate = learning_rate(self.step, self.config.optim, settings.epochs, self.steps_per_epoch)
+            self.learner.step(rate, first=self.step == 0)
             self.step += 1
             self.log.tick()
         total = self.workers.sum(total) / self.workers.world_size
@@ -212,16 +194,9 @@ class Trainer:
 
     def _agree(self) -> None:
         """Give every process the first one's statistics, so that all evaluate what will be saved."""
-        for module in (self.model, self.average):
-            for buffer in () if module is None else module.buffers():
+        for module in dict.fromkeys((self.model, self.result)):
+            for buffer in module.buffers():
                 self.workers.share(buffer)
-
-    def _backward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with autocast(self.device, self.config.train.amp):
-            logits = self.task.forward(self.forward, batch)
-        loss = self.task.loss(logits, batch)
-        (loss / self.config.train.accumulate).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), logits.detach()
 
     def _save(self, row: dict[str, float]) -> None:
         goal = f"val_{self.task.goal}"
@@ -241,9 +216,7 @@ class Trainer:
             "best": self.best,
             "seconds": self.seconds,
             "fixed": _fixed(self.config),
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            **self.learner.state(),
             "description": json.dumps(self.description, sort_keys=True),
         }
 
@@ -263,15 +236,7 @@ class Trainer:
         if changed:
             key, (old, new) = next(iter(changed.items()))
             raise ValueError(f"cannot resume {self.run_dir}: its {key} was {old}, now it would be {new}")
-        self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            wanted = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
-            # What may change on the way, such as weight decay, comes from the settings.
-            for group, values in zip(optimizer.param_groups, wanted, strict=True):
-                group.update(values)
+        self.learner.restore(state)
         self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
 
 

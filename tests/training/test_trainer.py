@@ -344,7 +344,7 @@ def test_settings_of_the_optimizer_hold_after_a_resume(tmp_path: Path) -> None:
     make_trainer(tmp_path, make_config("train.epochs=1", "optim.weight_decay=0.01")).fit()
     changed = make_config("train.epochs=2", "optim.weight_decay=0.3")
     trainer = make_trainer(tmp_path, changed, resume=True)
-    (optimizer,) = trainer.optimizers
+    (optimizer,) = trainer.learner.optimizers
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
 
 

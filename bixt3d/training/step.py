@@ -1,0 +1,137 @@
+"""A step of training: gradients of its batches, then the optimisers and the moving average of the weights.
+
+Nothing here looks at a number that the device computes, so a GPU never waits for the step that follows.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bixt3d.config import Config
+from bixt3d.datasets.loader import Batch
+from bixt3d.training.device import Workers, autocast
+from bixt3d.training.optim import build_optimizers
+from bixt3d.training.tasks import Task
+
+# Modes of torch.compile that record CUDA graphs on a GPU; elsewhere they only compile.
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
+
+
+class MovingAverage(nn.Module):
+    """Exponential moving average of a model's weights, and of BatchNorm's statistics beside them.
+
+    What is counted in whole numbers, such as BatchNorm's batches, is the model's latest. ``module`` holds the
+    average and starts as a copy of the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Copy the model."""
+        super().__init__()
+        self.module = copy.deepcopy(model)
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counted = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """Keep the share ``decay`` of the average and take the rest from the model as it is now."""
+        averages, values = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(averages, values, 1.0 - decay)
+        for latest, value in self._counted:
+            latest.copy_(value)
+
+
+class Learner:
+    """A model in training, with what a step changes: weights, optimisers, moving average.
+
+    Args:
+        config: The settings.
+        model: The model, on the device.
+        task: How the model is called, and the loss.
+        device: Where it is.
+        workers: Processes that share every batch.
+    """
+
+    def __init__(
+        self, config: Config, model: nn.Module, task: Task, device: torch.device, workers: Workers
+    ) -> None:
+        """Build optimisers and moving average; compile the forward pass if the settings say so."""
+        settings = config.train
+        self.config, self.model, self.task, self.device = config, model, task, device
+        self.optimizers = build_optimizers(model, config.optim)
+        self.average = MovingAverage(model) if settings.ema_decay > 0 else None
+        self.parameters = [value for value in model.parameters() if value.requires_grad]
+        # A CUDA graph overwrites its own memory each time, so sums over several times need another place.
+        self.keep = settings.compile and settings.compile_mode in GRAPH_MODES and settings.accumulate > 1
+        if self.keep:
+            for value in self.parameters:
+                value.grad = torch.zeros_like(value)
+        self.wrapped = DistributedDataParallel(model) if workers.world_size > 1 else model
+        # The model itself is not replaced: it is evaluated, in batches of any size, and saved by its names.
+        self.forward = self._forward
+        if settings.compile:
+            self.forward = torch.compile(self._forward, mode=settings.compile_mode, dynamic=False)
+
+    @property
+    def result(self) -> nn.Module:
+        """The weights that are evaluated and saved: the moving average if there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of a batch; return its mean loss, a scalar, and its logits."""
+        with autocast(self.device, self.config.train.amp):
+            loss, logits = self.forward(batch)
+        (loss / self.config.train.accumulate).backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), logits.detach()
+
+    def step(self, rate: float, first: bool) -> None:
+        """Move the weights by their gradients, and the average after them.
+
+        Args:
+            rate: Learning rate.
+            first: Whether no step came before: the average then begins with these weights.
+        """
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            group["lr"] = rate
+        if self.config.optim.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.model.zero_grad(set_to_none=not self.keep)
+        if self.average is not None:
+            self.average.update(0.0 if first else self.config.train.ema_decay)
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` goes on from."""
+        return {
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from the `state` of the same model, optimisers and average."""
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            # Version 0.1.0 also saved how many updates there were.
+            average = {name: value for name, value in state["average"].items() if name != "n_averaged"}
+            self.average.load_state_dict(average)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            wanted = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            # What may change on the way, such as weight decay, comes from the settings.
+            for group, values in zip(optimizer.param_groups, wanted, strict=True):
+                group.update(values)
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = self.task.forward(self.wrapped, batch)
+        return self.task.loss(logits, batch), logits
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [value.detach() for value in (*model.parameters(), *model.buffers())]

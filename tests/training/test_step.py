@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import bixt3d
+from bixt3d.datasets.loader import Batch
+from bixt3d.ops.validate import check_points
+from bixt3d.training import ClassificationTask
+from bixt3d.training.device import Workers
+from bixt3d.training.step import Learner, MovingAverage
+from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, make_config
+
+GROUPING = {**NAIVE, "neighbors": 6, "group_layers": (0, 1)}
+MODELS = {"bixt_ti_cls": NAIVE, "bixt_ti_cls_grouping": GROUPING, "bixt_ti_cls_hierarchy": HIERARCHY}
+CPU = torch.device("cpu")
+# What a GPU would wait for: a look at a value, or at how many there are.
+LOOKS = ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "unique", "equal")
+
+
+class Watch(TorchDispatchMode):
+    """Hands every operation's name and result to a function."""
+
+    def __init__(self, see: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self.see = see
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.see(func.name().removeprefix("aten::").partition(".")[0], out)
+        return out
+
+
+def make_learner(*settings: str, name: str = "bixt_ti_cls") -> Learner:
+    torch.manual_seed(0)
+    model = bixt3d.create_model(name, num_classes=len(CLASSES), **MODELS[name]).train()
+    return Learner(make_config(*settings), model, ClassificationTask(CLASSES), CPU, Workers())
+
+
+def make_batch(seed: int = 0) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    points = torch.randn(8, 32, 3, generator=random)
+    return Batch(points, torch.randint(len(CLASSES), (8,), generator=random))
+
+
+def learn(learner: Learner, steps: int) -> dict[str, Tensor]:
+    for step in range(steps):
+        for part in range(learner.config.train.accumulate):
+            learner.learn(make_batch(10 * step + part))
+        learner.step(1e-3, first=step == 0)
+    return learner.model.state_dict()
+
+
+def test_moving_average_is_that_of_torch() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    ours = MovingAverage(model)
+    update = get_ema_multi_avg_fn(0.7)  # type: ignore[no-untyped-call]
+    theirs = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    for step in range(4):
+        with torch.no_grad():
+            model(torch.randn(16, 3))
+            for value in model.parameters():
+                value.add_(torch.randn_like(value))
+        ours.update(0.7 if step else 0.0)
+        theirs.update_parameters(model)
+        wanted = theirs.module.state_dict()
+        for name, value in ours.module.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                assert value == step + 1
+            else:
+                torch.testing.assert_close(value, wanted[name])
+    assert set(ours.state_dict()) == set(theirs.state_dict()) - {"n_averaged"}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_a_step_looks_at_no_value(name: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look makes a GPU wait. Checks of points are those of a GPU: shapes alone."""
+    import bixt3d.models.encoder as encoder
+
+    def check_shape(points: Tensor, name: str, channels: tuple[int, ...], finite: bool = True) -> None:
+        check_points(points, name, channels, finite=False)
+
+    monkeypatch.setattr(encoder, "check_points", check_shape)
+    learner = make_learner(f"optim.name={optimizer}", name=name)
+    seen: list[str] = []
+    with Watch(lambda name, out: seen.append(name)):
+        learn(learner, 2)
+    assert len(seen) > 100
+    assert not [name for name in seen if name in LOOKS]
+
+
+def test_the_watch_sees_looks() -> None:
+    seen: list[str] = []
+    with Watch(lambda name, out: seen.append(name)):
+        values = torch.arange(3)
+        assert float(values.sum()) == 3
+        values.nonzero()
+    assert {"_local_scalar_dense", "nonzero"} <= set(seen)
+
+
+def test_products_of_a_step_are_bfloat16_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else autocast speeds up the forward pass alone."""
+    monkeypatch.setattr("bixt3d.training.device.has_bfloat16", lambda device: True)
+    learner = make_learner("train.amp=true")
+    seen: list[tuple[str, torch.dtype]] = []
+
+    def see(name: str, out: Any) -> None:
+        if name in ("mm", "addmm", "bmm", "baddbmm") or "attention" in name:
+            first = out[0] if isinstance(out, tuple) else out
+            seen.append((name, first.dtype))
+
+    with Watch(see):
+        learner.learn(make_batch())
+    assert len(seen) > 40
+    assert {dtype for _, dtype in seen} == {torch.bfloat16}
+    assert all(value.grad is None or value.grad.dtype == torch.float32 for value in learner.parameters)
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled_steps_are_the_same(name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the graph of each mode, though not its kernels: those take minutes."""
+    real = torch.compile
+    asked: list[str] = []
+
+    def quick(forward: Any, mode: str, dynamic: bool) -> Any:
+        asked.append(mode)
+        return real(forward, backend="aot_eager", dynamic=dynamic, fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", quick)
+    settings = ["train.accumulate=2", "optim.name=sgd"]
+    plain = learn(make_learner(*settings, name=name), 2)
+    compiled = learn(
+        make_learner(*settings, "train.compile=true", f"train.compile_mode={mode}", name=name), 2
+    )
+    assert asked == [mode]
+    for key, value in plain.items():
+        torch.testing.assert_close(compiled[key], value, atol=1e-5, rtol=1e-4)
+
+
+def test_sums_of_gradients_keep_their_place_where_graphs_are_replayed() -> None:
+    learner = make_learner("train.accumulate=2", "train.compile=true", "train.compile_mode=reduce-overhead")
+    places = [value.grad for value in learner.parameters]
+    assert all(place is not None and not place.any() for place in places)
+    learner.step(1e-3, first=True)
+    assert all(value.grad is place for value, place in zip(learner.parameters, places, strict=True))
