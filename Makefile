@@ -15,7 +15,7 @@ help:
 	@echo "make demo    train a small classifier and a part segmenter on the CPU, evaluate them, predict one shape"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types"
-	@echo "make bench   measure models on the CPU, and the operations against their plain twins"
+	@echo "make bench   measure models, and the operations against their plain twins (DEVICE=cuda: on a GPU)"
 	@echo "Another Python: make PYTHON=python3.12 demo"
 
 demo: $(VENV)/.core
@@ -34,8 +34,10 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
+bench: DEVICE ?= cpu
 bench: $(VENV)/.dev
-	$(RUN) -m benchmarks.matmul_share --out results/matmul_share.md
+	$(RUN) tools/benchmark.py --device $(DEVICE) \
+	  --out results/benchmark_$(DEVICE).json --markdown results/benchmark_$(DEVICE).md
 	$(RUN) -m benchmarks.ops --out results/ops.md
 	$(RUN) -m benchmarks.allocator --out results/cpu_training.md
 

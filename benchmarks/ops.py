@@ -6,8 +6,6 @@ python -m benchmarks.ops --out results/ops.md
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.table import environment_line, markdown_table
+from benchmarks.timing import alternate
 from bixt3d.ops import bidirectional_attention, farthest_point_sample, knn, linear_of_affine_group
 from bixt3d.training.device import keep_freed_memory, pick_device
 
@@ -48,23 +47,10 @@ def compare(
     device: torch.device,
     n: int,
 ) -> list[str]:
-    """Time two ways of the same thing, one after the other, n times."""
-    times: list[tuple[float, float]] = []
-    for repeat in range(n + 1):
-        pair = []
-        for run in (plain, ours):
-            begun = time.perf_counter()
-            run()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            pair.append(1e3 * (time.perf_counter() - begun))
-        if repeat:  # the first one warms up
-            times.append((pair[0], pair[1]))
-    ratio = sorted(a / b for a, b in times)
-    low, high = ratio[len(ratio) // 4], ratio[-1 - len(ratio) // 4]
-    first, second = (statistics.median(column) for column in zip(*times, strict=True))
-    middle = statistics.median(ratio)
-    return [name, size, f"{first:.1f}", f"{second:.1f}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}"]
+    """Time two ways of the same thing in turn, n times, and return their row."""
+    found = alternate(plain, ours, device, n)
+    times = [f"{found.first:.1f}", f"{found.second:.1f}"]
+    return [name, size, *times, f"{found.ratio:.2f}", f"{found.low:.2f} to {found.high:.2f}"]
 
 
 def attention(device: torch.device, repeats: int) -> list[list[str]]:

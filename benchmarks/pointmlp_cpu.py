@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.peers.pointmlp import pointmlp, pointmlp_elite
+from benchmarks.models import PEERS
+from benchmarks.timing import milliseconds
 from bixt3d.config import Config, load_config
 from bixt3d.datasets.split import Split
 from bixt3d.training import ClassificationTask, Trainer, evaluate
@@ -27,13 +28,12 @@ from bixt3d.training.device import has_bfloat16, keep_freed_memory, pick_device
 from bixt3d.training.experiment import open_splits
 from bixt3d.training.log import environment
 
-PEERS: dict[str, Callable[[int], nn.Module]] = {"pointmlp": pointmlp, "pointmlp_elite": pointmlp_elite}
 CFG = Path(__file__).parent.parent / "configs" / "modelnet40_naive.yaml"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", choices=sorted(PEERS), default="pointmlp")
+    parser.add_argument("--model", choices=("pointmlp", "pointmlp_elite"), default="pointmlp")
     parser.add_argument("--data", default="data", help="folder that holds modelnet40_ply_hdf5_2048")
     parser.add_argument("--minutes", type=float, default=30.0, help="wall time, evaluation included")
     parser.add_argument("--seed", type=int, default=42)
@@ -100,20 +100,22 @@ def rates(config: Config, model: nn.Module, train: Split) -> tuple[float, float]
     label = train.label[: config.train.batch_size]
     amp = torch.autocast(points.device.type, torch.bfloat16, enabled=config.train.amp)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
-    for repeat in range(3):
-        if repeat == 1:
-            begun = time.perf_counter()
+
+    def step() -> None:
         with amp:
             logits = model(points)
-        F.cross_entropy(logits.float(), label).backward()
+        F.cross_entropy(logits.float(), label).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
-    step = (time.perf_counter() - begun) / 2
+
+    def look() -> None:
+        with torch.no_grad(), amp:
+            model(points)
+
+    step()
+    of_step = statistics.mean(milliseconds(step, points.device) for _ in range(2))
     model.eval()
-    begun = time.perf_counter()
-    with torch.no_grad(), amp:
-        model(points)
-    return step, (time.perf_counter() - begun) / len(points)
+    return 1e-3 * of_step, 1e-3 * milliseconds(look, points.device) / len(points)
 
 
 if __name__ == "__main__":
