@@ -46,6 +46,23 @@ class TestAgainstTwins:
         x = torch.randn(2, 5, 8).double()
         close(block(x), twins.feed_forward(twins.weights_of(block), x.numpy()))
 
+    @pytest.mark.parametrize("rows", [1, 4, 9, 10, 11])
+    def test_feed_forward_in_evaluation_by_rows(self, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bixt3d.models.attention.ROWS", rows)
+        block = FeedForward(8, 2.0, 0.5).double().eval()
+        randomize(block)
+        seen: list[int] = []
+        block.mlp.register_forward_hook(lambda module, given, out: seen.append(out.shape[0] * out.shape[1]))
+        x = torch.randn(2, 5, 8).double()
+        with torch.no_grad():
+            found = block(x)
+        assert sum(seen) == 10 and max(seen) <= max(rows, 2)
+        close(found, twins.feed_forward(twins.weights_of(block), x.numpy()))
+        seen.clear()
+        block.train()(x)  # a cloud's branch is dropped as a whole
+        block.eval()(x).sum().backward()
+        assert seen == [10, 10]
+
     @pytest.mark.parametrize("heads", [1, 2, 4])
     def test_self_attention(self, heads: int) -> None:
         block = SelfAttention(8, heads, 2.0, 0.0).double()
