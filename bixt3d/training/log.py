@@ -27,7 +27,7 @@ class RunLog:
         epoch: The epoch that the run goes on from.
         resume: Whether the run goes on.
         active: Whether this process writes at all.
-        progress: Show a progress bar.
+        progress: Show a progress bar, where standard error is a terminal.
         shown: Names of the metrics that the line of an epoch shows.
 
     Raises:
@@ -46,7 +46,8 @@ class RunLog:
         shown: Sequence[str] = (),
     ) -> None:
         """Make the folder and write what does not change."""
-        self.run_dir, self.active, self.progress = run_dir, active, progress
+        self.run_dir, self.active = run_dir, active
+        self.progress = progress and sys.stderr.isatty()
         self.shown = tuple(shown)
         self.bar: Any = None
         self.board: Any = None
