@@ -12,6 +12,7 @@ import torch
 
 # Sides of the square matrices: large enough for the full rate, and no longer than needed.
 SIDE = {"cpu": 2048, "cuda": 8192}
+COPIED = {"cpu": 1 << 27, "cuda": 1 << 30}  # bytes, more than any cache holds
 LEAST_REPEATS = 3
 
 
@@ -98,3 +99,10 @@ class MatrixProduct:
         """Return the FLOP/s of one product, two operations for every multiplication and addition."""
         passed = milliseconds(lambda: torch.mm(self.left, self.right, out=self.out), self.device)
         return 2 * self.side**3 / (1e-3 * passed)
+
+
+def copying_rate(device: torch.device) -> float:
+    """Return the bytes a second of copying a large tensor, each read once and written once."""
+    source = torch.zeros(COPIED.get(device.type, COPIED["cpu"]), dtype=torch.uint8, device=device)
+    target = torch.ones_like(source)
+    return 2 * len(source) / (1e-3 * milliseconds(lambda: target.copy_(source), device))
