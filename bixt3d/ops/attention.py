@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bixt3d.ops import triton_attention
 from bixt3d.ops.backends import check_backend
 from bixt3d.ops.validate import describe
 
-BACKENDS = ("auto", "torch", "sdpa")
+BACKENDS = ("auto", "torch", "sdpa", "triton")
 
 
 def bidirectional_attention(
@@ -33,19 +34,27 @@ def bidirectional_attention(
         scale: Factor on the similarity; d ** -0.5 if None.
         backend: ``"torch"`` builds S once, explicitly: the definition, with memory for M x N.
             ``"sdpa"`` calls torch's fused attention twice: the same result without M x N memory.
-            ``"auto"`` takes the fused calls, but for training on a CPU the explicit matrix where it is
-            faster: in half precision, or while it is small.
+            ``"triton"`` makes one pass over the tokens, forward and backward, in which S serves both
+            directions: on a GPU, in float32, bfloat16 or float16, for up to 256 latents of up to 128
+            channels. ``"auto"`` takes the fused calls, but for training on a CPU the explicit matrix
+            where it is faster: in half precision, or while it is small.
 
     Returns:
         Latent update (B, H, M, d) and token update (B, H, N, d).
 
     Raises:
-        ValueError: For shapes, dtypes or devices that do not fit together, or an unknown backend.
+        ValueError: For shapes, dtypes or devices that do not fit together, sizes beyond those of the backend,
+            or an unknown backend.
+        ImportError: When Triton is asked for and not installed.
+        RuntimeError: When Triton is asked for on another device than a GPU.
     """
     check_backend(backend, BACKENDS)
     _check(r_lat, v_lat, r_tok, v_tok)
     if scale is None:
         scale = r_lat.shape[-1] ** -0.5
+    if backend == "triton":
+        return triton_attention.bidirectional(r_lat, v_lat, r_tok, v_tok, scale)
+    # The automatic choice leaves triton out until it has been measured on a GPU.
     if backend == "torch" or (backend == "auto" and _explicit_is_faster(r_lat, r_tok)):
         return _explicit(r_lat, v_lat, r_tok, v_tok, scale)
     return (
@@ -63,9 +72,37 @@ def _explicit(
     return latents, tokens
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return softmax(query key^T / sqrt(d)) value: (B, H, M, d), (B, H, N, d) x2 -> (B, H, M, d)."""
-    if _explicit_is_faster(query, key):
+def attention(query: Tensor, key: Tensor, value: Tensor, backend: str = "auto") -> Tensor:
+    """Let queries read keys and values: softmax(query key^T / sqrt(d)) value.
+
+    Args:
+        query: Queries (B, H, M, d).
+        key: Keys (B, H, N, d).
+        value: Values (B, H, N, d).
+        backend: As in `bidirectional_attention`; ``"triton"`` takes up to 256 queries, or up to 256 keys,
+            with any number of the other.
+
+    Returns:
+        What the queries read (B, H, M, d).
+
+    Raises:
+        ValueError: For shapes, dtypes or devices that do not fit together, sizes beyond those of the backend,
+            or an unknown backend.
+        ImportError: When Triton is asked for and not installed.
+        RuntimeError: When Triton is asked for on another device than a GPU.
+    """
+    check_backend(backend, BACKENDS)
+    if not _fit((query,), (key, value)):
+        raise ValueError(
+            "expected query (B, H, M, d), key and value (B, H, N, d), none empty, of one floating-point "
+            f"dtype on one device; got {_came(query=query, key=key, value=value)}"
+        )
+    if backend == "triton":
+        scale = query.shape[-1] ** -0.5
+        if query.shape[-2] <= key.shape[-2]:  # the fewer are held on chip, as latents are
+            return triton_attention.bidirectional(query, None, key, value, scale)[0]
+        return triton_attention.bidirectional(key, value, query, None, scale)[1]
+    if backend == "torch" or (backend == "auto" and _explicit_is_faster(query, key)):
         explicit: Tensor = similarity(query, key).softmax(-1) @ value
         return explicit
     return F.scaled_dot_product_attention(query, key, value)
@@ -79,23 +116,29 @@ def _explicit_is_faster(query: Tensor, key: Tensor) -> bool:
 
 
 def _check(r_lat: Tensor, v_lat: Tensor, r_tok: Tensor, v_tok: Tensor) -> None:
-    named = {"r_lat": r_lat, "v_lat": v_lat, "r_tok": r_tok, "v_tok": v_tok}
-    came = ", ".join(f"{name}: {describe(value)}" for name, value in named.items())
-    tensors = tuple(named.values())
-    fits = (
-        all(isinstance(t, Tensor) and t.ndim == 4 and t.is_floating_point() for t in tensors)
-        and all(t.numel() > 0 for t in tensors)
-        and len({(t.dtype, t.device) for t in tensors}) == 1
-        and r_lat.shape == v_lat.shape
-        and r_tok.shape == v_tok.shape
-        and r_lat.shape[:2] == r_tok.shape[:2]
-        and r_lat.shape[-1] == r_tok.shape[-1]
-    )
-    if not fits:
+    if not _fit((r_lat, v_lat), (r_tok, v_tok)):
+        came = _came(r_lat=r_lat, v_lat=v_lat, r_tok=r_tok, v_tok=v_tok)
         raise ValueError(
             "expected r_lat and v_lat (B, H, M, d), r_tok and v_tok (B, H, N, d), none empty, of one "
             f"floating-point dtype on one device; got {came}"
         )
+
+
+def _fit(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
+    """Whether all is (B, H, count, d), of the same count within the first and within the second."""
+    tensors = first + second
+    return (
+        all(isinstance(t, Tensor) and t.ndim == 4 and t.is_floating_point() for t in tensors)
+        and all(t.numel() > 0 for t in tensors)
+        and len({(t.dtype, t.device) for t in tensors}) == 1
+        and all(t.shape == one[0].shape for one in (first, second) for t in one)
+        and first[0].shape[:2] == second[0].shape[:2]
+        and first[0].shape[-1] == second[0].shape[-1]
+    )
+
+
+def _came(**tensors: Tensor) -> str:
+    return ", ".join(f"{name}: {describe(value)}" for name, value in tensors.items())
 
 
 def attention_map(r_lat: Tensor, r_tok: Tensor, scale: float | None = None) -> Tensor:

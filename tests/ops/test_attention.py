@@ -150,6 +150,25 @@ class TestAttention:
         found = attention(*(t.clone().requires_grad_(grad) for t in (r_lat, r_tok, v_tok)))
         torch.testing.assert_close(found, wanted)
 
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def test_backends_agree(self, backend: str) -> None:
+        r_lat, v_lat, r_tok, v_tok = random_inputs(2, 3, 5, 11, 4)
+        wanted = bidirectional_attention(r_lat, v_lat, r_tok, v_tok, backend="torch")[0]
+        torch.testing.assert_close(attention(r_lat, r_tok, v_tok, backend=backend), wanted)
+
+    def test_unknown_backend(self) -> None:
+        with pytest.raises(ValueError, match="backend: expected one of auto, .*got 'flash'"):
+            attention(*torch.rand(3, 1, 1, 4, 4).unbind(0), backend="flash")
+
+    @pytest.mark.parametrize("which", ["query", "key", "value"])
+    @pytest.mark.parametrize("shape", [(3, 5, 4), (1, 3, 7, 4), (2, 3, 7, 5), (2, 3, 0, 4)])
+    def test_wrong_shape(self, which: str, shape: tuple[int, ...]) -> None:
+        keys = torch.rand(2, 3, 7, 4)
+        given = {"query": torch.rand(2, 3, 5, 4), "key": keys, "value": keys}
+        came = rf"{which}: .*{re.escape(str(shape))}"
+        with pytest.raises(ValueError, match=rf"key and value \(B, H, N, d\).*{came}"):
+            attention(**{**given, which: torch.rand(shape)})
+
     @pytest.mark.parametrize("num_tokens", [50, 1100])
     def test_gradients_do_not_depend_on_the_choice(self, num_tokens: int) -> None:
         r_lat, v_lat, r_tok, v_tok = random_inputs(2, 3, 8, num_tokens, 16)
