@@ -1,4 +1,4 @@
-"""Measure the operations against their plain twins, alternately, in one run.
+"""Measure grouping and search against plain twins and other backends, alternately, in one run.
 
 python -m benchmarks.ops --out results/ops.md
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.table import environment_line, markdown_table
 from benchmarks.timing import alternate
-from bixt3d.ops import bidirectional_attention, farthest_point_sample, knn, linear_of_affine_group
+from bixt3d.ops import farthest_point_sample, knn, linear_of_affine_group
 from bixt3d.training.device import keep_freed_memory, pick_device
 
 
@@ -27,11 +28,12 @@ def main() -> None:
     device = pick_device(args.device)
     keep_freed_memory()
     torch.manual_seed(0)
-    rows = [*attention(device, args.repeats), *grouping(device, args.repeats), *search(device, args.repeats)]
+    rows = [*grouping(device, args.repeats), *search(device, args.repeats)]
     head = ["operation", "size", "plain ms", "ours ms", "plain / ours", "spread of the ratio"]
     text = (
-        f"# Operations against their plain twins\n\n{markdown_table(head, rows)}\n\n"
-        "Medians of alternating runs; the spread is the range of the ratio's middle half.\n\n"
+        f"# Grouping and search against plain twins and other backends\n\n{markdown_table(head, rows)}\n\n"
+        "Ours is the default backend. Medians of alternating runs; the spread is the range of the ratio's "
+        "middle half.\n\n"
         f"`python -m benchmarks.ops`\n\n{environment_line(device)}\n"
     )
     print(text)
@@ -51,35 +53,6 @@ def compare(
     found = alternate(plain, ours, device, n)
     times = [f"{found.first:.1f}", f"{found.second:.1f}"]
     return [name, size, *times, f"{found.ratio:.2f}", f"{found.low:.2f} to {found.high:.2f}"]
-
-
-def attention(device: torch.device, repeats: int) -> list[list[str]]:
-    rows = []
-    for dtype in (torch.float32, torch.bfloat16):
-        for train in (False, True):
-            for latents, tokens in ((32, 128), (64, 1024)):
-                sizes = (latents, latents, tokens, tokens)
-                inputs = [
-                    torch.randn(16, 6, n, 32, dtype=dtype, device=device, requires_grad=train) for n in sizes
-                ]
-
-                def run(backend: str, inputs: list[Tensor] = inputs, train: bool = train) -> None:
-                    out = bidirectional_attention(*inputs, backend=backend)
-                    if train:
-                        torch.autograd.grad(out, inputs, [torch.ones_like(value) for value in out])
-
-                kind = f"{str(dtype).removeprefix('torch.')}, {'forward + backward' if train else 'forward'}"
-                rows.append(
-                    compare(
-                        f"bidirectional_attention: explicit matrix, then auto ({kind})",
-                        f"16 x 6 heads, {latents} x {tokens}",
-                        lambda run=run: run("torch"),
-                        lambda run=run: run("auto"),
-                        device,
-                        repeats,
-                    )
-                )
-    return rows
 
 
 def grouping(device: torch.device, repeats: int) -> list[list[str]]:
@@ -133,28 +106,28 @@ def search(device: torch.device, repeats: int) -> list[list[str]]:
             nearest = torch.minimum(nearest, squared)
             chosen = nearest.argmax(1)
 
+    def sample(backend: str = "auto") -> None:
+        farthest_point_sample(points, 512, backend=backend)
+
+    def find(backend: str = "auto") -> None:
+        knn(query, points, 24, backend=backend)
+
     def pairwise() -> None:
         torch.cdist(query, points).topk(24, largest=False)
 
     size = "16 x 1024 -> 512"
-    return [
-        compare(
-            "farthest_point_sample: usual loop",
-            size,
-            loop,
-            lambda: farthest_point_sample(points, 512),
-            device,
-            repeats,
-        ),
-        compare(
-            "knn: cdist and topk at once",
-            f"{size}, 24 neighbours",
-            pairwise,
-            lambda: knn(query, points, 24),
-            device,
-            repeats,
-        ),
+    rows = [
+        compare("farthest_point_sample: usual loop", size, loop, sample, device, repeats),
+        compare("knn: cdist and topk at once", f"{size}, 24 neighbours", pairwise, find, device, repeats),
     ]
+    for backend in ("triton", "torch_cluster", "pytorch3d"):
+        for name, ours in (("farthest_point_sample", sample), ("knn", find)):
+            title = f"{name}: backend {backend}"
+            try:
+                rows.append(compare(title, size, partial(ours, backend=backend), ours, device, repeats))
+            except (ImportError, RuntimeError):
+                rows.append([title, size, "not here", *["-"] * 3])
+    return rows
 
 
 if __name__ == "__main__":

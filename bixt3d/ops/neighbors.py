@@ -7,11 +7,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bixt3d.ops import backends
+from bixt3d.ops.triton_search import knn_triton
 from bixt3d.ops.validate import check_count, check_points, check_same
 
-BACKENDS = ("auto", "torch", "torch_cluster", "pytorch3d")
+# "auto" is torch: triton gives the same indices, but which is quicker on a GPU is not measured yet.
+BACKENDS = ("auto", "torch", "triton", "torch_cluster", "pytorch3d")
 # Distances held at once: small enough for a CPU's cache, large enough to fill a GPU.
-CHUNK = {"cpu": 1 << 18, "cuda": 1 << 26}
+CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
 
 
 @torch.no_grad()
@@ -23,7 +25,7 @@ def knn(
     chunk_size: int | None = None,
     validate: bool = True,
 ) -> Tensor:
-    """Find the ``k`` nearest points of each query, nearest first.
+    """Find the ``k`` nearest points of each query, nearest first, the lowest index first among equally near.
 
     Distances are sums of squared differences in float32 at least (never the expanded form, which
     loses small distances far from the origin), computed for a chunk of queries at a time, so memory
@@ -33,7 +35,8 @@ def knn(
         query: Query points (B, S, 3).
         points: Points to search (B, N, 3).
         k: Number of neighbours, at most N.
-        backend: ``"torch"`` (reference), ``"torch_cluster"``, ``"pytorch3d"``, or ``"auto"``.
+        backend: ``"torch"`` (reference), ``"triton"`` (k up to 64), ``"torch_cluster"``, ``"pytorch3d"``
+            (these two keep no order among equally near points), or ``"auto"``.
         chunk_size: Queries of one cloud that are handled at a time; chosen by device if None.
         validate: Look for NaN and infinity as well; on a GPU this waits for the device.
 
@@ -41,8 +44,10 @@ def knn(
         Indices (B, S, k) into ``points``, int64.
 
     Raises:
-        ValueError: For wrong shape, dtype or values, fewer than ``k`` points, or an unknown backend.
+        ValueError: For wrong shape, dtype or values, fewer than ``k`` points, an unknown backend, or float64
+            points or too large a ``k`` for Triton.
         ImportError: When the backend asked for is not installed.
+        RuntimeError: When it cannot run on the device of ``points``.
     """
     check_points(query, "query", (3,), finite=validate)
     check_points(points, "points", (3,), finite=validate and points is not query)
@@ -59,6 +64,11 @@ def knn(
         return backends.knn_pytorch3d(query, points, k)
     if torch.compiler.is_exporting():
         return _knn_whole(query, points, k)
+    if backend == "triton":
+        return knn_triton(query, points, k)
+    if torch.compiler.is_compiling():
+        index: Tensor = _knn_operation(query, points, k, chunk_size)
+        return index
     return _knn_torch(query, points, k, chunk_size)
 
 
@@ -79,18 +89,56 @@ def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) ->
     for b in range(0, batch, clouds):
         for s in range(0, num_query, chunk_size):
             q, p = columns[b : b + clouds, :, s : s + chunk_size], rows[b : b + clouds, :, None]
-            squared = (q[:, 0] - p[:, 0]).square_()  # (b, s, N)
+            squared = q[:, 0] - p[:, 0]  # (b, s, N)
+            squared.mul_(squared)
             delta = torch.empty_like(squared)
             for axis in (1, 2):
                 torch.sub(q[:, axis], p[:, axis], out=delta)
-                squared.addcmul_(delta, delta)
-            nearest = squared.topk(k, dim=-1, largest=False, sorted=True).indices
-            index[b : b + clouds, s : s + chunk_size] = nearest
+                squared.add_(delta.mul_(delta))  # addcmul would round once or twice, as the device likes
+            index[b : b + clouds, s : s + chunk_size] = _smallest(squared, k)
     return index
 
 
+# For torch.compile, whose fused kernels would round distances otherwise. A plain call goes without: the first
+# call of any operation that is made like this imports torch's compiler, which takes seconds.
+_knn_operation = torch.library.custom_op("bixt3d::knn_torch", _knn_torch, mutates_args=())
+
+
+@_knn_operation.register_fake
+def _(query: Tensor, points: Tensor, k: int, chunk_size: int | None) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[1], k, dtype=torch.int64)
+
+
+def _smallest(squared: Tensor, k: int) -> Tensor:
+    """Indices of each row's k smallest, in order; the lowest first among equals, as topk does not promise."""
+    if k == 1:
+        return squared.argmin(-1, keepdim=True)  # the first of equal ones
+    if squared.device.type != "cpu":  # to look for equals first would wait for the device
+        return _smallest_of_keys(squared, k)
+    values, index = squared.topk(min(k + 1, squared.shape[-1]), dim=-1, largest=False, sorted=True)
+    index = index[..., :k]
+    equal = values[..., 1:] == values[..., :-1]
+    if bool(equal.any()):
+        tied = equal.any(-1)  # (b, s)
+        index[tied] = _smallest_of_keys(squared[tied], k)
+    return index
+
+
+def _smallest_of_keys(squared: Tensor, k: int) -> Tensor:
+    if squared.dtype == torch.float64:
+        return squared.sort(stable=True, dim=-1).indices[..., :k]
+    # The bits of floats from 0 up, read as integers, rise with the value, and below them there is room for
+    # the index: no two keys are equal.
+    number = torch.arange(squared.shape[-1], device=squared.device)
+    key = torch.add(number, squared.view(torch.int32), alpha=1 << 32)
+    return key.topk(k, dim=-1, largest=False, sorted=True).values.bitwise_and_(0x7FFFFFFF)
+
+
 def _knn_whole(query: Tensor, points: Tensor, k: int) -> Tensor:
-    """`_knn_torch` without chunks and buffers, whose sizes an exported program would be bound to."""
+    """`_knn_torch` without chunks and buffers, whose sizes an exported program would be bound to.
+
+    Keys of distance and index are not needed: ONNX's TopK promises the lowest index among equals.
+    """
     offsets = (q[:, :, None] - p[:, None] for q, p in zip(query.unbind(-1), points.unbind(-1), strict=True))
     x, y, z = (offset.square() for offset in offsets)  # 3 x (B, S, N)
     return (x + y + z).topk(k, dim=-1, largest=False, sorted=True).indices

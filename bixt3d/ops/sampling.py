@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from bixt3d.ops import backends
+from bixt3d.ops.triton_search import fps_triton
 from bixt3d.ops.validate import check_count, check_points
 
-BACKENDS = ("auto", "torch", "torch_cluster", "pytorch3d")
+# "auto" is torch: triton gives the same indices, but which is quicker on a GPU is not measured yet.
+BACKENDS = ("auto", "torch", "triton", "torch_cluster", "pytorch3d")
 
 
 @torch.no_grad()
@@ -25,15 +27,17 @@ def farthest_point_sample(
         num_samples: S, at most N.
         start: Index of the first sample in every cloud, or ``"random"`` for one drawn from torch's
             generator.
-        backend: ``"torch"`` (reference), ``"torch_cluster"``, ``"pytorch3d"``, or ``"auto"``.
+        backend: ``"torch"`` (reference), ``"triton"``, ``"torch_cluster"``, ``"pytorch3d"``, or ``"auto"``.
         validate: Look for NaN and infinity as well; on a GPU this waits for the device.
 
     Returns:
         Indices (B, S), int64, on the device of ``xyz``.
 
     Raises:
-        ValueError: For wrong shape, dtype or values, too few points, or an unknown start or backend.
+        ValueError: For wrong shape, dtype or values, too few points, an unknown start or backend, or float64
+            points for Triton.
         ImportError: When the backend asked for is not installed.
+        RuntimeError: When it cannot run on the device of ``xyz``.
     """
     check_points(xyz, "xyz", (3,), finite=validate)
     backends.check_backend(backend, BACKENDS)
@@ -54,6 +58,11 @@ def farthest_point_sample(
         return backends.fps_torch_cluster(xyz, num_samples, first)
     if backend == "pytorch3d":
         return backends.fps_pytorch3d(xyz, num_samples, first)
+    if backend == "triton":
+        return fps_triton(xyz, num_samples, first)
+    if torch.compiler.is_compiling():
+        index: Tensor = _fps_operation(xyz, num_samples, first)
+        return index
     return _fps_torch(xyz, num_samples, first)
 
 
@@ -67,14 +76,24 @@ def _fps_torch(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
     current = first[:, None]  # (B, 1)
     for sample in range(num_samples):
         index[:, sample : sample + 1] = current
-        torch.sub(x, x.gather(1, current), out=squared).square_()
-        torch.sub(y, y.gather(1, current), out=delta)
-        squared.addcmul_(delta, delta)
-        torch.sub(z, z.gather(1, current), out=delta)
-        squared.addcmul_(delta, delta)
+        torch.sub(x, x.gather(1, current), out=squared)
+        squared.mul_(squared)
+        for axis in (y, z):
+            torch.sub(axis, axis.gather(1, current), out=delta)
+            squared.add_(delta.mul_(delta))  # addcmul would round once or twice, as the device likes
         torch.minimum(nearest, squared, out=nearest)
-        current = nearest.argmax(1, keepdim=True)
+        current = nearest.argmax(1, keepdim=True)  # the first of equal ones
     return index
+
+
+# For torch.compile, which would unroll the loop. A plain call goes without: the first call of any operation
+# that is made like this imports torch's compiler, which takes seconds.
+_fps_operation = torch.library.custom_op("bixt3d::fps_torch", _fps_torch, mutates_args=())
+
+
+@_fps_operation.register_fake
+def _(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
+    return first.new_empty(xyz.shape[0], num_samples)
 
 
 def _fps_scan(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:

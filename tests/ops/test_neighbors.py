@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bixt3d.ops import gather_points, interpolate, knn, neighbors
 from tests.markers import fixtures_dir, needs_cuda, needs_fixtures, needs_pytorch3d, needs_torch_cluster
+from tests.ops.graphs import operations
 
 LINE = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [3, 0, 0], [7, 0, 0]]])
 
@@ -60,14 +61,54 @@ class TestKnn:
         points = torch.randn(2, 100, 3)
         assert knn(points, points, 4)[..., 0].tolist() == [list(range(100))] * 2
 
-    def test_equal_distances_give_distinct_points_in_order(self) -> None:
-        axis = torch.arange(4.0)
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+    @pytest.mark.parametrize("k", [1, 2, 20, 63, 64])
+    def test_the_lowest_index_comes_first_among_equally_near(self, k: int, dtype: torch.dtype) -> None:
+        axis = torch.arange(4, dtype=dtype)
         points = torch.cartesian_prod(axis, axis, axis)[None]  # (1, 64, 3)
-        index = knn(points, points, 20)
-        assert all(len(set(row)) == 20 for row in index[0].tolist())
-        distances = squared_distances(points, points)
-        expected = distances.sort(-1).values[..., :20]
-        torch.testing.assert_close(distances.gather(2, index), expected, rtol=0, atol=0)
+        points = points[:, torch.randperm(64)]
+        assert knn(points, points, k).equal(brute_force(points, points, k))
+
+    def test_coinciding_points_come_in_order(self) -> None:
+        assert knn(torch.randn(2, 1, 3), torch.ones(2, 300, 3), 40).tolist() == [[list(range(40))]] * 2
+        points = torch.randn(1, 500, 3).repeat(1, 4, 1)
+        assert knn(points[:, :50], points, 24).equal(brute_force(points[:, :50], points, 24))
+
+    def test_each_operation_rounds_to_float32(self) -> None:
+        # On a grid of 0.1 many distances differ by their rounding only, so the order hangs on it.
+        points = (np.random.randint(0, 6, (300, 3)) * np.float32(0.1)).astype(np.float32)
+        query = points[:40] + np.float32(0.05)
+        dx, dy, dz = (query[:, None] - points[None]).transpose(2, 0, 1)
+        squared = dx * dx + dy * dy + dz * dz  # (40, 300)
+        assert squared.dtype == np.float32
+        index = knn(torch.from_numpy(query)[None], torch.from_numpy(points)[None], 100)
+        assert index[0].tolist() == squared.argsort(-1, kind="stable")[:, :100].tolist()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_devices_that_do_not_look_for_equals_find_the_same(self, dtype: torch.dtype) -> None:
+        squared = torch.randn(3, 5, 50, dtype=dtype).square()
+        squared[0] = torch.randint(4, (5, 50)).to(dtype)
+        squared[1, :, :9] = torch.inf
+        for k in (1, 7, 45, 50):
+            expected = torch.from_numpy(squared.numpy().argsort(-1, kind="stable")[..., :k])
+            assert neighbors._smallest(squared, k).equal(expected)
+            assert neighbors._smallest_of_keys(squared, k).equal(expected)  # as on a GPU
+
+    def test_squares_beyond_the_largest_float(self) -> None:
+        points = torch.tensor([[[1e30, 0, 0], [2, 0, 0], [-1e30, 1, 0], [1, 0, 0]]])
+        assert knn(torch.zeros(1, 1, 3), points, 4).tolist() == [[[3, 1, 0, 2]]]
+
+    def test_compile_passes_over_it_as_one_operation(self) -> None:
+        query, points = torch.randn(2, 10, 3), torch.randn(2, 30, 3)
+        index, names = operations(lambda query, points: knn(query, points, 4), query, points)
+        assert index.equal(knn(query, points, 4))
+        assert "bixt3d.knn_torch.default" in names
+        assert len(names) < 6
+
+    def test_registration(self) -> None:
+        query, points = torch.randn(2, 5, 3), torch.randn(2, 9, 3)
+        torch.library.opcheck(torch.ops.bixt3d.knn_torch.default, (query, points, 4, None))
+        torch.library.opcheck(torch.ops.bixt3d.knn_torch.default, (query.double(), points.double(), 4, 2))
 
     @pytest.mark.parametrize("chunk_size", [1, 3, 17, 40])
     def test_chunks_do_not_change_the_result(self, chunk_size: int) -> None:

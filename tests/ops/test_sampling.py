@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bixt3d.ops import farthest_point_sample
 from tests.markers import fixtures_dir, needs_cuda, needs_fixtures, needs_pytorch3d, needs_torch_cluster
+from tests.ops.graphs import operations
 
 LINE = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [3, 0, 0], [7, 0, 0]]])
 
@@ -36,6 +37,20 @@ def test_points_on_a_line(start: int, expected: list[int]) -> None:
 def test_ties_go_to_the_lowest_index() -> None:
     square = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]])
     assert farthest_point_sample(square, 4).tolist() == [[0, 2, 1, 3]]
+
+
+def test_each_operation_rounds_to_float32() -> None:
+    # On a grid of 0.1 many distances differ by their rounding only, so what is farthest hangs on it.
+    xyz = (np.random.randint(0, 6, (300, 3)) * np.float32(0.1)).astype(np.float32)
+    nearest = np.full(300, np.inf, np.float32)
+    expected, current = [], 0
+    for _ in range(150):
+        expected.append(current)
+        dx, dy, dz = (xyz - xyz[current]).T
+        nearest = np.minimum(nearest, dx * dx + dy * dy + dz * dz)
+        current = int(nearest.argmax())
+    assert nearest.dtype == np.float32
+    assert farthest_point_sample(torch.from_numpy(xyz)[None], 150).tolist() == [expected]
 
 
 @pytest.mark.parametrize(("batch", "count", "samples"), [(1, 1, 1), (3, 17, 17), (2, 200, 50)])
@@ -95,6 +110,19 @@ def test_points_are_left_alone() -> None:
     before = xyz.detach().clone()
     assert not farthest_point_sample(xyz, 5).requires_grad
     assert torch.equal(xyz.detach(), before)
+
+
+class TestCompile:
+    def test_the_loop_is_one_operation(self) -> None:
+        xyz = torch.randn(2, 30, 3)
+        index, names = operations(lambda xyz: farthest_point_sample(xyz, 20), xyz)
+        assert index.equal(farthest_point_sample(xyz, 20))
+        assert "bixt3d.fps_torch.default" in names
+        assert len(names) < 6
+
+    def test_registration(self) -> None:
+        xyz, first = torch.randn(2, 9, 3, dtype=torch.float64), torch.tensor([8, 0])
+        torch.library.opcheck(torch.ops.bixt3d.fps_torch.default, (xyz, 4, first))
 
 
 class TestRandomStart:

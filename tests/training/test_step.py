@@ -81,13 +81,15 @@ def test_moving_average_is_that_of_torch() -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
 def test_a_step_looks_at_no_value(name: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look makes a GPU wait. Checks of points are those of a GPU: shapes alone."""
-    import bixt3d.models.encoder as encoder
+    """A look makes a GPU wait. Points are checked as on a GPU, by their shapes, and neighbours found so."""
+    from bixt3d.models import encoder
+    from bixt3d.ops import neighbors
 
     def check_shape(points: Tensor, name: str, channels: tuple[int, ...], finite: bool = True) -> None:
         check_points(points, name, channels, finite=False)
 
     monkeypatch.setattr(encoder, "check_points", check_shape)
+    monkeypatch.setattr(neighbors, "_smallest", neighbors._smallest_of_keys)
     learner = make_learner(f"optim.name={optimizer}", name=name)
     seen: list[str] = []
     with Watch(lambda name, out: seen.append(name)):
