@@ -37,7 +37,7 @@ def main() -> None:
     add("--points", nargs="+", type=number, default=[1024], metavar="N", help="of a cloud (1024)")
     add("--mode", choices=(*MODES, "both"), default="both", help="(both)")
     add("--dtype", choices=(*DTYPES, "both"), help="(both where the device has bfloat16, else float32)")
-    add("--batch", type=number, help="clouds at a time (8 on a CPU, 32 on a GPU)")
+    add("--batch", type=number, help="clouds at a time (16 on a CPU, 32 on a GPU)")
     add("--device", help="cpu or cuda (cuda where there is one)")
     add("--threads", type=number, help="of a CPU (torch's own choice)")
     add("--repeats", type=number, default=9, help="timed batches, at most (9)")
@@ -59,7 +59,7 @@ def main() -> None:
         )
         settings = Settings(
             device=str(device),
-            batch=args.batch or (8 if device.type == "cpu" else 32),
+            batch=args.batch or (16 if device.type == "cpu" else 32),
             threads=args.threads,
             repeats=args.repeats,
             warmup=args.warmup,
