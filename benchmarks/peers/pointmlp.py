@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from bixt3d.models.grouping import linear_norm
 from bixt3d.ops import affine_group
 
 
@@ -22,6 +23,11 @@ class PointwiseNorm(nn.Sequential):
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__(nn.Linear(in_dim, out_dim, bias=False), nn.BatchNorm1d(out_dim))
+
+    def forward(self, input: Tensor) -> Tensor:
+        linear, norm = self
+        assert isinstance(linear, nn.Linear) and isinstance(norm, nn.BatchNorm1d)
+        return linear_norm(input, linear, norm)
 
 
 class Residual(nn.Module):

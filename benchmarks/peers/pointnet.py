@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from bixt3d.models.grouping import linear_norm
 from bixt3d.ops.validate import check_points
 
 
@@ -25,6 +26,13 @@ class SharedMlp(nn.Sequential):
                 for in_dim, out_dim in pairwise(widths)
             )
         )
+
+    def forward(self, input: Tensor) -> Tensor:
+        for layer in self:
+            linear, norm, relu = layer.children()
+            assert isinstance(linear, nn.Linear) and isinstance(norm, nn.BatchNorm1d)
+            input = relu(linear_norm(input, linear, norm))
+        return input
 
 
 class TransformNet(nn.Module):

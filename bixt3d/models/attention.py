@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from bixt3d.ops.attention import attention, attention_map, bidirectional_attention, similarity
 
 NORM_EPS = 1e-6
-# Rows of a feed-forward block in evaluation: its inside is four times as wide as what it maps, and for a
-# million tokens that would be all the memory of a laptop.
-ROWS = 1 << 17
+# Rows of a feed-forward block in evaluation. Its inside is four times as wide as what it maps: for a million
+# tokens that would be all the memory of a laptop, and a CPU has small pieces of memory at hand.
+ROWS = {"cpu": 1 << 12, "cuda": 1 << 17}
 
 
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
@@ -74,13 +74,14 @@ class FeedForward(nn.Module):
         """Map (B, N, D) -> (B, N, D)."""
         # What is compiled may be meant for any number of rows: it cannot ask.
         whole = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling()
-        if whole or x.shape[0] * x.shape[1] <= ROWS:
+        most = ROWS.get(x.device.type, ROWS["cuda"])
+        if whole or x.shape[0] * x.shape[1] <= most:
             return self._whole(x)
-        out = torch.empty_like(x)
-        step = max(1, ROWS // x.shape[0])
-        for rows, place in zip(torch.split(x, step, 1), torch.split(out, step, 1), strict=True):
-            place.copy_(self._whole(rows))
-        return out
+        rows = x.reshape(-1, x.shape[-1])  # (B * N, D)
+        out = torch.empty_like(rows)
+        for part, place in zip(torch.split(rows, most), torch.split(out, most), strict=True):
+            place.copy_(self._whole(part))
+        return out.view(x.shape)  # (B, N, D)
 
     def _whole(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.drop_path(self.mlp(self.norm(x)))
@@ -114,12 +115,17 @@ class BidirectionalCrossAttention(nn.Module):
 
     def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Map latents (B, M, D), tokens (B, N, D_tok) to the same shapes."""
+        latents, tokens = self._attend(latents, tokens)
+        return self.ffn_latents(latents), self.ffn_tokens(tokens)
+
+    def _attend(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        # Apart from the feed-forward blocks, so that in evaluation they have the memory of what is in here.
         r_lat, v_lat = split_heads(self.rv_latents(self.norm_latents(latents)), 2, self.num_heads)
         r_tok, v_tok = split_heads(self.rv_tokens(self.norm_tokens(tokens)), 2, self.num_heads)
         to_latents, to_tokens = bidirectional_attention(r_lat, v_lat, r_tok, v_tok, backend=self.backend)
         latents = latents + self.drop_path_latents(self.out_latents(merge_heads(to_latents)))
         tokens = tokens + self.drop_path_tokens(self.out_tokens(merge_heads(to_tokens)))
-        return self.ffn_latents(latents), self.ffn_tokens(tokens)
+        return latents, tokens
 
     def attention_map(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the latents' attention over the tokens, (B, H, M, N)."""

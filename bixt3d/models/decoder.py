@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bixt3d.models.attention import NORM_EPS
 from bixt3d.models.encoder import Level
-from bixt3d.models.grouping import BatchNorm, ResidualMlp
+from bixt3d.models.grouping import BatchNorm, ResidualMlp, fold, linear_norm
 from bixt3d.ops import interpolate
 
 
@@ -43,13 +43,16 @@ class PropagationStage(nn.Module):
         """Map xyz and tokens of the finer level (B, N, C) and the coarse (B, S, C') to (B, N, C_out)."""
         (xyz, skip), (coarse_xyz, tokens) = fine, coarse
         if self.fused:
-            of_skip, of_coarse = torch.split(self.linear.weight, [self.skip_dim, tokens.shape[-1]], 1)
+            folded = not self.norm.training
+            weight, bias = fold(self.norm, self.linear.weight) if folded else (self.linear.weight, None)
+            of_skip, of_coarse = torch.split(weight, [self.skip_dim, tokens.shape[-1]], 1)
             mapped = F.linear(tokens, of_coarse)  # (B, S, C_out)
-            joined = F.linear(skip, of_skip) + interpolate(xyz, coarse_xyz, mapped, validate=False)
+            joined = F.linear(skip, of_skip, bias) + interpolate(xyz, coarse_xyz, mapped, validate=False)
+            joined = joined if folded else self.norm(joined)
         else:
             carried = interpolate(xyz, coarse_xyz, tokens, validate=False)  # (B, N, C')
-            joined = self.linear(torch.cat([skip, carried], -1))  # (B, N, C_out)
-        out: Tensor = self.blocks(F.relu(self.norm(joined)))
+            joined = self.norm(self.linear(torch.cat([skip, carried], -1)))  # (B, N, C_out)
+        out: Tensor = self.blocks(F.relu(joined))
         return xyz, out
 
 
@@ -98,9 +101,9 @@ class PropagationDecoder(nn.Module):
         current = levels[-1]
         for stage, finer in zip(self.stages, levels[-2::-1], strict=True):
             current = stage(finer, current)
-        pooled = [
-            F.relu(norm(linear(tokens))).amax(1)
-            for linear, norm, (_, tokens) in zip(self.context, self.context_norms, levels, strict=True)
-        ]  # levels x (B, K)
+        pooled = []
+        for linear, norm, (_, tokens) in zip(self.context, self.context_norms, levels, strict=True):
+            assert isinstance(linear, nn.Linear) and isinstance(norm, BatchNorm)
+            pooled.append(F.relu(linear_norm(tokens, linear, norm)).amax(1))  # (B, K)
         whole = torch.cat([*pooled, self.latent_norm(latents.mean(1))], -1)
         return current[1], F.relu(self.mix(whole))

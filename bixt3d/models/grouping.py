@@ -38,6 +38,22 @@ class BatchNorm(nn.BatchNorm1d):
             raise ValueError(f"expected an image (1, C, R, 1), got {tuple(input.shape)}")
 
 
+def linear_norm(x: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
+    """Return norm(linear(x)) of (..., C); in evaluation the norm is linear as well, and both are one map."""
+    if norm.training:
+        out: Tensor = norm(linear(x))
+        return out
+    return F.linear(x, *fold(norm, linear.weight, linear.bias))
+
+
+def fold(norm: nn.BatchNorm1d, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return weight (D, C) and bias (D,) of a linear map and the batch norm in evaluation after it."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (D,)
+    shift = norm.running_mean if bias is None else norm.running_mean - bias
+    return weight * factor[:, None], norm.bias - shift * factor
+
+
 class ResidualMlp(nn.Module):
     """relu(x + BN(linear(relu(BN(linear(x)))))), the block of PointMLP (section 3.3)."""
 
@@ -52,7 +68,8 @@ class ResidualMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) -> (..., C)."""
-        return F.relu(x + self.norm2(self.fc2(F.relu(self.norm1(self.fc1(x))))))
+        inner = F.relu(linear_norm(x, self.fc1, self.norm1), inplace=not self.training)
+        return F.relu(linear_norm(inner, self.fc2, self.norm2) + x, inplace=True)
 
 
 class GroupingStage(nn.Module):
@@ -143,6 +160,9 @@ class GroupingStage(nn.Module):
         if near is None or self.reduction > 1 or near.index.shape[-1] != self.neighbors:
             near = self.find(xyz)
         source = torch.cat([tokens, xyz.to(tokens.dtype)], -1) if self.use_xyz else tokens
+        # The maximum without blocks comes before the norm, and does not commute with it.
+        folded = self.fused and len(self.blocks) > 0 and not self.norm.training
+        maps = fold(self.norm, self.linear.weight) if folded else (self.linear.weight,)
         grouped = linear_of_affine_group(
             source,
             tokens,
@@ -150,15 +170,20 @@ class GroupingStage(nn.Module):
             near.index,
             self.alpha,
             self.beta,
-            self.linear.weight,
+            *maps,
             center=self.center,
             pool=len(self.blocks) == 0,
             fused=self.fused,
         )  # (B, S, k, hidden), or (B, S, hidden) without blocks
-        grouped = F.relu(self.norm(grouped))
-        pooled = self.blocks(grouped).max(2).values if len(self.blocks) else grouped  # (B, S, hidden)
+        # In training the norm's result is a view, and gradients of what changes a view are copied.
+        grouped = F.relu(grouped, inplace=True) if folded else F.relu(self.norm(grouped))
+        pooled = self._pool(self.blocks(grouped)) if len(self.blocks) else grouped  # (B, S, hidden)
         if self.reduction > 1:
             tokens = gather_points(tokens, near.anchors)  # (B, S, C_in)
             xyz = gather_points(xyz, near.anchors)  # (B, S, 3)
         refined = (self.shortcut(tokens) + self.out(pooled)).to(tokens.dtype)  # (B, S, C_out)
         return xyz, refined, near if self.reduction == 1 else None
+
+    def _pool(self, members: Tensor) -> Tensor:
+        # The same value; only the one has the faster forward pass, and the other the faster backward.
+        return members.max(2).values if self.training else members.amax(2)  # (B, S, hidden)

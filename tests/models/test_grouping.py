@@ -242,3 +242,32 @@ class TestErrors:
     def test_arguments(self, changed: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             GroupingStage(**{"in_dim": 6, "out_dim": 10, **changed})
+
+
+class TestLinearNorm:
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_map_then_norm(self, bias: bool, training: bool) -> None:
+        linear, norm = nn.Linear(4, 6, bias=bias).double(), BatchNorm(6).double().train(training)
+        randomize(linear)
+        randomize(norm)
+        learned = [*linear.parameters(), *norm.parameters()]
+        x = torch.randn(2, 5, 4).double()
+        results = []
+        for out in (grouping.linear_norm(x, linear, norm), norm(linear(x))):
+            results.append([out, *torch.autograd.grad(out.cos().sum(), learned)])
+        for found, wanted in zip(*results, strict=True):
+            torch.testing.assert_close(found, wanted)
+
+    @torch.no_grad()
+    def test_residual_block_in_evaluation_is_the_one_of_training(self) -> None:
+        """With the statistics of the rows themselves both normalise alike."""
+        block = ResidualMlp(6, 1.5).double()
+        randomize(block)
+        x = torch.randn(50, 6).double()
+        hidden = block.fc1(x)
+        block.norm1.running_mean, block.norm1.running_var = hidden.mean(0), hidden.var(0, unbiased=False)
+        mapped = block.fc2(torch.relu(block.norm1.eval()(hidden)))
+        block.norm2.running_mean, block.norm2.running_var = mapped.mean(0), mapped.var(0, unbiased=False)
+        evaluated = block.eval()(x)
+        torch.testing.assert_close(block.train()(x), evaluated)
