@@ -1,6 +1,6 @@
 """Measure what keeping freed memory does for a training step on the CPU, in alternating processes.
 
-    python -m benchmarks.allocator --out results/cpu_training.md
+python -m benchmarks.allocator --out results/cpu_training.md
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from benchmarks.table import environment_line, markdown_table
 from bixt3d.config import load_config
 from bixt3d.models import create_model
-from bixt3d.training.device import keep_freed_memory
+from bixt3d.training.device import autocast, has_bfloat16, keep_freed_memory
 
 CFG = Path(__file__).parent.parent / "configs" / "modelnet40_cpu.yaml"
 
@@ -41,8 +41,9 @@ def main() -> None:
     ratios = [a / b for a, b in zip(times["free"], times["keep"], strict=True)]
     rows = [[f"{free:.0f}", f"{keep:.0f}", f"{free / keep:.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]]
     head = ["ms a step, memory given back", "ms a step, memory kept", "ratio", "range"]
+    dtype = "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32"
     text = (
-        "# Training steps on a CPU\n\nA step of `configs/modelnet40_cpu.yaml` (32 clouds, bfloat16), with "
+        f"# Training steps on a CPU\n\nA step of `configs/modelnet40_cpu.yaml` (32 clouds, {dtype}), with "
         "glibc's own settings and with\nthose of `keep_freed_memory`: medians of alternating processes.\n\n"
         f"{markdown_table(head, rows)}\n\n`python -m benchmarks.allocator`\n\n"
         f"{environment_line(torch.device('cpu'))}\n"
@@ -65,7 +66,7 @@ def step(keep: bool) -> float:
     times = []
     for repeat in range(13):
         begun = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.train.amp):
+        with autocast(torch.device("cpu"), config.train.amp):
             logits = model(points)
         F.cross_entropy(logits.float(), label).backward()
         optimizer.step()
