@@ -25,8 +25,9 @@ step() {
   shift 2
   timeout "$limit" "$@" >"$folder/$name.log" 2>&1 || code=$?
   if [ $code = 0 ]; then say "ok      $((SECONDS - since)) s  $name"; return; fi
-  failed=1
+  failed=1 # here, and the status for who runs it in the background
   say "failed  $((SECONDS - since)) s  $name (code $code; 124 is out of time): $(tail -n 1 "$folder/$name.log")"
+  return 1
 }
 
 if [ -n "${WHEELS:-}" ]; then
@@ -57,7 +58,11 @@ from benchmarks.table import environment_line
 
 print(environment_line(torch.device(sys.argv[1])))
 PYTHON
-step kernels 150 "$python" -m pytest -q tests/ops/test_triton_attention.py tests/ops/test_triton_search.py
+# Side by side, for they compile more than they compute; what is timed comes after them.
+step kernels_attention 240 "$python" -m pytest -q -m "not slow" tests/ops/test_triton_attention.py &
+attention_tests=$!
+step kernels_search 240 "$python" -m pytest -q -m "not slow" tests/ops/test_triton_search.py
+wait $attention_tests || failed=1
 for dtype in "${dtypes[@]}"; do
   step "attention_$dtype" 60 "$python" -m benchmarks.attention --device "$device" --dtype "$dtype" \
     "${attention[@]}" --out "$folder/attention_$dtype.md"

@@ -44,7 +44,8 @@ def test_every_step_runs_on_its_device(device: str, tmp_path: Path) -> None:
     assert code == 0
     steps = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}[device]
     names = [
-        "kernels",
+        "kernels_attention",
+        "kernels_search",
         *(f"attention_{dtype}" for dtype in steps),
         "search",
         "training",
@@ -54,9 +55,10 @@ def test_every_step_runs_on_its_device(device: str, tmp_path: Path) -> None:
     names += ["epoch", "graphs"] if device == "cuda" else ["epoch"]
     assert summary[0] == "Measured on a card." and summary[-1].endswith("s in all")
     assert [line.split()[0] for line in summary[1:-1]] == ["ok"] * len(names)
-    assert [line.split()[-1] for line in summary[1:-1]] == names
+    assert sorted(line.split()[-1] for line in summary[1:3]) == names[:2]  # these run side by side
+    assert [line.split()[-1] for line in summary[3:-1]] == names[2:]
     assert len(calls) == len(names)
-    assert all(f"--device {device} " in call for call in calls[1:])
+    assert all(f"--device {device} " in call for call in calls[2:])
     for call in calls:
         program = call.split()[0]
         module = call.split()[1] if program == "-m" else program
@@ -79,3 +81,10 @@ def test_packages_are_installed_first_where_they_are_given(tmp_path: Path) -> No
     _, calls, summary = run(tmp_path, DEVICE="cpu", WHEELS=str(tmp_path / "wheels"))
     assert calls[0].startswith("-m pip install") and calls[0].endswith("/a.whl")
     assert summary[0].endswith("wheels")
+
+
+@pytest.mark.parametrize("kernels", ["attention", "search"])
+def test_a_wrong_kernel_is_a_failure(kernels: str, tmp_path: Path) -> None:
+    code, _, summary = run(tmp_path, fails=f"test_triton_{kernels}", DEVICE="cpu", DATA="nowhere")
+    assert code == 1
+    assert [f"kernels_{kernels} (code 3" in line for line in summary if line.startswith("failed")] == [True]
