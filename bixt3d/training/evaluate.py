@@ -52,10 +52,9 @@ def evaluate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with autocast(device, amp):  # around all batches: weights are cast once
+        with autocast(device, amp):  # around all batches, to cast weights once; not in inference_mode
             for batch in loader:
-                with torch.inference_mode():
-                    logits = task.forward(model, batch)
+                logits = task.forward(model, batch)
                 loss += task.loss(logits, batch).double() * len(batch.label)
                 counts += task.count(logits, batch)
     finally:

@@ -12,10 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import bixt3d
 from bixt3d.datasets.loader import Batch
 from bixt3d.ops.validate import check_points
-from bixt3d.training import ClassificationTask
+from bixt3d.training import ClassificationTask, evaluate
 from bixt3d.training.device import Workers
 from bixt3d.training.step import Learner, MovingAverage
-from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, make_config
+from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, make_config, make_split
 
 GROUPING = {**NAIVE, "neighbors": 6, "group_layers": (0, 1)}
 MODELS = {"bixt_ti_cls": NAIVE, "bixt_ti_cls_grouping": GROUPING, "bixt_ti_cls_hierarchy": HIERARCHY}
@@ -123,6 +123,21 @@ def test_products_of_a_step_are_bfloat16_both_ways(monkeypatch: pytest.MonkeyPat
     assert len(seen) > 40
     assert {dtype for _, dtype in seen} == {torch.bfloat16}
     assert all(value.grad is None or value.grad.dtype == torch.float32 for value in learner.parameters)
+
+
+def test_evaluation_casts_weights_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bixt3d.training.device.has_bfloat16", lambda device: True)
+    learner = make_learner()
+    weight = learner.model.head.linear.weight  # type: ignore[union-attr]
+    seen: list[str] = []
+
+    def see(name: str, out: Any) -> None:
+        if name == "_to_copy" and out.shape == weight.shape and out.dtype == torch.bfloat16:
+            seen.append(name)
+
+    with Watch(see):
+        evaluate(learner.model, make_split(24), learner.task, batch_size=8, amp=True)
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
