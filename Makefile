@@ -38,7 +38,7 @@ bench: DEVICE ?= cpu
 bench: $(VENV)/.dev
 	$(RUN) tools/benchmark.py --device $(DEVICE) \
 	  --out results/benchmark_$(DEVICE).json --markdown results/benchmark_$(DEVICE).md
-	$(RUN) -m benchmarks.ops --out results/ops.md
+	$(RUN) -m benchmarks.ops --device $(DEVICE) --out results/ops.md
 	$(RUN) -m benchmarks.allocator --out results/cpu_training.md
 
 # What `make demo` needs. PyTorch comes first and alone, so that no later requirement chooses its version.

@@ -18,6 +18,8 @@ from benchmarks.timing import alternate
 from bixt3d.ops import farthest_point_sample, knn, linear_of_affine_group
 from bixt3d.training.device import keep_freed_memory, pick_device
 
+BUILT_FOR_CPUS = ("torch_cluster", "pytorch3d")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -120,13 +122,14 @@ def search(device: torch.device, repeats: int) -> list[list[str]]:
         compare("farthest_point_sample: usual loop", size, loop, sample, device, repeats),
         compare("knn: cdist and topk at once", f"{size}, 24 neighbours", pairwise, find, device, repeats),
     ]
-    for backend in ("triton", "torch_cluster", "pytorch3d"):
+    for backend in ("triton", "torch_cluster", "pytorch3d") if device.type == "cuda" else BUILT_FOR_CPUS:
         for name, ours in (("farthest_point_sample", sample), ("knn", find)):
             title = f"{name}: backend {backend}"
             try:
                 rows.append(compare(title, size, partial(ours, backend=backend), ours, device, repeats))
-            except (ImportError, RuntimeError):
-                rows.append([title, size, "not here", *["-"] * 3])
+            except (ImportError, RuntimeError) as error:
+                wrong = "not installed" if isinstance(error, ImportError) else f"did not run: {error}"
+                rows.append([title, size, wrong.splitlines()[0], *["-"] * 3])
     return rows
 
 

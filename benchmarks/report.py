@@ -36,7 +36,9 @@ ABOUT = (
     "attention with its plain matrix; sampling, neighbours and gathering do not count. Share: operations, "
     "two for a multiply-accumulate, in training three times those of the forward pass, over those that a "
     "large square matrix product of the same type would have done in the same time, at the rate that it had "
-    "just before and after each batch."
+    "just before and after each batch. Rows are measured one after another, while the machine's rate moves: "
+    "shares differ by some hundredths for no reason, and the speed of one model over another is measured by "
+    "--compare."
 )
 
 

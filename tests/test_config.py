@@ -285,6 +285,7 @@ class TestRanges:
             ("optim.name", ("adamw", "muon", "sgd", "adam")),
             ("optim.schedule", ("cosine", "step")),
             ("optim.schedule_unit", ("step", "epoch")),
+            ("train.compile_mode", ("default", "reduce-overhead", "max-autotune")),
         ],
     )
     def test_choices(self, load: Load, key: str, known: tuple[str, ...]) -> None:
@@ -297,7 +298,7 @@ class TestRanges:
 
     def test_every_setting_with_choices_is_tested(self) -> None:
         optim = {"optim.name", "optim.schedule", "optim.schedule_unit"}
-        assert set(CHOICES) == {"data.order", "data.train_split", *optim}
+        assert set(CHOICES) == {"data.order", "data.train_split", "train.compile_mode", *optim}
 
     def test_the_nearest_choice_is_named(self, load: Load) -> None:
         with pytest.raises(ValueError, match="got 'muo'; did you mean 'muon'?"):

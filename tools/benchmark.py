@@ -6,8 +6,7 @@
     python tools/benchmark.py --compare pointnet:threads=1 pointnet:threads=2
 
 A model may have settings after its name, name:key=value:key=value, among them threads,
-dtype, and compile with a mode of torch.compile. Numbers may end in k (thousand) or M
-(million). tools/plot.py --throughput draws what --out writes.
+dtype, and compile with a mode of torch.compile. tools/plot.py --throughput draws --out.
 """
 
 from __future__ import annotations
@@ -51,6 +50,8 @@ def main() -> None:
         device = pick_device(args.device)
         if args.threads:
             torch.set_num_threads(args.threads)
+        if args.dtype in ("bfloat16", "both") and not has_bfloat16(device):
+            raise ValueError(f"--dtype {args.dtype}: {device} has no units for bfloat16; take float32")
         both = args.dtype == "both" or (args.dtype is None and has_bfloat16(device))
         sizes = Sizes(
             modes=MODES if args.mode == "both" else (args.mode,),

@@ -103,7 +103,6 @@ class PropagationDecoder(nn.Module):
             current = stage(finer, current)
         pooled = []
         for linear, norm, (_, tokens) in zip(self.context, self.context_norms, levels, strict=True):
-            assert isinstance(linear, nn.Linear) and isinstance(norm, BatchNorm)
             pooled.append(F.relu(linear_norm(tokens, linear, norm)).amax(1))  # (B, K)
         whole = torch.cat([*pooled, self.latent_norm(latents.mean(1))], -1)
         return current[1], F.relu(self.mix(whole))

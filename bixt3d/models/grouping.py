@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +39,14 @@ class BatchNorm(nn.BatchNorm1d):
             raise ValueError(f"expected an image (1, C, R, 1), got {tuple(input.shape)}")
 
 
-def linear_norm(x: Tensor, linear: nn.Linear, norm: nn.BatchNorm1d) -> Tensor:
+def linear_norm(x: Tensor, linear: Any, norm: Any) -> Tensor:
     """Return norm(linear(x)) of (..., C); in evaluation the norm is linear as well, and both are one map."""
-    if norm.training:
-        out: Tensor = norm(linear(x))
-        return out
-    return F.linear(x, *fold(norm, linear.weight, linear.bias))
+    # A map with hooks, or one put in its place, may be more than its weight.
+    hooked = linear._forward_hooks or linear._forward_pre_hooks
+    if type(linear) is nn.Linear and not hooked and not norm.training:
+        return F.linear(x, *fold(norm, linear.weight, linear.bias))
+    out: Tensor = norm(linear(x))
+    return out
 
 
 def fold(norm: nn.BatchNorm1d, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -51,7 +54,8 @@ def fold(norm: nn.BatchNorm1d, weight: Tensor, bias: Tensor | None = None) -> tu
     assert norm.running_mean is not None and norm.running_var is not None
     factor = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (D,)
     shift = norm.running_mean if bias is None else norm.running_mean - bias
-    return weight * factor[:, None], norm.bias - shift * factor
+    # In the map's dtype: norms may have stayed in float32 where the rest is in half precision.
+    return (weight * factor[:, None]).to(weight.dtype), (norm.bias - shift * factor).to(weight.dtype)
 
 
 class ResidualMlp(nn.Module):

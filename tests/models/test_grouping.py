@@ -271,3 +271,19 @@ class TestLinearNorm:
         block.norm2.running_mean, block.norm2.running_var = mapped.mean(0), mapped.var(0, unbiased=False)
         evaluated = block.eval()(x)
         torch.testing.assert_close(block.train()(x), evaluated)
+
+    def test_norms_in_float32_of_a_model_in_half_precision(self) -> None:
+        made = GroupingStage(6, 10, neighbors=5).eval().bfloat16()
+        made.norm.float()
+        for block in made.blocks:
+            block.norm1.float()
+            block.norm2.float()
+        with torch.no_grad():
+            tokens = made(torch.randn(2, 20, 3), torch.randn(2, 20, 6).bfloat16())[1]
+        assert tokens.dtype == torch.bfloat16 and bool(tokens.isfinite().all())
+
+    def test_a_map_with_a_hook_is_called(self) -> None:
+        linear, norm = nn.Linear(4, 6), BatchNorm(6).eval()
+        linear.register_forward_hook(lambda module, given, out: 2 * out)
+        x = torch.randn(5, 4)
+        torch.testing.assert_close(grouping.linear_norm(x, linear, norm), norm(linear(x)))
