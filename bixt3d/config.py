@@ -104,6 +104,10 @@ class TrainConfig:
     compile: bool = False
     # torch.compile's own: "default", or "reduce-overhead" (on a GPU, steps are CUDA graphs), "max-autotune".
     compile_mode: str = "default"
+    # Steps whose gradients are not finite are left out; after so many in a row the run saves and stops.
+    max_skipped: int = 10
+    # Over several processes, batch norms in training take the statistics of all, as a single process does.
+    sync_batchnorm: bool = True
     seed: int = 42
 
 
@@ -129,6 +133,8 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
 
 
+MOST_BYTES = 1_000_000  # of a file of settings
+MOST_POINTS = 10_000_000  # of a cloud
 CHOICES = {
     "data.order": ("stored", "fps", "random"),
     "data.train_split": ("train", "trainval"),
@@ -141,6 +147,9 @@ CHOICES = {
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read an experiment's settings.
+
+    A file from anywhere may be read: it executes nothing and reaches no variable of the environment. Look at
+    ``data.root`` and ``model.init_from``, which a training reads, and ``run.dir``, where it writes.
 
     Args:
         path: A YAML file.
@@ -160,11 +169,36 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; {path.parent} holds {', '.join(beside)}" if beside else ""
         raise FileNotFoundError(f"no config file {path}{hint}")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{path}: expected settings, {MOST_BYTES:,} bytes at most, got a larger file")
     try:
-        stated = OmegaConf.load(path)
+        _refuse_aliases(path)
+        stated = OmegaConf.to_container(OmegaConf.load(path))
     except Exception as error:  # YAML has its own family of errors, which quote line and column.
         raise ValueError(f"{path} is not valid YAML: {error}") from None
-    return _combine(OmegaConf.to_container(stated), overrides, str(path))
+    return _combine(stated, overrides, str(path))
+
+
+def _refuse_aliases(path: Path) -> None:
+    """Raise ValueError for YAML's ``*name``: ten lines of them can stand for more than any memory holds."""
+    import yaml  # type: ignore[import-untyped]
+
+    for token in yaml.scan(path.read_text(encoding="utf-8")):
+        if isinstance(token, yaml.AliasToken):
+            raise ValueError(f"*{token.value}: aliases are not taken, write the values out")
+
+
+def _check_plain(value: Any, key: str, source: str) -> None:
+    """Raise ValueError for what OmegaConf would put together from elsewhere, such as the environment."""
+    if isinstance(value, str) and "${" in value:
+        raise ValueError(f"{source}: {key}: expected a value, got {value!r}, which stands for another")
+    entries: Mapping[Any, Any] = value if isinstance(value, Mapping) else {}
+    for name, inner in entries.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{source}: {key}: expected names as keys, got {name!r}")
+        _check_plain(inner, f"{key}.{name}" if key else name, source)
+    for inner in value if isinstance(value, (list, tuple)) else ():
+        _check_plain(inner, key, source)
 
 
 def config_from(stated: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
@@ -194,6 +228,7 @@ def _combine(stated: Any, overrides: Sequence[str], source: str) -> Config:
     merged = OmegaConf.structured(Config)
     for origin, layer in zip((source, source, "override", "override"), layers, strict=True):
         _check_keys(Config, layer, "", origin)
+        _check_plain(layer, "", origin)
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
@@ -221,6 +256,7 @@ def check_config(config: Config) -> None:
         "train.accumulate": train.accumulate,
         "train.eval_batch_size": train.eval_batch_size,
         "train.eval_every": train.eval_every,
+        "train.max_skipped": train.max_skipped,
         "optim.lr": optim.lr,
         "optim.step_epochs": optim.step_epochs,
         "optim.step_factor": optim.step_factor,
@@ -229,6 +265,10 @@ def check_config(config: Config) -> None:
     for key, value in positive.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{key}: expected more than 0, got {value}")
+    if config.data.num_points > MOST_POINTS:
+        raise ValueError(f"data.num_points: expected up to {MOST_POINTS:,}, got {config.data.num_points:,}")
+    if not 0 <= train.seed < 1 << 63:
+        raise ValueError(f"train.seed: expected 0 to 2**63 - 1, got {train.seed}")
     share = {
         "train.ema_decay": train.ema_decay,
         "optim.label_smoothing": optim.label_smoothing,

@@ -8,19 +8,43 @@ written beside their target and renamed onto it, so a full disk or a kill leaves
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from bixt3d.config import CHOICES, MOST_POINTS
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.factory import create_model
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
 SUFFIX = ".safetensors"
+REPEATS = ("depth", "num_blocks", "self_attends_per_block", "group_blocks")  # arguments that repeat layers
+LARGEST_ANYWAY = 1024  # of neighbours and the like, which are no side of a tensor
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Weights that are only shapes: a description may name any sizes, and is held against the file first."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        shaped = func in (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+        return func(*args, **{**(kwargs or {}), **({"device": "meta"} if shaped else {})})
+
+
+class _Mismatch(ValueError):
+    """What a file holds does not fit what it says."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -36,11 +60,22 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _flush_folder(path.parent)
     except Exception as error:
         kept = f"; the previous {path.name} is untouched" if path.exists() else ""
         raise OSError(f"could not save {path} ({error}){kept}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a renaming last through a power cut, where the system lets a folder be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -114,11 +149,18 @@ def load_checkpoint(
     """
     path = find_checkpoint(path)
     state, meta = _read(path)
+    name, args = meta["model"]["name"], meta["model"]["args"]
     try:
-        model = create_model(meta["model"]["name"], **meta["model"]["args"])
-    except ValueError as error:
+        _check_sizes(args, state)
+        with _WithoutMemory():
+            planned = create_model(name, **args)
+        _check_state(planned, state, path)
+        model = create_model(name, **args)
+    except _Mismatch:
+        raise
+    except Exception as error:  # what a description makes up may meet any of torch's checks
         raise ValueError(f"{path}: its model cannot be built: {error}") from None
-    _load_state(model, state, path)
+    model.load_state_dict(state)
     if isinstance(model, PointModel):
         model.description = meta
     if device is None:
@@ -150,16 +192,31 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         named = isinstance(model["name"], str) and isinstance(model["args"], dict)
         classes, preprocess = meta["classes"], meta["preprocess"]
         counts = preprocess["num_points"], preprocess["stored_points"]
-        whole = isinstance(classes, list) and all(isinstance(count, int) for count in counts)
-        whole = whole and isinstance(preprocess["order"], str)
-    except (ValueError, KeyError, TypeError) as error:
+        whole = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        whole = whole and all(type(count) is int and 1 <= count <= MOST_POINTS for count in counts)
+        whole = whole and preprocess["order"] in CHOICES["data.order"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: damaged description ({error!r})") from None
     if format_ != FORMAT or not named or not whole:
         raise ValueError(f"{path}: expected a whole description of format {FORMAT}, got format {format_!r}")
     return state, meta
 
 
-def _load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def _check_sizes(args: dict[str, Any], state: dict[str, Tensor]) -> None:
+    """Raise ValueError for more layers than tensors, as each layer has several, or sizes that none has."""
+    tensors, widest = len(state), max((side for value in state.values() for side in value.shape), default=0)
+    numbers = [args.get(key, 1) for key in REPEATS]
+    layers = math.prod(max(number, 1) for number in numbers if isinstance(number, int))
+    longest = max((len(value) for value in args.values() if isinstance(value, list)), default=0)
+    if max(layers, longest) > tensors:
+        raise ValueError(f"{max(layers, longest)} layers are described, and there are {tensors} tensors")
+    for key, value in args.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and number > max(widest, LARGEST_ANYWAY):
+                raise ValueError(f"{key} is {number}, and no tensor has a side longer than {widest}")
+
+
+def _check_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     wanted = model.state_dict()
     missing, extra = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     shaped = [n for n in wanted if n in state and wanted[n].shape != state[n].shape]
@@ -169,20 +226,59 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
             if shaped
             else f"first {(missing or extra)[0]}"
         )
-        raise ValueError(
+        raise _Mismatch(
             f"{path} holds the weights of another model than it says: {len(missing)} tensors missing, "
             f"{len(extra)} unknown, {len(shaped)} of another shape ({first})"
         )
-    model.load_state_dict(state)
+    for name, value in state.items():
+        if not bool(torch.isfinite(value).all()):
+            raise _Mismatch(f"{path}: {name} holds NaN or infinity: its training diverged, or it is damaged")
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write the state of a run: tensors, numbers, strings and containers of them.
 
+    The state before it is kept beside it, as ``<name>.previous``, for `load_latest_state`.
+
     Raises:
         OSError: If the file cannot be written; the previous one is untouched.
     """
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        torch.save(state, temporary)
+        if path.is_file():
+            write_atomically(previous_of(path), lambda other: _same_file(path, other))
+
+    write_atomically(path, write)
+
+
+def previous_of(path: Path) -> Path:
+    """Return where `save_state` keeps the state before the last."""
+    return path.with_name(f"{path.name}.previous")
+
+
+def _same_file(path: Path, other: Path) -> None:
+    try:
+        os.link(path, other)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(path, other)
+
+
+def load_latest_state(path: Path) -> dict[str, Any]:
+    """Read the state of a run, or, with a warning, the one before it if the file is damaged.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If neither can be read.
+    """
+    try:
+        return load_state(path)
+    except ValueError as error:
+        if not previous_of(path).is_file():
+            raise
+        state = load_state(previous_of(path))
+        logger.warning("%s; going on from the state before it, %s", error, previous_of(path))
+        return state
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -195,6 +291,10 @@ def load_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume from: {path} does not exist; start without --resume")
     try:
+        with zipfile.ZipFile(path) as archive:  # as torch writes it: nothing is packed, and none may unpack
+            held = sum(entry.file_size for entry in archive.infolist())
+        if held > path.stat().st_size:
+            raise ValueError
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a damaged or foreign file
         raise ValueError(

@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,7 +76,8 @@ def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
         sys.exit(f"error: {error if error.filename is None else f'{error.filename} is a file, no folder'}")
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"\n{stopped}")
+    except KeyboardInterrupt as error:
+        print(f"\n{error if error.args else stopped}", file=sys.stderr)
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))  # as shells call the end by a signal
     finally:
         leave_workers()

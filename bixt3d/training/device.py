@@ -33,6 +33,14 @@ class Workers:
             dist.all_reduce(value)
         return value
 
+    def any(self, number: int) -> int:
+        """Return the largest ``number`` of all processes; no GPU is waited for, only processes."""
+        if self.world_size == 1:
+            return number
+        most = torch.tensor(number)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
     def share(self, value: Tensor) -> None:
         """Overwrite ``value`` by that of the first process."""
         if self.world_size > 1:
@@ -70,7 +78,8 @@ def join_workers(device: torch.device) -> Workers:
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # gloo beside it, for what lies on the CPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     return Workers(dist.get_rank(), dist.get_world_size())
 
 

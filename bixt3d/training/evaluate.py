@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bixt3d.datasets.loader import CloudLoader
+from bixt3d.datasets.loader import Batch, CloudLoader
 from bixt3d.datasets.split import Split
 from bixt3d.training.device import Workers, autocast
+from bixt3d.training.memory import describe, guarded, largest_fit
 from bixt3d.training.tasks import Task
 
 
@@ -43,6 +44,9 @@ def evaluate(
 
     Returns:
         Mean loss over all clouds, metrics as fractions of 1, and the summed counts.
+
+    Raises:
+        OutOfMemory: Naming a batch that fits, if there is one.
     """
     workers = workers or Workers()
     device = split.points.device
@@ -51,12 +55,22 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=device)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
+
+    def look(batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = task.forward(model, batch)
+        return task.loss(logits, batch).double() * len(batch.label), task.count(logits, batch)
+
+    def what_fits(batch: Batch, failure: str) -> str:
+        size = largest_fit(look, batch)
+        said = f"evaluation with {describe(batch)} ran out of memory ({failure})"
+        return f"{said}; {size} clouds fit: train.eval_batch_size={size}" if size else said
+
     try:
         with autocast(device, amp):  # around all batches, to cast weights once; not in inference_mode
             for batch in loader:
-                logits = task.forward(model, batch)
-                loss += task.loss(logits, batch).double() * len(batch.label)
-                counts += task.count(logits, batch)
+                part, count = guarded(look, batch, what_fits)
+                loss += part
+                counts += count
     finally:
         for module, training in modes:
             module.training = training

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bixt3d.config import Config
-from bixt3d.training.checkpoint import write_text
+from bixt3d.training.checkpoint import load_state, write_text
 from bixt3d.training.device import has_bfloat16
+
+logger = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -52,15 +57,19 @@ class RunLog:
         self.bar: Any = None
         self.board: Any = None
         self.metrics = run_dir / "metrics.jsonl"
+        self.unwritten = ""
+        self.failed: set[str] = set()
         if not active:
             return
-        if not resume and any(run_dir.glob("*.safetensors")):
+        if not resume and _begun(run_dir):
             raise FileExistsError(
                 f"{run_dir} holds a run already: go on with it by --resume, or choose another folder with "
                 "--set run.dir=FOLDER"
             )
         from omegaconf import OmegaConf
 
+        for half in run_dir.glob(".*.tmp"):  # files that a kill cut off
+            half.unlink()
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
         write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
         self._rewind(epoch)
@@ -82,26 +91,64 @@ class RunLog:
             self.bar.update()
 
     def row(self, row: dict[str, float], epochs: int) -> None:
-        """Write the metrics of an epoch, and show the main ones."""
+        """Write the metrics of an epoch, and show the main ones.
+
+        What cannot be written, as on a full disk, is kept and tried again with the next row: losing a line is
+        no reason to lose a training.
+        """
         if not self.active:
             return
-        with open(self.metrics, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        self.unwritten += json.dumps(row) + "\n"
+        self._try("metrics.jsonl", self._write_rows)
         if self.board is not None:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    self.board.add_scalar(name, value, row["step"])
+            self._try("tensorboard", lambda: self._write_events(row))
         line = self._line(row, epochs, ("train", "val"))
         if len(line) > 80:
             looked = any(name.startswith("val_") for name in row)
             line = self._line(row, epochs, ("val",) if looked else ("train",))
+        self._try("standard output", lambda: self._show(line))
+
+    def _write_rows(self) -> None:
+        size = self.metrics.stat().st_size if self.metrics.exists() else 0
+        try:
+            with open(self.metrics, "a") as file:
+                file.write(self.unwritten)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.metrics, size)  # without the half of a line
+            raise
+        self.unwritten = ""
+
+    def _write_events(self, row: dict[str, float]) -> None:
+        for name, value in row.items():
+            if name not in ("epoch", "step"):
+                self.board.add_scalar(name, value, row["step"])
+        self.board.flush()
+
+    def _show(self, line: str) -> None:
         if self.bar is not None and self.progress:
             self.bar.write(line)
         else:
             print(line, flush=True)
 
+    def _try(self, what: str, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if what not in self.failed:
+                self.failed.add(what)
+                logger.warning("%s cannot be written (%s); training goes on", what, error.strerror or error)
+            if what == "tensorboard":
+                self.board = None  # its writer does not recover
+
     def _line(self, row: dict[str, float], epochs: int, splits: Sequence[str]) -> str:
-        parts = [f"epoch {row['epoch']}/{epochs}", f"loss {row['train_loss']:.3f}"]
+        parts = [f"epoch {row['epoch']}/{epochs}"]
+        if "train_loss" in row:
+            parts.append(f"loss {row['train_loss']:.3f}")
+        if row.get("skipped"):
+            parts.append(f"{row['skipped']} steps skipped")
         for name in (f"{split}_{name}" for split in splits for name in self.shown):
             if name in row:
                 parts.append(f"{name.replace('_', ' ')} {100 * row[name]:.1f}%")
@@ -123,8 +170,23 @@ class RunLog:
         """Close the progress bar and the event file."""
         if self.bar is not None:
             self.bar.close()
+        if self.unwritten:
+            self._try("metrics.jsonl", self._write_rows)
         if self.board is not None:
-            self.board.close()
+            self._try("tensorboard", self.board.close)
+
+
+def _begun(run_dir: Path) -> bool:
+    """Whether a folder holds weights, or a state that has taken a step."""
+    if any(run_dir.glob("*.safetensors")):
+        return True
+    try:
+        state = load_state(run_dir / "resume.pt")
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True  # damaged, and yet somebody's
+    return bool(state.get("epoch") or state.get("sums", {}).get("steps"))
 
 
 def environment(device: torch.device) -> dict[str, Any]:

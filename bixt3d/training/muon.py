@@ -42,7 +42,11 @@ class Muon(torch.optim.Muon):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Take one step; a closure is not evaluated."""
+        """Take one step; a closure is not evaluated.
+
+        As torch's fused optimisers it leaves the step out where its attribute ``found_inf``, a scalar, is 1.
+        """
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
         for group in self.param_groups:
             momentum, rate = group["momentum"], group["lr"]
             moved = [value for value in group["params"] if value.grad is not None]
@@ -50,6 +54,9 @@ class Muon(torch.optim.Muon):
                 continue
             gradients: list[Tensor] = [value.grad for value in moved]
             buffers = [self._buffer(value) for value in moved]
+            if found_inf is not None:  # buffers that move towards themselves stay
+                skip = found_inf > 0
+                gradients = [torch.where(skip, *pair) for pair in zip(buffers, gradients, strict=True)]
             torch._foreach_lerp_(buffers, gradients, 1.0 - momentum)
             updates: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
             for value, ahead in zip(moved, torch._foreach_lerp(gradients, buffers, momentum), strict=True):
@@ -57,7 +64,10 @@ class Muon(torch.optim.Muon):
             for shape, pairs in updates.items():
                 values, aheads = zip(*pairs, strict=True)
                 step = orthogonalize(torch.stack(aheads))  # (K, R, C)
-                torch._foreach_mul_(values, 1.0 - rate * group["weight_decay"])
+                decay: Any = 1.0 - rate * group["weight_decay"]
+                if found_inf is not None:
+                    step, decay = step.masked_fill_(skip, 0.0), torch.where(skip, 1.0, decay)
+                torch._foreach_mul_(values, decay)
                 size = 0.2 * math.sqrt(max(shape)) * rate
                 torch._foreach_add_(values, step.to(values[0].dtype).unbind(0), alpha=-size)
 

@@ -57,7 +57,11 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":
-        return [torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)]
+        sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+        if config.momentum:  # torch leaves them unset where the very first step is skipped
+            for value in (value for group in sgd.param_groups for value in group["params"]):
+                sgd.state[value]["momentum_buffer"] = torch.zeros_like(value)
+        return [sgd]
     if config.name == "adam":
         return [torch.optim.Adam(groups, lr=config.lr, fused=True)]
     if groups:

@@ -6,6 +6,8 @@ Nothing here looks at a number that the device computes, so a GPU never waits fo
 from __future__ import annotations
 
 import copy
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bixt3d.config import Config
 from bixt3d.datasets.loader import Batch
+from bixt3d.training.batchnorm import share_batchnorm
 from bixt3d.training.device import Workers, autocast
+from bixt3d.training.memory import describe, guarded, largest_fit
 from bixt3d.training.optim import build_optimizers
 from bixt3d.training.tasks import Task
 
@@ -63,9 +67,16 @@ class Learner:
         """Build optimisers and moving average; compile the forward pass if the settings say so."""
         settings = config.train
         self.config, self.model, self.task, self.device = config, model, task, device
+        self.workers = workers
+        if workers.world_size > 1 and settings.sync_batchnorm:
+            share_batchnorm(model)
         self.optimizers = build_optimizers(model, config.optim)
         self.average = MovingAverage(model) if settings.ema_decay > 0 else None
         self.parameters = [value for value in model.parameters() if value.requires_grad]
+        # Statistics of a batch that is left out must not stay: what they were after the step before.
+        self.buffers = list(model.buffers())
+        self.kept = [value.clone() for value in self.buffers]
+        self.loss = torch.zeros((), device=device)
         # A CUDA graph overwrites its own memory each time, so sums over several times need another place.
         self.keep = settings.compile and settings.compile_mode in GRAPH_MODES and settings.accumulate > 1
         if self.keep:
@@ -82,29 +93,100 @@ class Learner:
         """The weights that are evaluated and saved: the moving average if there is one."""
         return self.average.module if self.average is not None else self.model
 
+    def take(self, batches: Iterator[Batch], rate: float, first: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Take one step with the next batches; see `step`.
+
+        Returns:
+            The mean loss, the task's counts, and whether the step was left out, all on the device.
+
+        Raises:
+            OutOfMemory: Naming a batch that fits, if there is one.
+        """
+        loss, counts = torch.zeros((), device=self.device), self.task.start(self.device)
+        for batch in itertools.islice(batches, self.config.train.accumulate):
+            part, logits = guarded(self.learn, batch, self._what_fits)
+            loss = loss + part / self.config.train.accumulate
+            counts = counts + self.task.count(logits, batch)
+        return loss, counts, self.step(rate, first)
+
     def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Add up the gradients of a batch; return its mean loss, a scalar, and its logits."""
         with autocast(self.device, self.config.train.amp):
             loss, logits = self.forward(batch)
         (loss / self.config.train.accumulate).backward()  # type: ignore[no-untyped-call]
+        self.loss = self.loss + loss.detach()
         return loss.detach(), logits.detach()
 
-    def step(self, rate: float, first: bool) -> None:
+    def step(self, rate: float, first: bool) -> Tensor:
         """Move the weights by their gradients, and the average after them.
+
+        Where the loss or a gradient is not finite, in any process, nothing moves: neither weights nor what
+        the optimisers remember, and batch norms go back to their statistics of before.
 
         Args:
             rate: Learning rate.
             first: Whether no step came before: the average then begins with these weights.
+
+        Returns:
+            1 where the step was left out, else 0: a float scalar on the device.
         """
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             group["lr"] = rate
-        if self.config.optim.clip_norm > 0:
-            nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip_norm)
+        skipped = self._not_finite()
         for optimizer in self.optimizers:
+            optimizer.found_inf = skipped  # type: ignore[attr-defined]  # torch's own, of GradScaler
             optimizer.step()
         self.model.zero_grad(set_to_none=not self.keep)
+        self._keep_buffers(skipped)
         if self.average is not None:
             self.average.update(0.0 if first else self.config.train.ema_decay)
+        return skipped
+
+    def _drop(self) -> None:
+        """Forget what was learned since the last step."""
+        self.model.zero_grad(set_to_none=not self.keep)
+        self.loss = torch.zeros_like(self.loss)
+        with torch.no_grad():
+            for value, kept in zip(self.buffers, self.kept, strict=True):
+                value.copy_(kept)
+
+    def _what_fits(self, batch: Batch, failure: str) -> str:
+        self._drop()
+
+        def work(smaller: Batch) -> None:
+            # Not the wrapped model: the other processes are not here.
+            with autocast(self.device, self.config.train.amp):
+                loss = self.task.loss(self.task.forward(self.model, smaller), smaller)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+        size = largest_fit(work, batch)
+        self._drop()
+        settings, said = self.config.train, f"a step with {describe(batch)} ran out of memory ({failure})"
+        if size == 0:
+            return f"{said}, and so did smaller batches: lower data.num_points or the model's size"
+        batches = settings.accumulate * len(batch.label) // size
+        return (
+            f"{said}; {size} clouds fit: train.batch_size={size * self.workers.world_size} "
+            f"train.accumulate={batches} makes steps of as many clouds"
+        )
+
+    @torch.no_grad()
+    def _not_finite(self) -> Tensor:
+        """Clip the gradients; return 1 if they or the loss are not finite, else 0."""
+        gradients = [value.grad for value in self.parameters if value.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.config.optim.clip_norm > 0:
+            nn.utils.clip_grads_with_norm_(self.parameters, self.config.optim.clip_norm, norm)
+        bad = (~(norm.isfinite() & self.loss.isfinite())).float()
+        self.loss = torch.zeros_like(self.loss)
+        return self.workers.sum(bad).clamp_(max=1.0)
+
+    @torch.no_grad()
+    def _keep_buffers(self, skipped: Tensor) -> None:
+        for value, kept in zip(self.buffers, self.kept, strict=True):
+            kept.copy_(torch.where(skipped > 0, kept, value))
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.kept)
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` goes on from."""
@@ -127,6 +209,8 @@ class Learner:
             # What may change on the way, such as weight decay, comes from the settings.
             for group, values in zip(optimizer.param_groups, wanted, strict=True):
                 group.update(values)
+        if self.buffers:
+            torch._foreach_copy_(self.kept, self.buffers)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = self.task.forward(self.wrapped, batch)

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
+import signal
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bixt3d.config import Config
-from bixt3d.datasets.augment import augment, choose_points
-from bixt3d.datasets.loader import CloudLoader
 from bixt3d.datasets.split import Split
-from bixt3d.training.checkpoint import load_state, save_model, save_state
+from bixt3d.training.batches import training_loader
+from bixt3d.training.checkpoint import load_latest_state, save_model, save_state
 from bixt3d.training.device import Workers, join_workers, keep_freed_memory
 from bixt3d.training.evaluate import Evaluation, evaluate
 from bixt3d.training.log import RunLog
+from bixt3d.training.memory import OutOfMemory
 from bixt3d.training.optim import learning_rate
 from bixt3d.training.step import Learner
+from bixt3d.training.stop import Stopped, StopSignals
+from bixt3d.training.sums import EpochSums
 from bixt3d.training.tasks import Task
+
+
+class Diverged(RuntimeError):
+    """Gradients stopped being finite; the weights are those of before."""
 
 
 class Trainer:
@@ -69,41 +76,26 @@ class Trainer:
         self.workers: Workers = join_workers(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        settings = config.train
-        if settings.batch_size % self.workers.world_size:
-            raise ValueError(
-                f"train.batch_size: expected a multiple of the {self.workers.world_size} processes, got "
-                f"{settings.batch_size}"
-            )
+        self.loader = training_loader(config, train, self.workers)
+        self.steps_per_epoch = len(self.loader) // config.train.accumulate
         self.model = model.to(self.device)
-        self.loader = CloudLoader(
-            train,
-            settings.batch_size // self.workers.world_size,
-            shuffle=True,
-            drop_last=True,
-            choose=_choice(config, train.parts is not None),
-            augment=_augmentation(config),
-            seed=settings.seed,
-            rank=self.workers.rank,
-            world_size=self.workers.world_size,
-        )
-        self.steps_per_epoch = len(self.loader) // settings.accumulate
-        if self.steps_per_epoch == 0:
-            raise ValueError(
-                f"train.accumulate: an epoch has {len(self.loader)} batches, fewer than {settings.accumulate}"
-            )
         self.learner = Learner(config, self.model, task, self.device, self.workers)
         self.epoch = 0
+        self.sums = EpochSums(task.start(self.device))
         self.best = -math.inf
         self.seconds = 0.0
         self.description = description
         self.run_dir = Path(run_dir)
         if resume:
-            self._restore(load_state(self.run_dir / "resume.pt"))
-        self.step = self.epoch * self.steps_per_epoch
+            self._restore(load_latest_state(self.run_dir / "resume.pt"))
         self.log = RunLog(
             self.run_dir, config, self.device, self.epoch, resume, self.workers.first, progress, task.shown
         )
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far."""
+        return self.epoch * self.steps_per_epoch + self.sums.steps
 
     @property
     def result(self) -> nn.Module:
@@ -113,32 +105,30 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last epoch, evaluating, logging and saving after each.
 
+        SIGINT (Ctrl-C) and SIGTERM end it after the step that it is at, with everything saved.
+
         Raises:
-            RuntimeError: If the loss stops being finite; the last saved state is from before.
+            Stopped: At such a signal, or in any process of several.
+            Diverged: If ``train.max_skipped`` steps in a row had a loss or gradients that are not finite; the
+                weights of before are saved.
+            OutOfMemory: Naming what fits.
+            RuntimeError: If an update breaks the weights; the last saved state is from before.
             OSError: If a checkpoint cannot be saved; the previous one is whole.
         """
-        settings = self.config.train
-        self.log.start(self.epoch * self.steps_per_epoch, settings.epochs * self.steps_per_epoch)
-        while self.epoch < settings.epochs:
-            begun = time.perf_counter()
-            row = self._train_epoch()
-            trained = time.perf_counter()
-            self.epoch += 1
-            self._agree()
-            last = self.epoch == settings.epochs
-            if self.val is not None and (last or self.epoch % settings.eval_every == 0):
-                seen = self.evaluate(self.val)
-                row |= {"val_loss": seen.loss} | {f"val_{k}": v for k, v in seen.metrics.items()}
-            seconds = time.perf_counter() - begun
-            self.seconds += seconds
-            row |= {
-                "seconds": round(seconds, 2),
-                "clouds_per_second": round(self._clouds_per_epoch() / (trained - begun), 1),
-            }
-            # The row first: one of an epoch that was not saved is dropped when resuming.
-            self.log.row(row, settings.epochs)
-            self._save(row)
-        self.log.close()
+        epochs = self.config.train.epochs
+        if self.workers.first and self.step == 0:
+            save_state(self.run_dir / "resume.pt", self._state())  # so that --resume works from here on
+        self.log.start(self.step, epochs * self.steps_per_epoch)
+        with StopSignals() as signals:
+            try:
+                while self.epoch < epochs:
+                    self._train_epoch(signals)
+                self._heed(signals)
+            except (Stopped, Diverged, OutOfMemory) as error:
+                self._keep(error)
+                raise
+            finally:
+                self.log.close()
         self.workers.wait()  # whoever reads the checkpoints next finds them written
 
     def evaluate(self, split: Split) -> Evaluation:
@@ -148,49 +138,90 @@ class Trainer:
             self.result, split, self.task, settings.eval_batch_size, settings.amp, self.workers
         )
 
-    def _clouds_per_epoch(self) -> int:
-        settings = self.config.train
-        return self.steps_per_epoch * settings.accumulate * settings.batch_size
-
-    def _train_epoch(self) -> dict[str, float]:
-        """Take every step of one epoch; the device is waited for once, at the end."""
-        self.model.train()
-        settings = self.config.train
-        # Dropout and stochastic depth follow from seed, epoch and rank: resuming needs no random state.
-        torch.manual_seed((settings.seed * 1_000_003 + self.epoch) * 4096 + self.workers.rank)
-        counts = self.task.start(self.device)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        rate = 0.0
-        batches = self.loader.epoch(self.epoch)
-        for _ in range(self.steps_per_epoch):
-            for _ in range(settings.accumulate):
-                batch = next(batches)
-                loss, logits = self.learner.learn(batch)
-                total += loss.double()
-                counts += self.task.count(logits, batch)
-            rate = learning_rate(self.step, self.config.optim, settings.epochs, self.steps_per_epoch)
-            self.learner.step(rate, first=self.step == 0)
-            self.step += 1
-            self.log.tick()
-        total = self.workers.sum(total) / self.workers.world_size
-        loss_mean = float(total) / (self.steps_per_epoch * settings.accumulate)
-        whole = torch.stack([value.isfinite().all() for value in self.model.parameters()]).all()
-        if not math.isfinite(loss_mean) or not bool(whole):
-            what = f"the loss of epoch {self.epoch + 1} is {loss_mean}"
-            if math.isfinite(loss_mean):
-                what = f"the weights hold NaN or infinity after epoch {self.epoch + 1}"
-            raise RuntimeError(
-                f"{what}: training was stopped and nothing of this epoch was saved; try a smaller optim.lr, "
-                "a smaller optim.clip_norm, or train.amp=false"
-            )
-        scores = self.task.metrics(self.workers.sum(counts))
-        return {
-            "epoch": self.epoch + 1,
-            "step": self.step,
-            "lr": rate,
-            "train_loss": loss_mean,
-            **{f"train_{name}": value for name, value in scores.items()},
+    def _train_epoch(self, signals: StopSignals) -> None:
+        """Take the steps of an epoch that are left, evaluate, log and save."""
+        settings, sums = self.config.train, self.sums
+        begun = time.perf_counter()
+        before = self.seconds
+        self._take_steps(signals)
+        row = self._sum_up()
+        self._agree()
+        last = self.epoch + 1 == settings.epochs
+        self._heed(signals)
+        if self.val is not None and (last or (self.epoch + 1) % settings.eval_every == 0):
+            with signals.at_once():
+                seen = self.evaluate(self.val)
+            row |= {"val_loss": seen.loss} | {f"val_{k}": v for k, v in seen.metrics.items()}
+        clouds = self.steps_per_epoch * settings.accumulate * settings.batch_size
+        evaluated = time.perf_counter() - begun - (self.seconds - before)
+        self.seconds += evaluated
+        row |= {
+            "seconds": round(sums.seconds + evaluated, 2),
+            "clouds_per_second": round(clouds / sums.seconds, 1),
         }
+        self.epoch += 1
+        self.sums = EpochSums(self.task.start(self.device), sums.in_a_row)
+        # The row first: one of an epoch that was not saved is dropped when resuming.
+        self.log.row(row, settings.epochs)
+        self._save(row)
+
+    def _take_steps(self, signals: StopSignals) -> None:
+        """Take the steps that are left of an epoch; a GPU is waited for once in ``max_skipped`` of them."""
+        settings, sums = self.config.train, self.sums
+        self.model.train()
+        batches = itertools.islice(self.loader.epoch(self.epoch), sums.steps * settings.accumulate, None)
+        begun = time.perf_counter()
+        try:
+            while sums.steps < self.steps_per_epoch:
+                # Dropout and stochastic depth follow from seed, step and rank: no random state to save.
+                torch.manual_seed((settings.seed * 1_000_003 + self.step) * 4096 + self.workers.rank)
+                rate = self._rate(self.step)
+                loss, counts, skipped = self.learner.take(batches, rate, first=self.step == 0)
+                sums.add(loss, counts, skipped)
+                self.log.tick()
+                if self.step % settings.max_skipped == 0 and sums.in_a_row >= settings.max_skipped:
+                    raise Diverged(
+                        f"{int(sums.in_a_row)} steps in a row had a loss or gradients of NaN or infinity and "
+                        "were left out"
+                    )
+                self._heed(signals)
+        except (Stopped, Diverged):  # in all processes at the same step
+            sums.gather(self.workers)
+            raise
+        finally:
+            self._wait()
+            sums.seconds += time.perf_counter() - begun
+            self.seconds += time.perf_counter() - begun
+
+    def _heed(self, signals: StopSignals) -> None:
+        """Stop all processes if one has received a signal."""
+        if number := self.workers.any(signals.received):
+            raise Stopped(number, "stopped")
+
+    def _sum_up(self) -> dict[str, float]:
+        """Return the row of an epoch whose steps are all taken."""
+        sums = self.sums
+        loss, counts = sums.gather(self.workers)
+        whole = torch.stack([value.isfinite().all() for value in self.model.parameters()]).all()
+        if not bool(whole):
+            raise RuntimeError(
+                f"the weights hold NaN or infinity after epoch {self.epoch + 1}: training was stopped and "
+                "nothing of this epoch was saved; try a smaller optim.lr, or train.amp=false"
+            )
+        skipped = int(sums.skipped)
+        row: dict[str, float] = {"epoch": self.epoch + 1, "step": self.step, "lr": self._rate(self.step - 1)}
+        row["skipped"] = skipped
+        if taken := self.steps_per_epoch - skipped:
+            row["train_loss"] = float(loss) / self.workers.world_size / taken
+            row |= {f"train_{name}": value for name, value in self.task.metrics(counts).items()}
+        return row
+
+    def _rate(self, step: int) -> float:
+        return learning_rate(step, self.config.optim, self.config.train.epochs, self.steps_per_epoch)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _agree(self) -> None:
         """Give every process the first one's statistics, so that all evaluate what will be saved."""
@@ -210,9 +241,26 @@ class Trainer:
             save_model(self.run_dir / "best.safetensors", self.result, meta)
         save_state(self.run_dir / "resume.pt", self._state())
 
+    def _keep(self, error: Stopped | Diverged | OutOfMemory) -> None:
+        """Save the state between two steps and say so in the error."""
+        where = f"step {self.step:,} of {self.config.train.epochs * self.steps_per_epoch:,}"
+        kept = self.workers.world_size == 1 or self.sums.gathered
+        if kept and self.workers.first:
+            save_state(self.run_dir / "resume.pt", self._state())
+        saved = f"the state at {where} is saved" if kept else "the last epoch's state is saved"
+        advice = "go on with --resume"
+        if isinstance(error, Stopped):
+            error.args = (f"stopped by {signal.Signals(error.number).name}: {saved}, {advice}",)
+        elif isinstance(error, Diverged):
+            advice += " and a smaller optim.lr, a smaller optim.clip_norm, or train.amp=false"
+            error.args = (f"{error}; {saved}, {advice}",)
+        else:
+            error.args = (f"{error}; {saved}, {advice} and other settings",)
+
     def _state(self) -> dict[str, Any]:
         return {
             "epoch": self.epoch,
+            "sums": self.sums.state(),
             "best": self.best,
             "seconds": self.seconds,
             "fixed": _fixed(self.config),
@@ -221,7 +269,7 @@ class Trainer:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        missing = set(self._state()) - set(state)
+        missing = set(self._state()) - set(state) - {"sums"}  # version 0.1.0 saved whole epochs only
         if missing:
             lacks = ", ".join(sorted(missing))
             raise ValueError(f"{self.run_dir / 'resume.pt'} is not the state of a run: it lacks {lacks}")
@@ -238,6 +286,8 @@ class Trainer:
             raise ValueError(f"cannot resume {self.run_dir}: its {key} was {old}, now it would be {new}")
         self.learner.restore(state)
         self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
+        if "sums" in state:
+            self.sums.restore(state["sums"], self.workers)
 
 
 def _fixed(config: Config) -> dict[str, Any]:
@@ -247,36 +297,8 @@ def _fixed(config: Config) -> dict[str, Any]:
         "data.train_split": config.data.train_split,
         "optim.name": config.optim.name,
         "optim.decay_all": config.optim.decay_all,
-        "train.batch_size": config.train.batch_size,
-        "train.accumulate": config.train.accumulate,
+        # Each step's clouds stay the same, in however many batches.
+        "clouds of a step": config.train.batch_size * config.train.accumulate,
         "train.seed": config.train.seed,
         "train.ema": config.train.ema_decay > 0,
     }
-
-
-def _choice(config: Config, parts: bool) -> partial[Tensor | None]:
-    settings = config.augment
-    draw = parts or config.data.order == "random"
-    return partial(
-        choose_points,
-        num_points=config.data.num_points if draw or settings.thin else None,
-        draw=draw,
-        thin=settings.thin,
-        dropout=settings.dropout,
-        shuffle=settings.shuffle,
-    )
-
-
-def _augmentation(config: Config) -> partial[Tensor]:
-    settings = config.augment
-    return partial(
-        augment,
-        scale_low=settings.scale_low,
-        scale_high=settings.scale_high,
-        shift_reach=settings.shift,
-        jitter_std=settings.jitter_std,
-        jitter_clip=settings.jitter_clip,
-        rotate_degrees=settings.rotate_degrees,
-        mirror_probability=settings.mirror,
-        normal_dropout=settings.normal_dropout,
-    )

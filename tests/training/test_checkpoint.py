@@ -18,8 +18,10 @@ from bixt3d.presets import labels_parts
 from bixt3d.training.checkpoint import (
     find_checkpoint,
     load_checkpoint,
+    load_latest_state,
     load_model,
     load_state,
+    previous_of,
     save_model,
     save_state,
 )
@@ -260,6 +262,44 @@ def test_state_of_another_kind(tmp_path: Path) -> None:
         load_state(tmp_path / "none.pt")
 
 
+def test_damaged_state_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "resume.pt"
+    for number in (1, 2, 3):
+        save_state(path, {"number": number})
+    assert load_latest_state(path) == {"number": 3} and not caplog.records
+    path.write_bytes(path.read_bytes()[:100])
+    assert load_latest_state(path) == {"number": 2}
+    assert "resume.pt: cannot resume from it" in caplog.text and "the state before it" in caplog.text
+    previous_of(path).write_bytes(b"damaged too")
+    with pytest.raises(ValueError, match=r"resume\.pt\.previous: cannot resume"):
+        load_latest_state(path)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_state_before_the_last_is_a_whole_file_at_any_time(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on file systems without hard links."""
+    if not links:
+        monkeypatch.setattr(os, "link", fail_in("link", OSError(95, "Operation not supported")))
+    path, rename, seen = tmp_path / "resume.pt", os.replace, []
+
+    def look(source: Path, target: Path) -> None:
+        rename(source, target)
+        seen.append({p.name: load_state(p)["number"] for p in tmp_path.glob("resume*")})
+
+    monkeypatch.setattr(os, "replace", look)
+    for number in (1, 2, 3):
+        save_state(path, {"number": number})
+    assert seen == [
+        {"resume.pt": 1},
+        {"resume.pt": 1, "resume.pt.previous": 1},
+        {"resume.pt": 2, "resume.pt.previous": 1},
+        {"resume.pt": 2, "resume.pt.previous": 2},
+        {"resume.pt": 3, "resume.pt.previous": 2},
+    ]
+
+
 def save_weights(path: Path) -> None:
     save_model(path, tiny(), {**META, "note": "new"})
 
@@ -298,9 +338,12 @@ def test_failure_leaves_the_folder_as_it_was(
         save(path)
     monkeypatch.undo()
     assert ("the previous file.bin is untouched" in str(caught.value)) is exists
-    assert contents(tmp_path) == before
+    after = contents(tmp_path)
+    assert after.pop("file.bin.previous", b"the previous one") == b"the previous one"
+    assert after == before
     save(path)  # and works again when there is room
-    assert [p.name for p in tmp_path.iterdir()] == ["file.bin"]
+    kept = {"file.bin.previous"} if exists and save is save_run else set()
+    assert {p.name for p in tmp_path.iterdir()} == {"file.bin", *kept}
     assert path.read_bytes() != b"the previous one"
 
 

@@ -1,0 +1,71 @@
+"""Batches of a training, as the settings ask for them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor
+
+from bixt3d.config import Config
+from bixt3d.datasets.augment import augment, choose_points
+from bixt3d.datasets.loader import CloudLoader
+from bixt3d.datasets.split import Split
+from bixt3d.training.device import Workers
+
+
+def training_loader(config: Config, train: Split, workers: Workers) -> CloudLoader:
+    """Return this process's loader of augmented training batches.
+
+    Raises:
+        ValueError: If a batch cannot be dealt out to the processes, or the split does not fill one step.
+    """
+    settings = config.train
+    if settings.batch_size % workers.world_size:
+        raise ValueError(
+            f"train.batch_size: expected a multiple of the {workers.world_size} processes, got "
+            f"{settings.batch_size}"
+        )
+    loader = CloudLoader(
+        train,
+        settings.batch_size // workers.world_size,
+        shuffle=True,
+        drop_last=True,
+        choose=_choice(config, train.parts is not None),
+        augment=_augmentation(config),
+        seed=settings.seed,
+        rank=workers.rank,
+        world_size=workers.world_size,
+    )
+    if len(loader) < settings.accumulate:
+        raise ValueError(
+            f"train.accumulate: an epoch has {len(loader)} batches, fewer than {settings.accumulate}"
+        )
+    return loader
+
+
+def _choice(config: Config, parts: bool) -> partial[Tensor | None]:
+    settings = config.augment
+    draw = parts or config.data.order == "random"
+    return partial(
+        choose_points,
+        num_points=config.data.num_points if draw or settings.thin else None,
+        draw=draw,
+        thin=settings.thin,
+        dropout=settings.dropout,
+        shuffle=settings.shuffle,
+    )
+
+
+def _augmentation(config: Config) -> partial[Tensor]:
+    settings = config.augment
+    return partial(
+        augment,
+        scale_low=settings.scale_low,
+        scale_high=settings.scale_high,
+        shift_reach=settings.shift,
+        jitter_std=settings.jitter_std,
+        jitter_clip=settings.jitter_clip,
+        rotate_degrees=settings.rotate_degrees,
+        mirror_probability=settings.mirror,
+        normal_dropout=settings.normal_dropout,
+    )
