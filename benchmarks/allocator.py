@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from benchmarks.table import environment_line, markdown_table
+from benchmarks.measure import number, writable
+from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d.config import load_config
 from bixt3d.models import create_model
 from bixt3d.training.device import autocast, has_bfloat16, keep_freed_memory
@@ -26,8 +27,8 @@ CFG = Path(__file__).parent.parent / "configs" / "modelnet40_cpu.yaml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--step", choices=("keep", "free"), help=argparse.SUPPRESS)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--repeats", type=number, default=3)
+    parser.add_argument("--out", type=writable)
     args = parser.parse_args()
     if args.step:
         print(step(args.step == "keep"))
@@ -45,7 +46,7 @@ def main() -> None:
     text = (
         f"# Training steps on a CPU\n\nA step of `configs/modelnet40_cpu.yaml` (32 clouds, {dtype}), with "
         "glibc's own settings and with\nthose of `keep_freed_memory`: medians of alternating processes.\n\n"
-        f"{markdown_table(head, rows)}\n\n`python -m benchmarks.allocator`\n\n"
+        f"{markdown_table(head, rows)}\n\n`{command_line('benchmarks.allocator')}`\n\n"
         f"{environment_line(torch.device('cpu'))}\n"
     )
     print(text)

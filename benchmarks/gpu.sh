@@ -9,9 +9,14 @@
 # WHEELS=folder  whose packages are installed before, on a machine without a network
 # DEVICE=cpu     the same with small sizes, to see that every step works
 set -u
-cd "$(dirname "$0")/.." || exit 1
-folder=${1:-results/gpu}
-python=${PYTHON:-python} device=${DEVICE:-cuda} data=${DATA:-data}
+root=$(realpath -- "$(dirname "$0")/..") || exit 1
+# What is named is named from where the caller stands; tables show their commands, so paths stay short in here.
+place() { realpath -ms --relative-base="$root" -- "$1"; }
+folder=$(place "${1:-$root/results/gpu}") data=$(place "${DATA:-$root/data}")
+wheels=${WHEELS:+$(place "$WHEELS")}
+python=${PYTHON:-python} device=${DEVICE:-cuda}
+case $python in */*) python=$(realpath -ms -- "$python") ;; esac
+cd "$root" || exit 1
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$folder"
 failed=0 begun=$SECONDS
@@ -31,9 +36,10 @@ step() {
   return 1
 }
 
-if [ -n "${WHEELS:-}" ]; then
-  step wheels 60 "$python" -m pip install --quiet --no-index --no-deps "$WHEELS"/*.whl
+if [ -n "$wheels" ]; then
+  step wheels 60 "$python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl
 fi
+kernels=("$python" -m pytest -q -m "not slow")
 if [ "$device" = cpu ]; then
   attention=(--points 64 256 --tokens 512 --repeats 3)
   ours=(bixt_ti_cls:dim=12:depth=2:num_heads=2:num_latents=4) models=("${ours[@]}" pointnet)
@@ -41,6 +47,7 @@ if [ "$device" = cpu ]; then
   epoch=(data.num_points=32 model.args.dim=12 model.args.num_latents=4 model.args.num_heads=2)
   dtypes=(float32)
 else
+  kernels+=(--no-skip=cuda,triton) # neither left out nor interpreted
   attention=(--points 1024 4096 16384 65536 262144 1048576 --tokens 262144)
   ours=(bixt_ti_cls bixt_ti_cls_grouping bixt_ti_cls_hierarchy)
   models=("${ours[@]}" perceiver_ti_cls sequential_ti_cls bixt_ti_partseg bixt_ti_partseg_encdec pointmlp)
@@ -50,7 +57,7 @@ else
   dtypes=(bfloat16 float32)
 fi
 
-"$python" - "$device" >>"$folder/summary.txt" <<'PYTHON'
+"$python" - "$device" >>"$folder/summary.txt" <<'PYTHON' || { failed=1; say "failed  to say what this machine is"; }
 import sys
 
 import torch
@@ -60,9 +67,9 @@ from benchmarks.table import environment_line
 print(environment_line(torch.device(sys.argv[1])))
 PYTHON
 # Side by side, for they compile more than they compute; what is timed comes after them.
-step kernels_attention 240 "$python" -m pytest -q -m "not slow" tests/ops/test_triton_attention.py &
+step kernels_attention 240 "${kernels[@]}" tests/ops/test_triton_attention.py &
 attention_tests=$!
-step kernels_search 240 "$python" -m pytest -q -m "not slow" tests/ops/test_triton_search.py
+step kernels_search 240 "${kernels[@]}" tests/ops/test_triton_search.py
 wait $attention_tests || failed=1
 for dtype in "${dtypes[@]}"; do
   step "attention_$dtype" 60 "$python" -m benchmarks.attention --device "$device" --dtype "$dtype" \

@@ -14,17 +14,20 @@ import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import product
 
 import torch
 
-from benchmarks.table import environment_line, markdown_table
-from bixt3d.ops.triton_attention import choose_tiles
+from benchmarks.measure import writable
+from benchmarks.table import command_line, environment_line, markdown_table
+from bixt3d.ops.triton_attention import MAX_LATENTS, MAX_WIDTH, choose_tiles
+from bixt3d.training.command import one_line_errors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # fp32 is exact here; tf32 is fp32 with rounded factors, on tensor cores.
 KINDS = {"bf16": ("bf16", "ieee"), "tf32": ("fp32", "tf32"), "fp32": ("fp32", "ieee")}
-SIZES = ("64x32", "64x64", "128x64", "128x128", "256x64", "256x128")
+SIZES = ((64, 32), (64, 64), (128, 64), (128, 128), (256, 64), (256, 128))
+CAPABILITIES = (80, 86, 89, 90, 100, 120)  # of GPUs with bfloat16 that Triton compiles for
 
 
 @dataclass(frozen=True)
@@ -38,29 +41,39 @@ class Taken:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=SIZES, metavar="LATENTSxWIDTH")
+    parser.add_argument("--sizes", nargs="+", type=size, default=SIZES, metavar="LATENTSxWIDTH")
     parser.add_argument("--dtypes", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--capability", type=int, default=90, help="of the GPU (90: H100, H200)")
-    parser.add_argument("--out", type=Path, metavar="FILE.md")
+    add = parser.add_argument
+    add("--capability", type=int, default=90, choices=CAPABILITIES, help="of the GPU (90: H100, H200)")
+    add("--out", type=writable, metavar="FILE.md")
     args = parser.parse_args()
-    rows = []
-    for size in args.sizes:
-        latents, width = (int(side) for side in size.split("x"))
-        for kind in args.dtypes:
-            for name in ("forward", "backward"):
-                taken = compile_kernel(name, latents, width, kind, args.capability)
-                rows.append(
-                    [f"{latents} x {width}", kind, name, taken.shared, taken.registers, taken.spilled]
-                )
-                print(*rows[-1], flush=True)
-    head = ["latents x width", "type", "pass", "shared memory, bytes", "registers", "spilled, bytes"]
-    text = (
-        f"# Kernels of bi-directional attention, compiled for compute capability {args.capability / 10}\n\n"
-        f"{markdown_table(head, rows)}\n\nRegisters and spills of one thread, as cuobjdump tells them.\n\n"
-        f"`python -m benchmarks.kernels`\n\n{environment_line(torch.device('cpu'))}\n"
-    )
-    if args.out:
-        args.out.write_text(text)
+    rows: list[list[str | int]] = []
+    with one_line_errors():
+        for (latents, width), kind, name in product(args.sizes, args.dtypes, ("forward", "backward")):
+            taken = compile_kernel(name, latents, width, kind, args.capability)
+            rows.append([f"{latents} x {width}", kind, name, taken.shared, taken.registers, taken.spilled])
+            print(*rows[-1], flush=True)
+        head = ["latents x width", "type", "pass", "shared memory, bytes", "registers", "spilled, bytes"]
+        title = "# Kernels of bi-directional attention, compiled for compute capability"
+        text = (
+            f"{title} {args.capability / 10}\n\n{markdown_table(head, rows)}\n\n"
+            "Registers and spills of one thread, as cuobjdump tells them.\n\n"
+            f"`{command_line('benchmarks.kernels')}`\n\n{environment_line(torch.device('cpu'))}\n"
+        )
+        if args.out:
+            args.out.write_text(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    """Read LATENTSxWIDTH for argparse: the kernels' padded sizes are powers of two."""
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    latents, width = (int(side) for side in found.groups()) if found else (0, 0)
+    for side, most in ((latents, MAX_LATENTS), (width, MAX_WIDTH)):
+        if not 16 <= side <= most or side & (side - 1):
+            raise argparse.ArgumentTypeError(
+                f"expected powers of two from 16x16 to {MAX_LATENTS}x{MAX_WIDTH}, such as 64x32, got {text!r}"
+            )
+    return latents, width
 
 
 def compile_kernel(name: str, latents: int, width: int, kind: str, capability: int = 90) -> Taken:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -117,6 +118,12 @@ def reason(error: Exception) -> str | None:
     return text.splitlines()[0] if isinstance(error, ValueError) and text else None
 
 
+def failure(error: Exception) -> str:
+    """Say in one line that something did not run, and why."""
+    said = str(error).strip().splitlines()
+    return f"did not run: {reason(error) or ': '.join([type(error).__name__, *said[:1]])}"
+
+
 def answer(request: Request) -> None:
     """Print what is found, a line of JSON each; this is what the process of a measurement does."""
     try:
@@ -195,16 +202,41 @@ def matmul_rates(device: torch.device, dtypes: Sequence[str]) -> dict[str, float
     return rates
 
 
-def number(text: str) -> int:
-    """Read a whole number from 1 up for argparse; k and M stand for a thousand and a million."""
+def number(text: str, least: int = 1) -> int:
+    """Read a whole number from ``least`` up for argparse; k and M stand for a thousand and a million."""
     factor = {"k": 1_000, "M": 1_000_000}.get(text[-1:], 1)
     try:
         value = float(text[:-1] if factor > 1 else text) * factor
     except ValueError:
         value = math.nan
-    if not (value >= 1 and value % 1 == 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number such as 1024, 16k or 1M, got {text!r}")
+    if not (value >= least and value % 1 == 0):
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number from {least} up, such as 1024, 16k or 1M, got {text!r}"
+        )
     return int(value)
+
+
+def duration(text: str) -> float:
+    """Read seconds for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
+    return value
+
+
+def writable(text: str) -> Path:
+    """Read the path of a file for argparse, make its folder, and refuse now what cannot be written."""
+    path = Path(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") if path.exists() else TemporaryFile(dir=path.parent):
+            return path
+    except OSError as error:
+        wrong = f"expected a file that can be written, got {text!r} ({error.strerror})"
+        raise argparse.ArgumentTypeError(wrong) from None
 
 
 if __name__ == "__main__":

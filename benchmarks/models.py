@@ -161,7 +161,8 @@ class Work:
     def run(self) -> None:
         """Do it once."""
         if self.learner is None:
-            with torch.inference_mode(), autocast(self.device, self.config.train.amp):
+            # Not in inference_mode, where autocast would cast a weight anew for every use.
+            with torch.no_grad(), autocast(self.device, self.config.train.amp):
                 self.look(self.model, self.batch)
             return
         self.learner.learn(self.batch)

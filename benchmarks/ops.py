@@ -6,16 +6,17 @@ python -m benchmarks.ops --out results/ops.md
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.table import environment_line, markdown_table
+from benchmarks.measure import failure, number, writable
+from benchmarks.table import command_line, environment_line, markdown_table
 from benchmarks.timing import alternate
 from bixt3d.ops import farthest_point_sample, knn, linear_of_affine_group
+from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import keep_freed_memory, pick_device
 
 BUILT_FOR_CPUS = ("torch_cluster", "pytorch3d")
@@ -24,23 +25,29 @@ BUILT_FOR_CPUS = ("torch_cluster", "pytorch3d")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--repeats", type=number, default=9)
+    parser.add_argument("--out", type=writable)
     args = parser.parse_args()
-    device = pick_device(args.device)
-    keep_freed_memory()
-    torch.manual_seed(0)
-    rows = [*grouping(device, args.repeats), *search(device, args.repeats)]
+    with one_line_errors():
+        device = pick_device(args.device)
+        keep_freed_memory()
+        torch.manual_seed(0)
+        rows = [*grouping(device, args.repeats), *search(device, args.repeats)]
+        text = report(rows, command_line("benchmarks.ops"), device)
+        print(text)
+        if args.out:
+            args.out.write_text(text)
+
+
+def report(rows: Sequence[Sequence[str]], command: str, device: torch.device) -> str:
+    """Return the table, how to read it, and how it was made."""
     head = ["operation", "size", "plain ms", "ours ms", "plain / ours", "spread of the ratio"]
-    text = (
+    return (
         f"# Grouping and search against plain twins and other backends\n\n{markdown_table(head, rows)}\n\n"
         "Ours is the default backend. Medians of alternating runs; the spread is the range of the ratio's "
         "middle half.\n\n"
-        f"`python -m benchmarks.ops`\n\n{environment_line(device)}\n"
+        f"`{command}`\n\n{environment_line(device)}\n"
     )
-    print(text)
-    if args.out:
-        args.out.write_text(text)
 
 
 def compare(
@@ -127,10 +134,14 @@ def search(device: torch.device, repeats: int) -> list[list[str]]:
             title = f"{name}: backend {backend}"
             try:
                 rows.append(compare(title, size, partial(ours, backend=backend), ours, device, repeats))
-            except (ImportError, RuntimeError) as error:
-                wrong = "not installed" if isinstance(error, ImportError) else f"did not run: {error}"
-                rows.append([title, size, wrong.splitlines()[0], *["-"] * 3])
+            except Exception as error:  # those of Triton's compiler are of many kinds
+                rows.append([title, size, why_not(backend, error), *["-"] * 3])
     return rows
+
+
+def why_not(backend: str, error: Exception) -> str:
+    """Say why a backend has no times. Packages that a user may have are a choice; triton is our own."""
+    return "not installed" if isinstance(error, ImportError) and backend != "triton" else failure(error)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -24,3 +26,8 @@ def environment_line(device: torch.device) -> str:
     where = found["gpu"] or f"{found['processor']}, {found['threads']} threads"
     versions = f"torch {found['torch']}, Python {found['python']}"
     return f"Measured on {where}; {versions}, commit {found['commit']}."
+
+
+def command_line(module: str) -> str:
+    """Return the command that called a module, as it is typed."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])

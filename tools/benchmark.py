@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks lies beside tools, not installed
 
-from benchmarks.measure import Settings, number
+from benchmarks.measure import Settings, duration, number, writable
 from benchmarks.models import DEFAULT, DTYPES, MODES, model_names
 from benchmarks.report import Target
 from benchmarks.speed import Sizes, compare_models, measure_models
@@ -40,11 +41,11 @@ def main() -> None:
     add("--device", help="cpu or cuda (cuda where there is one)")
     add("--threads", type=number, help="of a CPU (torch's own choice)")
     add("--repeats", type=number, default=9, help="timed batches, at most (9)")
-    add("--warmup", type=int, default=1, help="batches before (1)")
-    add("--seconds", type=float, default=20.0, help="after that long no more than 3 are timed (20)")
-    add("--limit", type=float, default=600.0, help="seconds after which a model is given up (600)")
-    add("--out", type=Path, metavar="FILE.json")
-    add("--markdown", type=Path, metavar="FILE.md")
+    add("--warmup", type=partial(number, least=0), default=1, help="batches before (1)")
+    add("--seconds", type=duration, default=20.0, help="after that long no more than 3 are timed (20)")
+    add("--limit", type=duration, default=600.0, help="seconds after which a model is given up (600)")
+    add("--out", type=writable, metavar="FILE.json")
+    add("--markdown", type=writable, metavar="FILE.md")
     args = parser.parse_args()
     with one_line_errors():
         device = pick_device(args.device)
@@ -72,8 +73,7 @@ def main() -> None:
         if args.compare:
             compare_models(args.compare, sizes, settings, target)
         else:
-            models = tuple(dict.fromkeys(args.models))
-            measure_models(models, sizes, settings, target)
+            measure_models(tuple(dict.fromkeys(args.models)), sizes, settings, target)
 
 
 if __name__ == "__main__":

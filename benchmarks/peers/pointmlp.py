@@ -60,7 +60,9 @@ class Stage(nn.Module):
 
     def forward(self, xyz: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         batch, groups = xyz.shape[0], xyz.shape[1] // self.reducer
-        xyz, grouped = affine_group(xyz, features, groups, self.k, self.alpha, self.beta)
+        xyz, grouped = affine_group(
+            xyz, features, groups, self.k, self.alpha, self.beta, validate=False
+        )  # (B, S, 3), (B, S, k, 2C)
         grouped = grouped.flatten(0, 2)  # (B*S*k, 2C)
         members = self.pre(self.transfer(grouped).relu_())  # (B*S*k, C_out)
         described = members.view(batch * groups, self.k, -1).amax(dim=1)  # (B*S, C_out)

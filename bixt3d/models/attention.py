@@ -72,8 +72,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, D) -> (B, N, D)."""
-        # What is compiled may be meant for any number of rows: it cannot ask.
+        # What is compiled or traced may be meant for any number of rows: it cannot ask.
         whole = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling()
+        whole = whole or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         most = ROWS.get(x.device.type, ROWS["cuda"])
         if whole or x.shape[0] * x.shape[1] <= most:
             return self._whole(x)

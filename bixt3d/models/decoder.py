@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from bixt3d.models.attention import NORM_EPS
 from bixt3d.models.encoder import Level
-from bixt3d.models.grouping import BatchNorm, ResidualMlp, fold, linear_norm
+from bixt3d.models.grouping import BatchNorm, ResidualMlp, fold, foldable, linear_norm
 from bixt3d.ops import interpolate
 
 
@@ -43,7 +43,7 @@ class PropagationStage(nn.Module):
         """Map xyz and tokens of the finer level (B, N, C) and the coarse (B, S, C') to (B, N, C_out)."""
         (xyz, skip), (coarse_xyz, tokens) = fine, coarse
         if self.fused:
-            folded = not self.norm.training
+            folded = foldable(self.linear, self.norm)
             weight, bias = fold(self.norm, self.linear.weight) if folded else (self.linear.weight, None)
             of_skip, of_coarse = torch.split(weight, [self.skip_dim, tokens.shape[-1]], 1)
             mapped = F.linear(tokens, of_coarse)  # (B, S, C_out)

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bixt3d.ops.grouping import CENTERS, linear_of_affine_group
 from bixt3d.ops.neighbors import gather_points, knn
 from bixt3d.ops.sampling import farthest_point_sample
 
 SAMPLING = ("fps", "prefix")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass
@@ -41,20 +43,28 @@ class BatchNorm(nn.BatchNorm1d):
 
 def linear_norm(x: Tensor, linear: Any, norm: Any) -> Tensor:
     """Return norm(linear(x)) of (..., C); in evaluation the norm is linear as well, and both are one map."""
-    # A map with hooks, or one put in its place, may be more than its weight.
-    hooked = linear._forward_hooks or linear._forward_pre_hooks
-    if type(linear) is nn.Linear and not hooked and not norm.training:
+    if foldable(linear, norm):
         return F.linear(x, *fold(norm, linear.weight, linear.bias))
     out: Tensor = norm(linear(x))
     return out
 
 
+def foldable(linear: Any, norm: Any) -> bool:
+    """Return whether norm(linear(x)) is what `fold` makes of it, and nothing waits for the modules' calls."""
+    if type(linear) is not nn.Linear or not isinstance(norm, _BatchNorm):
+        return False  # what was put in their place may be more than its weight
+    if norm.training or norm.running_mean is None or norm.weight is None:
+        return False
+    return not any(getattr(module, hooks) for module in (linear, norm) for hooks in HOOKS)
+
+
 def fold(norm: nn.BatchNorm1d, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return weight (D, C) and bias (D,) of a linear map and the batch norm in evaluation after it."""
     assert norm.running_mean is not None and norm.running_var is not None
-    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()  # (D,)
-    shift = norm.running_mean if bias is None else norm.running_mean - bias
-    # In the map's dtype: norms may have stayed in float32 where the rest is in half precision.
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    factor = norm.weight.to(exact) * (norm.running_var.to(exact) + norm.eps).rsqrt()  # (D,)
+    shift = norm.running_mean.to(exact) if bias is None else norm.running_mean.to(exact) - bias
+    # Rounded once, to the map's dtype: norms may have stayed in float32 where the rest is in half precision.
     return (weight * factor[:, None]).to(weight.dtype), (norm.bias - shift * factor).to(weight.dtype)
 
 
@@ -165,7 +175,7 @@ class GroupingStage(nn.Module):
             near = self.find(xyz)
         source = torch.cat([tokens, xyz.to(tokens.dtype)], -1) if self.use_xyz else tokens
         # The maximum without blocks comes before the norm, and does not commute with it.
-        folded = self.fused and len(self.blocks) > 0 and not self.norm.training
+        folded = self.fused and len(self.blocks) > 0 and foldable(self.linear, self.norm)
         maps = fold(self.norm, self.linear.weight) if folded else (self.linear.weight,)
         grouped = linear_of_affine_group(
             source,

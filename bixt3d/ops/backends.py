@@ -43,9 +43,11 @@ def require_triton(device: torch.device) -> None:
 
     Raises:
         ImportError: When Triton is not installed, with the line that installs it.
-        RuntimeError: For a device other than CUDA, unless Triton interprets its kernels.
+        RuntimeError: For a device other than CUDA, unless Triton interprets its kernels, and for ROCm.
     """
     triton = require("triton")
+    if device.type == "cuda" and torch.version.hip:  # which calls its GPUs cuda, too
+        raise RuntimeError("backend 'triton' supports NVIDIA's GPUs alone, not ROCm; use the backend torch")
     if device.type != "cuda" and not triton.knobs.runtime.interpret:
         raise RuntimeError(
             f"backend 'triton' needs a CUDA device, got {device}; move the tensors to one, use the backend "

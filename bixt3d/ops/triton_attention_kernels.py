@@ -179,7 +179,8 @@ def backward_kernel(
 
     With P the weights of a direction and dP the gradients in them, dS = P (dP - sum(P dP)) summed over the
     directions. For the latents that sum runs over all tokens; it is also sum(d_lat out_lat), which is here.
-    Padding needs no mask: it reads as zeros, and every product with it vanishes, the weights being finite.
+    Padding reads as zeros, and every product with it vanishes, the weights being finite. Only dS is not zero
+    there, but a weight times -sum(P dP), which float16 may round to infinity: there it is masked.
 
     Grid: (B * H, splits, D_PAD / OWN).
     """
@@ -247,6 +248,10 @@ def backward_kernel(
                 d_answer = _read(d_tok, d_tok_strides[2], first, tile, end, own, WIDTH)
             d_values = tl.dot(weights.to(d_answer.dtype), d_answer, d_values, input_precision=PRECISION)
 
+        if tokens.dtype == tl.float16:
+            d_shared = tl.where(tile[None, :] < end - first, d_shared, 0.0)
+            if NUM_LATENTS < M_PAD:
+                d_shared = tl.where(latents[:, None] < NUM_LATENTS, d_shared, 0.0)
         d_shared = d_shared.to(tokens.dtype)
         own_references = references
         if OWN < D_PAD:

@@ -51,15 +51,30 @@ def test_rows_hold_what_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert rows[0][4:7] == ["4.00", "4.00 to 4.00", "1.00"]
     assert rows[1][4:7] == ["2.00", "2.00 to 2.00", "2.00"]
-    assert rows[2][4:] == ["not here", *["-"] * 7]
+    assert rows[2][4:] == ["did not run: not here", *["-"] * 7]
     # 3 matrices of each side of 2 clouds, 80 rows, 192 channels, 4 bytes; 3 products; all in 4 ms
     moved, operations = 3 * 2 * 80 * 192 * 4 / 4e-3, 2 * 3 * 2 * 192 * 16 * 64 / 4e-3
     assert float(rows[0][8]) == pytest.approx(moved / 1e9, rel=1e-2)
     assert float(rows[0][9]) == pytest.approx(moved / 1e9, abs=0.01)
     assert float(rows[0][10]) == pytest.approx(operations / 1e12, rel=1e-2)
     assert float(rows[0][11]) == pytest.approx(operations / 1e9, abs=0.01)
+    # with the backward pass 5 matrices more: references, values, three gradients
+    assert float(rows[3][8]) == pytest.approx(8 / 3 * moved / 1e9, rel=1e-2)
     text = report(rows, "python -m benchmarks.attention", LIMITS, CPU)
-    assert "| not here" in text and "`python -m benchmarks.attention`" in text and "Measured on" in text
+    for part in ("| did not run: not here", "`python -m benchmarks.attention`", "Measured on"):
+        assert part in text
+
+
+def test_any_error_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OfACompiler(Exception):
+        pass
+
+    def fail(*given: Tensor) -> tuple[Tensor, Tensor]:
+        raise OfACompiler("at 3:4\n  x = y")
+
+    monkeypatch.setitem(attention.WAYS, "triton", fail)
+    rows = measure(("triton",), 1, 16, torch.float32, CPU, 1, LIMITS)
+    assert [row[4] for row in rows] == ["did not run: OfACompiler: at 3:4"] * 2
 
 
 @pytest.mark.parametrize("grad", [False, True])

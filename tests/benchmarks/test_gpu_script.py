@@ -11,7 +11,12 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 STAND_IN = """#!/bin/sh
-if [ "$1" = - ]; then cat >/dev/null; echo "Measured on a card."; exit; fi
+if [ "$1" = - ]; then
+  cat >/dev/null
+  if [ "$FAILS" = card ]; then exit 3; fi
+  echo "Measured on a card."
+  exit
+fi
 echo "$*" >>"$CALLS"
 case "$*" in *"$FAILS"*) echo "the reason" >&2; exit 3;; esac
 """
@@ -19,28 +24,30 @@ case "$*" in *"$FAILS"*) echo "the reason" >&2; exit 3;; esac
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the script is bash")
 
 
-def run(tmp_path: Path, fails: str = "nothing", **more: str) -> tuple[int, list[str], list[str]]:
-    """Exit code, calls, and lines of the summary."""
+def run(
+    tmp_path: Path, *folder: str, fails: str = "nothing", script: Path = SCRIPT, **more: str
+) -> tuple[int, list[str]]:
+    """Exit code and calls, from a folder that is not the project's and holds the stand-in as ./python."""
     python = tmp_path / "python"
     python.write_text(STAND_IN)
     python.chmod(0o755)
     calls = tmp_path / "calls"
     calls.touch()
-    names = {"PYTHON": str(python), "CALLS": str(calls), "FAILS": fails, **more}
-    done = subprocess.run(
-        ["bash", str(SCRIPT), str(tmp_path / "out")],
-        env={**os.environ, **names},
-        capture_output=True,
-        text=True,
-    )
-    summary = (tmp_path / "out" / "summary.txt").read_text().splitlines()
-    return done.returncode, calls.read_text().splitlines(), summary
+    names = {"PYTHON": "./python", "CALLS": str(calls), "FAILS": fails, **more}
+    command = ["bash", str(script), *folder]
+    done = subprocess.run(command, env={**os.environ, **names}, capture_output=True, text=True, cwd=tmp_path)
+    return done.returncode, calls.read_text().splitlines()
+
+
+def summary_of(folder: Path) -> list[str]:
+    return (folder / "summary.txt").read_text().splitlines()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_step_runs_on_its_device(device: str, tmp_path: Path) -> None:
     (tmp_path / "data" / "modelnet40_ply_hdf5_2048").mkdir(parents=True)
-    code, calls, summary = run(tmp_path, DEVICE=device, DATA=str(tmp_path / "data"))
+    code, calls = run(tmp_path, "out", DEVICE=device, DATA=str(tmp_path / "data"))
+    summary = summary_of(tmp_path / "out")
     assert code == 0
     steps = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}[device]
     names = [
@@ -59,6 +66,8 @@ def test_every_step_runs_on_its_device(device: str, tmp_path: Path) -> None:
     assert [line.split()[-1] for line in summary[3:-1]] == names[2:]
     assert len(calls) == len(names)
     assert all(f"--device {device} " in call for call in calls[2:])
+    # a test that is left out, or a kernel that is interpreted, says nothing of a GPU
+    assert [" --no-skip=cuda,triton " in call for call in calls[:2]] == [device == "cuda"] * 2
     for call in calls:
         program = call.split()[0]
         module = call.split()[1] if program == "-m" else program
@@ -67,24 +76,56 @@ def test_every_step_runs_on_its_device(device: str, tmp_path: Path) -> None:
 
 
 def test_what_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
-    code, calls, summary = run(tmp_path, fails="benchmarks.ops", DEVICE="cpu", DATA="nowhere")
+    code, calls = run(tmp_path, "out", fails="benchmarks.ops", DEVICE="cpu", DATA="nowhere")
+    summary = summary_of(tmp_path / "out")
     assert code == 1
     failed = [line for line in summary if line.startswith("failed")]
     assert len(failed) == 1 and "search (code 3;" in failed[0] and failed[0].endswith("the reason")
     assert any("tools/benchmark.py" in call for call in calls[4:])
-    assert "left out: epoch, because nowhere/modelnet40_ply_hdf5_2048 is missing (set DATA)" in summary
+    missing = tmp_path / "nowhere" / "modelnet40_ply_hdf5_2048"
+    assert f"left out: epoch, because {missing} is missing (set DATA)" in summary
+
+
+def test_names_are_those_of_where_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "data" / "modelnet40_ply_hdf5_2048").mkdir(parents=True)
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "a.whl").touch()
+    code, calls = run(tmp_path, "out", DEVICE="cpu", DATA="data", WHEELS="wheels")
+    assert code == 0
+    assert calls[0].endswith(f" {tmp_path}/wheels/a.whl")
+    assert any(f"data.root={tmp_path}/data " in call for call in calls)
+    assert any(call.endswith(f"--out {tmp_path}/out/search.md") for call in calls)
+    assert summary_of(tmp_path / "out")[-1].endswith("s in all")
+
+
+def test_by_default_names_are_those_of_the_project_and_short(tmp_path: Path) -> None:
+    """Tables hold the commands that made them: no folder of a machine should be among them."""
+    script = tmp_path / "project" / "benchmarks" / "gpu.sh"
+    script.parent.mkdir(parents=True)
+    (tmp_path / "project" / "data" / "modelnet40_ply_hdf5_2048").mkdir(parents=True)
+    shutil.copy(SCRIPT, script)
+    code, calls = run(tmp_path, script=script, DEVICE="cpu")
+    assert code == 0 and len(summary_of(tmp_path / "project" / "results" / "gpu")) == 10
+    assert any(call.endswith(" --out results/gpu/search.md") for call in calls)
+    assert not any(str(tmp_path) in call for call in calls)
 
 
 def test_packages_are_installed_first_where_they_are_given(tmp_path: Path) -> None:
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "a.whl").touch()
-    _, calls, summary = run(tmp_path, DEVICE="cpu", WHEELS=str(tmp_path / "wheels"))
+    _, calls = run(tmp_path, "out", DEVICE="cpu", WHEELS=str(tmp_path / "wheels"))
     assert calls[0].startswith("-m pip install") and calls[0].endswith("/a.whl")
-    assert summary[0].endswith("wheels")
+    assert summary_of(tmp_path / "out")[0].endswith("wheels")
+
+
+def test_a_machine_that_cannot_be_named_is_a_failure(tmp_path: Path) -> None:
+    code, calls = run(tmp_path, "out", fails="card", DEVICE="cpu", DATA="nowhere")
+    assert code == 1 and len(calls) == 7  # the rest runs all the same
+    assert summary_of(tmp_path / "out")[0].startswith("failed")
 
 
 @pytest.mark.parametrize("kernels", ["attention", "search"])
 def test_a_wrong_kernel_is_a_failure(kernels: str, tmp_path: Path) -> None:
-    code, _, summary = run(tmp_path, fails=f"test_triton_{kernels}", DEVICE="cpu", DATA="nowhere")
-    assert code == 1
-    assert [f"kernels_{kernels} (code 3" in line for line in summary if line.startswith("failed")] == [True]
+    code, _ = run(tmp_path, "out", fails=f"test_triton_{kernels}", DEVICE="cpu", DATA="nowhere")
+    failed = [line for line in summary_of(tmp_path / "out") if line.startswith("failed")]
+    assert code == 1 and len(failed) == 1 and f"kernels_{kernels} (code 3" in failed[0]

@@ -9,13 +9,26 @@ import signal
 import subprocess
 from contextlib import redirect_stdout
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import measure as module
-from benchmarks.measure import Request, Settings, answer, measure, number, reason, row, run
+from benchmarks.measure import (
+    Request,
+    Settings,
+    answer,
+    duration,
+    failure,
+    measure,
+    number,
+    reason,
+    row,
+    run,
+    writable,
+)
 from benchmarks.models import Spec, count_macs
 
 TINY = "bixt_ti_cls:dim=12:depth=2:num_heads=2:num_latents=4"
@@ -90,6 +103,19 @@ def test_reasons(error: Exception, expected: str | None) -> None:
     assert reason(error) == expected
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("300 points are too few\nmore"), "300 points are too few"),
+        (RuntimeError("\na fault\nmore"), "RuntimeError: a fault"),
+        (MemoryError(), "out of memory"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)
+def test_failures(error: Exception, expected: str) -> None:
+    assert failure(error) == f"did not run: {expected}"
+
+
 def test_process_answers_with_what_was_found_before_it_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object) -> int:
         raise MemoryError
@@ -158,5 +184,44 @@ def test_numbers(text: str, expected: int) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-4", "1.5", "k", "", "inf", "nan", "1G"])
 def test_no_numbers(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="whole number such as 1024, 16k or 1M, got"):
+    with pytest.raises(argparse.ArgumentTypeError, match="from 1 up, such as 1024, 16k or 1M, got"):
         number(text)
+
+
+def test_numbers_from_0_up() -> None:
+    assert number("0", least=0) == 0
+    with pytest.raises(argparse.ArgumentTypeError, match="from 0 up, .* got '-1'"):
+        number("-1", least=0)
+
+
+def test_durations() -> None:
+    assert [duration(text) for text in ("0.5", "20", "1e3")] == [0.5, 20, 1000]
+    for text in ("0", "-1", "nan", "inf", "a while", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"seconds, more than 0, got {text!r}"):
+            duration(text)
+
+
+def test_files_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("old.md").write_text("kept")
+    for text in ("new.md", "old.md", "a/new/folder/file.md", str(tmp_path / "file.md")):
+        assert writable(text) == Path(text)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["old.md"]  # none is written yet
+    assert Path("old.md").read_text() == "kept" and Path("a/new/folder").is_dir()
+
+
+@pytest.mark.parametrize("text", [".", "", "/", "old.md/file.md", "old.md/folder/file.md", "x" * 300])
+def test_files_that_cannot_be_written(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("old.md").touch()
+    with pytest.raises(argparse.ArgumentTypeError, match=f"can be written, got {text!r} \\("):
+        writable(text)
+
+
+def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(module, "TemporaryFile", refuse)
+    with pytest.raises(argparse.ArgumentTypeError, match=r"got 'new.md' \(Permission denied\)"):
+        writable("new.md")

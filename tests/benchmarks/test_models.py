@@ -108,6 +108,16 @@ def test_bfloat16_is_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(work.model.parameters()).dtype == torch.float32
 
 
+def test_autocast_may_keep_what_it_casts() -> None:
+    work = Work(Spec.parse("pointnet"), "inference", "float32", 64, 2, CPU)
+    seen = []
+    work.model.head.register_forward_hook(
+        lambda *given: seen.append((torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+    )
+    work.run()
+    assert seen == [(False, False)]
+
+
 def test_bfloat16_is_refused_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.models.has_bfloat16", lambda device: False)
     with pytest.raises(ValueError, match="cpu has no units for bfloat16"):

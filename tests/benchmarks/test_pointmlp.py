@@ -62,6 +62,15 @@ def test_each_stage_halves_the_points_and_widens_the_features() -> None:
     assert shapes == [(2, 128, 64), (2, 64, 128), (2, 32, 256), (2, 16, 256)]
 
 
+def test_values_are_not_looked_at_stage_by_stage() -> None:
+    """On a GPU every look waits for it, and the models that it is compared with do without."""
+    points = clouds(2, 192)
+    points[1, 5] = float("nan")
+    with torch.no_grad():
+        logits = pointmlp_elite(5).eval()(points)
+    assert logits[0].isfinite().all() and logits[1].isnan().any()
+
+
 @pytest.mark.parametrize("shape", [(2, 192, 6), (192, 3), (2, 3, 192)])
 def test_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must be \(B, N, 3\), got"):

@@ -63,6 +63,18 @@ class TestAgainstTwins:
         block.eval()(x).sum().backward()
         assert seen == [10, 10]
 
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated:DeprecationWarning")
+    def test_feed_forward_traced_with_many_rows_maps_any_number(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bixt3d.models.attention.ROWS", {"cpu": 4, "cuda": 4})
+        block = FeedForward(8, 2.0, 0.0).eval()
+        with torch.no_grad():
+            traced = torch.jit.trace(block, torch.randn(2, 5, 8))
+            for rows in (1, 5, 20):
+                x = torch.randn(2, rows, 8)
+                torch.testing.assert_close(traced(x), block(x))
+
     @pytest.mark.parametrize("heads", [1, 2, 4])
     def test_self_attention(self, heads: int) -> None:
         block = SelfAttention(8, heads, 2.0, 0.0).double()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bixt3d.models import grouping
+from bixt3d.models.decoder import PropagationStage
 from bixt3d.models.grouping import BatchNorm, GroupingStage, ResidualMlp
 from bixt3d.ops import affine_group, farthest_point_sample, gather_points, knn
 from tests.models.randomize import randomize
@@ -282,8 +283,56 @@ class TestLinearNorm:
             tokens = made(torch.randn(2, 20, 3), torch.randn(2, 20, 6).bfloat16())[1]
         assert tokens.dtype == torch.bfloat16 and bool(tokens.isfinite().all())
 
-    def test_a_map_with_a_hook_is_called(self) -> None:
-        linear, norm = nn.Linear(4, 6), BatchNorm(6).eval()
-        linear.register_forward_hook(lambda module, given, out: 2 * out)
-        x = torch.randn(5, 4)
+    def test_half_precision_is_rounded_once(self) -> None:
+        linear, norm = nn.Linear(40, 60), BatchNorm(60).eval()
+        randomize(linear)
+        randomize(norm)
+        linear.bfloat16()
+        norm.bfloat16()
+        found = grouping.fold(norm, linear.weight, linear.bias)
+        exact = grouping.fold(norm.double(), linear.weight.double(), linear.bias.double())
+        for one, wanted in zip(found, exact, strict=True):
+            assert one.dtype == torch.bfloat16 and wanted.dtype == torch.float64
+            torch.testing.assert_close(one.double(), wanted, rtol=2**-8, atol=0)
+
+    @pytest.mark.parametrize("hooked", ["linear", "norm"])
+    @pytest.mark.parametrize("kind", ["forward", "forward_pre", "full_backward", "full_backward_pre"])
+    def test_modules_with_a_hook_are_called(self, kind: str, hooked: str) -> None:
+        modules = {"linear": nn.Linear(4, 6), "norm": BatchNorm(6).eval()}
+        assert grouping.foldable(*modules.values())
+        called: list[str] = []
+        register = getattr(modules[hooked], f"register_{kind}_hook")
+        hook = register(lambda module, *given: called.append(kind))
+        x = torch.randn(5, 4, requires_grad=True)
+        grouping.linear_norm(x, **modules).sum().backward()
+        assert called == [kind]
+        hook.remove()
+        assert grouping.foldable(*modules.values())
+
+    @pytest.mark.parametrize(
+        "norm", [nn.LayerNorm(6), nn.Identity(), nn.BatchNorm1d(6, affine=False), BatchNorm(6).train()]
+    )
+    def test_other_norms_are_called(self, norm: nn.Module) -> None:
+        norm.train(isinstance(norm, BatchNorm))
+        linear, x = nn.Linear(4, 6), torch.randn(5, 4)
         torch.testing.assert_close(grouping.linear_norm(x, linear, norm), norm(linear(x)))
+
+    def test_a_norm_of_the_batch_s_own_statistics_is_called(self) -> None:
+        linear, x = nn.Linear(4, 6), torch.randn(5, 4)
+        norm = nn.BatchNorm1d(6, track_running_stats=False).eval()
+        torch.testing.assert_close(grouping.linear_norm(x, linear, norm), norm(linear(x)))
+
+
+@pytest.mark.parametrize("kind", ["forward", "forward_pre"])
+@pytest.mark.parametrize("made", [GroupingStage(6, 10, neighbors=5), PropagationStage(6, 8, 10, 1)])
+@torch.no_grad()
+def test_a_norm_of_a_stage_with_a_hook_is_called(made: GroupingStage | PropagationStage, kind: str) -> None:
+    made.eval()
+    xyz, skip, tokens = torch.randn(2, 20, 3), torch.randn(2, 20, 6), torch.randn(2, 5, 8)
+    given = (xyz, skip) if isinstance(made, GroupingStage) else ((xyz, skip), (xyz[:, :5], tokens))
+    folded = made(*given)[1]
+    called: list[str] = []
+    hook = getattr(made.norm, f"register_{kind}_hook")(lambda *given: called.append(kind))
+    torch.testing.assert_close(made(*given)[1], folded)
+    hook.remove()
+    assert called == [kind]

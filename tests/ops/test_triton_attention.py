@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bixt3d.models.attention import merge_heads, split_heads
 from bixt3d.ops import bidirectional_attention, triton_attention
 from bixt3d.ops.attention import attention
+from bixt3d.ops.backends import require_triton
 from bixt3d.ops.triton_attention import Tiles, choose_tiles, split_count
 from tests import markers
 from tests.markers import needs_cuda
@@ -46,13 +48,15 @@ def assert_near(found: Tensor | None, exact: Tensor | None, dtype: torch.dtype, 
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=far, msg=lambda m: f"{what}: {m}")
 
 
-def check_against_exact(inputs: list[Tensor], scale: float | None = None) -> None:
-    """Both updates and all four gradients."""
+def check_against_exact(
+    inputs: list[Tensor], scale: float | None = None, pull: list[Tensor] | None = None
+) -> None:
+    """Both updates and all four gradients, for random gradients of the updates unless they are given."""
     leaves = [t.detach().requires_grad_() for t in inputs]
     exact_leaves = [t.detach().double().requires_grad_() for t in inputs]
     found = bidirectional_attention(*leaves, scale=scale, backend="triton")
     exact = bidirectional_attention(*exact_leaves, scale=scale, backend="torch")
-    pull = [torch.randn_like(out) for out in found]
+    pull = [torch.randn_like(out) for out in found] if pull is None else pull
     gradients = torch.autograd.grad(found, leaves, pull)
     exact_gradients = torch.autograd.grad(exact, exact_leaves, [p.double() for p in pull])
     names = ("latents", "tokens", "r_lat", "v_lat", "r_tok", "v_tok")
@@ -89,6 +93,14 @@ class TestAgreesWithTheExplicitMatrix:
     @pytest.mark.parametrize("dtype", HALVES)
     def test_in_half_precision(self, dtype: torch.dtype) -> None:
         check_against_exact(random_inputs(1, 2, 6, 70, 32, dtype=dtype))
+
+    def test_padding_beyond_the_range_of_half_precision(self) -> None:
+        """Sums of P dP times a weight are 204800 and 409600, and float16 ends at 65504."""
+        latents, tokens = torch.randn(2, 1, 2, 8, 8, device=DEVICE).half().unbind(0)
+        r_lat, r_tok = F.pad(latents[:, :, :4], (0, 8)), F.pad(tokens, (8, 0))  # all similarities are 0
+        values = torch.tensor([384.0, 416.0], device=DEVICE).repeat(4)[:, None].expand(1, 2, 8, 16).half()
+        pull = [torch.full_like(one, 256.0) for one in (r_lat, r_tok)]
+        check_against_exact([r_lat, values[:, :, :4], r_tok, values], pull=pull)
 
     @pytest.mark.parametrize("scale", [0.0, 1.3, -0.5])
     def test_with_a_scale(self, scale: float) -> None:
@@ -250,6 +262,13 @@ class TestRefusals:
         inputs = torch.randn(4, 1, 1, 3, 16).unbind(0)
         with pytest.raises(RuntimeError, match="needs a CUDA device, got cpu"):
             bidirectional_attention(*inputs, backend="triton")
+
+    def test_rocm(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.version, "hip", "6.4")
+        with pytest.raises(RuntimeError, match="'triton' supports NVIDIA's GPUs alone, not ROCm; use"):
+            require_triton(torch.device("cuda"))
+        monkeypatch.setattr(torch.version, "hip", None)
+        require_triton(torch.device("cuda"))
 
     def test_bfloat16_on_a_cpu(self) -> None:
         inputs = torch.randn(4, 1, 1, 3, 16).bfloat16().unbind(0)

@@ -107,6 +107,19 @@ def test_mistake_ends_with_one_line(arguments: list[str], words: list[str], plac
     place.run("benchmark", *arguments).refused(*words)
 
 
-def test_numbers_that_are_none(place: Workplace) -> None:
-    outcome = place.run("benchmark", "--points", "1G")
-    assert outcome.code == 2 and "--points: expected a whole number such as 1024, 16k or 1M" in outcome.err
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--points", "1G", "expected a whole number from 1 up, such as 1024, 16k or 1M, got '1G'"),
+        ("--warmup", "-1", "expected a whole number from 0 up, such as 1024, 16k or 1M, got '-1'"),
+        ("--seconds", "nan", "expected seconds, more than 0, got 'nan'"),
+        ("--limit", "0", "expected seconds, more than 0, got '0'"),
+        ("--out", ".", "expected a file that can be written, got '.' (Is a directory)"),
+        ("--markdown", "file/a.md", "expected a file that can be written, got 'file/a.md' (File exists)"),
+    ],
+)
+def test_options_that_are_none(option: str, value: str, words: str, place: Workplace) -> None:
+    (place.folder / "file").touch()
+    outcome = place.run("benchmark", option, value)
+    assert outcome.code == 2 and outcome.out == "" and "Traceback" not in outcome.err
+    assert outcome.err.splitlines()[-1] == f"benchmark.py: error: argument {option}: {words}"
