@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn import functional as shared
 
 from bixt3d.models.grouping import BatchNorm
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum(value: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
+    return total
 
 
 class SharedBatchNorm(BatchNorm):
@@ -46,8 +68,3 @@ def share_batchnorm(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is BatchNorm:
             module.__class__ = SharedBatchNorm
-
-
-def _sum(value: Tensor) -> Tensor:
-    total: Tensor = shared.all_reduce(value)  # type: ignore[no-untyped-call]
-    return total

@@ -30,7 +30,7 @@ class EpochSums:
         self.gathered = False
 
     def add(self, loss: Tensor, counts: Tensor, skipped: Tensor) -> None:
-        """Add the mean loss and the counts of a step, unless it was left out (``skipped`` is 1)."""
+        """Add this process's share of a step's mean loss, and its counts, unless ``skipped`` is 1."""
         bad = skipped > 0
         self.steps += 1
         self.loss += loss.double().masked_fill(bad, 0.0)

@@ -177,7 +177,7 @@ class Trainer:
                 torch.manual_seed((settings.seed * 1_000_003 + self.step) * 4096 + self.workers.rank)
                 rate = self._rate(self.step)
                 loss, counts, skipped = self.learner.take(batches, rate, first=self.step == 0)
-                sums.add(loss, counts, skipped)
+                sums.add(loss / self.workers.world_size, counts, skipped)
                 self.log.tick()
                 if self.step % settings.max_skipped == 0 and sums.in_a_row >= settings.max_skipped:
                     raise Diverged(
@@ -212,7 +212,7 @@ class Trainer:
         row: dict[str, float] = {"epoch": self.epoch + 1, "step": self.step, "lr": self._rate(self.step - 1)}
         row["skipped"] = skipped
         if taken := self.steps_per_epoch - skipped:
-            row["train_loss"] = float(loss) / self.workers.world_size / taken
+            row["train_loss"] = float(loss) / taken
             row |= {f"train_{name}": value for name, value in self.task.metrics(counts).items()}
         return row
 
