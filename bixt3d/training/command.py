@@ -77,7 +77,8 @@ def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as error:
-        print(f"\n{error if error.args else stopped}", file=sys.stderr)
+        if first:
+            print(f"\n{error if error.args else stopped}", file=sys.stderr)
         sys.exit(128 + getattr(error, "number", signal.SIGINT))  # as shells call the end by a signal
     finally:
         leave_workers()

@@ -72,9 +72,9 @@ class RunLog:
             half.unlink()
         write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
         write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
-        self._rewind(epoch)
+        step = self._rewind(epoch)
         if config.run.tensorboard:
-            self.board = _tensorboard(run_dir)
+            self.board = _tensorboard(run_dir, step)
 
     def start(self, done: int, total: int) -> None:
         """Open the progress bar at step ``done`` of ``total``."""
@@ -154,9 +154,10 @@ class RunLog:
                 parts.append(f"{name.replace('_', ' ')} {100 * row[name]:.1f}%")
         return "  ".join([*parts, f"{row['clouds_per_second']:.0f} clouds/s"])
 
-    def _rewind(self, epoch: int) -> None:
+    def _rewind(self, epoch: int) -> int:
+        """Drop the rows after an epoch; return the step of the last that is left."""
         # Lines after the epoch were written by a run that ended before it saved its state.
-        kept = []
+        kept, step = [], 0
         for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
             try:
                 row = json.loads(line)
@@ -164,7 +165,9 @@ class RunLog:
                 continue  # a line that was cut off
             if row["epoch"] <= epoch:
                 kept.append(line + "\n")
+                step = row["step"]
         write_text(self.metrics, "".join(kept))
+        return step
 
     def close(self) -> None:
         """Close the progress bar and the event file."""
@@ -233,9 +236,10 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _tensorboard(run_dir: Path) -> Any:
+def _tensorboard(run_dir: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(run_dir / "tensorboard"))
+    # Events after the step are of epochs that are now trained again.
+    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1 if step else None)

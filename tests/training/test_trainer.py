@@ -485,3 +485,26 @@ def test_tensorboard_receives_the_rows(tmp_path: Path) -> None:
         points = events.Scalars(name)
         assert [point.step for point in points] == [4, 8]
         assert [point.value for point in points] == pytest.approx([row[name] for row in rows])
+
+
+def test_tensorboard_shows_each_epoch_once_after_a_resume(tmp_path: Path) -> None:
+    """An epoch that was logged and not saved is trained, and logged, again."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = make_config("run.tensorboard=true", "train.epochs=3")
+    trainer = make_trainer(tmp_path, config)
+    save = trainer._save
+
+    def stop_at_the_second(row: dict[str, float]) -> None:
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+        save(row)
+
+    trainer._save = stop_at_the_second  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    make_trainer(tmp_path, config, resume=True).fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [point.step for point in events.Scalars("train_loss")] == [4, 8, 12]
