@@ -36,20 +36,26 @@ def main() -> None:
         if args.ply:
             args.ply.mkdir(parents=True, exist_ok=True)
         clouds = Gallery.of_files(predictor, args.files, args.category or "", attention=False)
-        for index, (name, ply) in enumerate(zip(args.files, ply_names(args.files), strict=True)):
-            try:
-                if not predictor.labels_parts:
-                    row = class_row(name, predictor(name), predictor.classes, args.top)
-                else:
-                    row = part_row(name, clouds[index])
-                    if args.ply:
-                        row["ply"] = str(write_ply(clouds[index], args.ply / ply))
-            except (ValueError, OSError) as error:
-                print(f"error: {error}", file=sys.stderr)
-                row = {"file": name, "error": str(error)}
-            rows.append(row)
-        text = listing(rows, args.format)
-        print(text, end="\n" if text else "")
+        width = max(map(len, args.files))
+        try:
+            for index, (name, ply) in enumerate(zip(args.files, ply_names(args.files), strict=True)):
+                try:
+                    if not predictor.labels_parts:
+                        row = class_row(name, predictor(name), predictor.classes, args.top)
+                    else:
+                        row = part_row(name, clouds[index])
+                        if args.ply:
+                            row["ply"] = str(write_ply(clouds[index], args.ply / ply))
+                except (ValueError, OSError) as error:
+                    row = {"file": name, "error": str(error)}
+                rows.append(row)
+                if "error" in row:
+                    print(f"error: {row['error']}", file=sys.stderr)
+                elif args.format == "table":
+                    print(listing([{**row, "file": name.ljust(width)}], "table"), flush=True)
+        finally:  # a whole document also of what is done when Ctrl-C comes
+            if args.format != "table":
+                print(listing(rows, args.format))
     failed = sum("error" in row for row in rows)
     if args.ply:
         print(f"{len(rows) - failed} coloured clouds are in {args.ply}", file=sys.stderr)

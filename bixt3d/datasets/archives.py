@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import errno
+import gzip
 import lzma
 import os
 import re
@@ -11,15 +14,19 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 MOST_MEMBERS = 200_000
+MOST_HEADER = 1 << 22  # bytes that a tar archive may say of one member
 BLOCK = 1 << 20
 
 Archive = zipfile.ZipFile | tarfile.TarFile
+
+
+PACKED: dict[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 class Member(NamedTuple):
@@ -50,7 +57,7 @@ def unpack(archive: Path, into: Path, most_bytes: int) -> None:
     with _damage_told(archive), _opened(archive) as opened:
         members = _members(opened, archive, most_bytes)
     require_space(into, sum(member.size for member in members), f"unpacking {archive.name}")
-    with _damage_told(archive), _opened(archive) as opened:
+    with _damage_told(archive), _opened(archive, listing=False) as opened:
         for member in tqdm(members, desc="unpacking", unit="file", ncols=78, disable=None):
             target = into / member.path
             try:
@@ -116,33 +123,63 @@ def _damage_told(archive: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None:  # the disk's, not the archive's
+        if error.errno not in (None, errno.EINVAL):  # the disk's; the archive may name a place before 0
             raise
         raise ValueError(f"{archive.name}: damaged or cut off ({error})") from None
     except (
         *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, struct.error),
         *(NotImplementedError, RuntimeError),  # unknown compression; encrypted
+        *(MemoryError, UnicodeError, OverflowError),  # a dictionary of gigabytes; headers of a tar archive
     ) as error:
         raise ValueError(f"{archive.name}: damaged or cut off ({error})") from None
 
 
-def _opened(path: Path) -> Archive:
+class _Headers:
+    """The unpacked stream of a tar archive for looking through its headers, which may not be of any size.
+
+    `tarfile` reads what a header announces at once, and a thousandth of that is enough to pack it.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream, self.left = stream, MOST_HEADER
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise tarfile.ReadError(f"a header of more than {megabytes(MOST_HEADER)}")
+        return self.stream.read(size)
+
+    def next_member(self) -> None:
+        self.left = MOST_HEADER
+
+
+@contextmanager
+def _opened(path: Path, listing: bool = True) -> Iterator[Archive]:
+    """Opens an archive: `listing` to look through its headers, else to read members."""
     with path.open("rb") as file:
         head = file.read(64)
     if head.startswith(b"PK") and zipfile.is_zipfile(path):
-        return zipfile.ZipFile(path)
+        with zipfile.ZipFile(path) as opened:
+            yield opened
+        return
     if head.startswith(b"PK"):
         raise ValueError(f"{path.name}: a zip archive that is cut off or damaged")
-    if head and tarfile.is_tarfile(path):
-        return tarfile.open(path)
+    unpacked = next((kind for start, kind in PACKED.items() if head.startswith(start)), open)
     begins = f"it begins with {head[:24]!r}" if head else "it is empty"
-    raise ValueError(f"{path.name}: not a whole zip or tar archive ({begins})")
+    with unpacked(path, "rb") as stream:
+        try:
+            tar = tarfile.open(fileobj=_Headers(stream) if listing else stream, mode="r:")  # type: ignore[call-overload]
+        except tarfile.ReadError:
+            raise ValueError(f"{path.name}: not a whole zip or tar archive ({begins})") from None
+        with tar:
+            yield tar
 
 
 def _members(opened: Archive, archive: Path, most_bytes: int) -> list[Member]:
     """Looks through an archive; stops at the first member that is refused."""
     members: list[Member] = []
-    total = 0
+    total = count = 0
     # a tar archive is iterated header by header, so that a huge member is refused before it is decompressed
     for entry in opened.infolist() if isinstance(opened, zipfile.ZipFile) else opened:
         if isinstance(entry, zipfile.ZipInfo):
@@ -153,8 +190,15 @@ def _members(opened: Archive, archive: Path, most_bytes: int) -> list[Member]:
             if entry.flag_bits & 1:
                 raise ValueError(f"{archive.name}: refused: {name} in it is encrypted")
         else:
-            name, size, is_folder, is_file = entry.name, entry.size, entry.isdir(), entry.isreg()
+            name, size, is_folder = entry.name, entry.size, entry.isdir()
+            is_file = entry.isreg() and not entry.issparse()
+            assert isinstance(opened, tarfile.TarFile) and isinstance(opened.fileobj, _Headers)
+            opened.fileobj.next_member()
         path = PurePosixPath(name.replace("\\", "/"))
+        count += 1
+        _check_size(archive, total + size, most_bytes, count)
+        if "\0" in name:
+            raise ValueError(f"{archive.name}: refused: {name!r} in it is no name")
         if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
             raise ValueError(f"{archive.name}: refused: {name!r} in it would land outside its folder")
         if is_folder:
@@ -163,12 +207,13 @@ def _members(opened: Archive, archive: Path, most_bytes: int) -> list[Member]:
             raise ValueError(f"{archive.name}: refused: {name!r} in it is a link or a device, not a file")
         total += size
         members.append(Member(path, size, entry))
-        _check_size(archive, total, most_bytes, len(members))
-    if isinstance(opened, tarfile.TarFile) and opened.fileobj is not None:
+    if isinstance(opened, tarfile.TarFile) and isinstance(opened.fileobj, _Headers):
+        if opened.fileobj.stream.tell() <= opened.offset:  # no block of zeros was read behind the last member
+            raise ValueError(f"{archive.name}: damaged or cut off (a tar archive without its end)")
         # the checksum of a compressed stream is compared only when its very end is read
-        while block := opened.fileobj.read(BLOCK):
+        while block := opened.fileobj.stream.read(BLOCK):
             total += len(block)
-            _check_size(archive, total, most_bytes, len(members))
+            _check_size(archive, total, most_bytes, count)
     return members
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from bixt3d.datasets.cache import Arrays, cached
 from bixt3d.datasets.meshes import SUFFIXES, read_cloud
-from bixt3d.datasets.split import Split, check_request, cut_train, unit_sphere
+from bixt3d.datasets.split import Split, check_extent, check_request, cut_train, unit_sphere
 from bixt3d.suggest import nearest
 
 FOLDERS = ("train", "val", "test")
@@ -220,6 +220,10 @@ def _read_shape(path: Path, name: str, stored: int) -> NDArray[np.float32]:
     cloud = torch.from_numpy(read_cloud(path, None, stored, seed))  # (n, C) float64
     if float(cloud[:, :3].abs().max()) > LARGEST:
         raise ValueError(f"{path}: expected coordinates up to {LARGEST:g}, came larger ones")
+    try:
+        check_extent(cloud[:, :3])
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     normals = F.normalize(cloud[:, 3:], dim=-1)  # (n, 0) or (n, 3)
     # in double precision: coordinates of a map lose their shape in single precision
     points = torch.cat([unit_sphere(cloud[:, :3]), normals], dim=-1).float().numpy()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bixt3d.datasets.announced import check_loaded, check_mesh, read_array
 from bixt3d.datasets.files import read_rows
 from bixt3d.datasets.pcd import read_pcd
 
@@ -88,39 +92,44 @@ def _read_text(path: Path) -> NDArray[Any]:
 
 def _read_array(path: Path) -> Any:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            names = loaded.files
-            if "points" in names or len(names) == 1:
-                return loaded["points" if "points" in names else names[0]]
+        return read_array(path)
     except PermissionError:
         raise
-    except Exception as error:  # zip, header and pickle errors are of many kinds
+    except Exception as error:  # zip and header errors are of many kinds
         raise ValueError(f"{path}: expected a whole NumPy array without objects ({error})") from None
-    raise ValueError(f"{path}: expected the key 'points' or one array, came {', '.join(names)}")
 
 
 def _read_mesh(path: Path, num_samples: int, seed: int) -> Any:
     import trimesh
 
+    suffix = path.suffix.lower()
+    said = logging.getLogger("trimesh")
+    level = said.level
+    said.setLevel(logging.ERROR)  # it would show tracebacks of what it passes over
     try:
-        if path.suffix.lower() == ".off":
-            _check_off(path)
-        mesh = trimesh.load(path, process=False)
-        if isinstance(mesh, trimesh.Scene):
-            mesh = mesh.to_geometry()
-        if isinstance(mesh, trimesh.PointCloud):
-            return _with_ply_normals(mesh)
-        if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces) or not mesh.area > 0:
-            raise ValueError("it holds no surface")
-        points, faces = trimesh.sample.sample_surface(mesh, num_samples, seed=seed)
-        return np.concatenate([points, mesh.face_normals[faces]], axis=1)
+        content = path.read_bytes()
+        check_mesh(content, suffix)
+        with warnings.catch_warnings():
+            # NumPy's on text that is no number, and on coordinates whose squares overflow
+            warnings.simplefilter("error", DeprecationWarning)
+            warnings.simplefilter("ignore", RuntimeWarning)
+            # from memory, so that no file names another one to be read; materials are of no use here
+            mesh = trimesh.load(io.BytesIO(content), suffix[1:], process=False, skip_materials=True)
+            if isinstance(mesh, trimesh.Scene):
+                mesh = mesh.to_geometry()
+            check_loaded(content, suffix, len(getattr(mesh, "faces", ())))
+            if isinstance(mesh, trimesh.PointCloud):
+                return _with_ply_normals(mesh)
+            if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces) or not mesh.area > 0:
+                raise ValueError("it holds no surface")
+            points, faces = trimesh.sample.sample_surface(mesh, num_samples, seed=seed)
+            return np.concatenate([points, mesh.face_normals[faces]], axis=1)
     except PermissionError:
         raise
     except Exception as error:  # trimesh's readers raise whatever a broken file makes them meet
         raise ValueError(f"{path}: cannot be read as a mesh ({type(error).__name__}: {error})") from None
+    finally:
+        said.setLevel(level)
 
 
 def _with_ply_normals(cloud: Any) -> NDArray[Any]:
@@ -131,17 +140,3 @@ def _with_ply_normals(cloud: Any) -> NDArray[Any]:
         return np.asarray(cloud.vertices)
     normals = np.column_stack([raw[name] for name in ("nx", "ny", "nz")])  # (N, 3)
     return np.concatenate([cloud.vertices, normals], axis=1)
-
-
-def _check_off(path: Path) -> None:
-    """Raise ValueError if an OFF file ends before the faces that it announces, which trimesh lets pass."""
-    text = path.read_text(encoding="utf-8", errors="replace").upper()
-    lines = [line for raw in text.splitlines() if (line := raw.partition("#")[0].strip())]
-    head = lines[0].removeprefix("C").removeprefix("OFF").split() if lines else []
-    start = 1 if head else 2
-    counts = head or (lines[1].split() if len(lines) > 1 else [])
-    if len(counts) < 2:
-        raise ValueError("it does not say how many vertices and faces it holds")
-    announced = sum(int(count) for count in counts[:2])
-    if len(lines) - start < announced:
-        raise ValueError(f"it announces {announced} vertices and faces, and holds {len(lines) - start} lines")

@@ -14,18 +14,14 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from bixt3d.datasets.cache import Arrays, cached
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows, require_files
+from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.split import Split, check_request, cut_train, unit_sphere
-
-if TYPE_CHECKING:
-    import h5py
 
 HDF5_FOLDER = "modelnet40_ply_hdf5_2048"
 NORMAL_FOLDER = "modelnet40_normal_resampled"
@@ -174,7 +170,7 @@ def _hdf5_files(folder: Path, part: str) -> list[Path]:
 
 
 def _build_hdf5(files: list[Path], num_classes: int) -> Arrays:
-    points, labels, names = zip(*(_read_hdf5(path, num_classes) for path in files), strict=True)
+    points, labels, names = zip(*(read_hdf5(path, num_classes) for path in files), strict=True)
     rows = np.array([cloud.shape[1] for cloud in points], dtype=np.int64)
     kept = [name for name in names if name is not None]
     return {
@@ -184,68 +180,3 @@ def _build_hdf5(files: list[Path], num_classes: int) -> Arrays:
         "rows": rows,
         "files": np.array([path.name for path in files]),
     }
-
-
-def _read_hdf5(
-    path: Path, num_classes: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_] | None]:
-    """Reads one file: points (n, P, 3), label (n,), and names (n,) or None."""
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError("reading HDF5 files needs h5py: pip install h5py") from None
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:  # shared file systems often refuse locks
-            points, label = _array(file, path, "data"), _array(file, path, "label")
-            names = _names(file["name"]) if "name" in file else None
-    except PermissionError:
-        raise PermissionError(f"{path}: no permission to read it") from None
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on damage
-        raise ValueError(f"{path}: not a whole HDF5 file ({error}). Get it again; {WHERE}.") from None
-
-    if points.ndim != 3 or points.shape[2] != 3 or points.dtype.kind != "f" or points.size == 0:
-        raise ValueError(f"{path}: expected data (n, P, 3) float, came {points.shape} {points.dtype}")
-    if label.shape not in ((len(points),), (len(points), 1)) or label.dtype.kind not in "iu":
-        raise ValueError(
-            f"{path}: expected a whole-number label (n,) or (n, 1) for the {len(points)} shapes of data, "
-            f"came {label.shape} {label.dtype}"
-        )
-    label = label.reshape(-1).astype(np.int64)  # (n,)
-    if label.min() < 0 or label.max() >= num_classes:
-        raise ValueError(
-            f"{path}: expected labels in 0..{num_classes - 1}, the lines of shape_names.txt, "
-            f"came {label.min()}..{label.max()}"
-        )
-    points = points.astype(np.float32, copy=False)
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
-    if bad.size:
-        raise ValueError(
-            f"{path}: expected finite points, came NaN or infinity in {bad.size} shapes, first {bad[0]}"
-        )
-    if names is not None and names.shape != label.shape:
-        raise ValueError(
-            f"{path}: expected name ({len(points)},), one string for each shape of data, came {names.shape}"
-        )
-    return points, label, names
-
-
-def _array(file: h5py.File, path: Path, key: str) -> NDArray[Any]:
-    import h5py
-
-    if not isinstance(file.get(key), h5py.Dataset):
-        keys = ", ".join(sorted(file)) or "nothing"
-        raise ValueError(
-            f"{path}: expected the arrays data (n, P, 3) and label (n,), but it has no {key}; it holds {keys}"
-        )
-    array: NDArray[Any] = file[key][()]
-    return array
-
-
-def _names(dataset: Any) -> NDArray[np.str_] | None:
-    """Reads an array of strings, (n,); a `name` of any other kind is not taken for ids of shapes."""
-    import h5py
-
-    if not isinstance(dataset, h5py.Dataset) or h5py.check_string_dtype(dataset.dtype) is None:
-        return None
-    return np.asarray(dataset.asstr(errors="replace")[()]).astype(np.str_)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bixt3d.datasets.announced import check_unpacked
+
 XYZ = ("x", "y", "z")
 NORMAL = ("normal_x", "normal_y", "normal_z")
 TYPES = {f"{kind}{size}" for kind in "IU" for size in (1, 2, 4, 8)} | {"F4", "F8"}
@@ -150,6 +152,10 @@ def _read_compressed(path: Path, content: bytes, header: Header, fields: list[Fi
             f"{path}: its header announces {header.points * header.row_bytes} bytes of points, and its "
             f"compressed block {size}"
         )
+    try:
+        check_unpacked(size, packed)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     start = header.start + 8
     block = _decompress(path, content[start : start + packed], size)
     count = header.points

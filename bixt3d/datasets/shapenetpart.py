@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bixt3d.datasets.announced import FREE, RATIO
 from bixt3d.datasets.cache import Arrays, cached
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows
 from bixt3d.datasets.split import Split, check_request
@@ -97,7 +98,7 @@ def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int 
         parts = _parts_in(*_read_clouds(folder, LISTS["trainval"], table), categories)
     parts_of_category = tuple(tuple(sorted(ids.values())) for ids in parts.values())
     _check_labels(shapes, arrays, categories, parts_of_category)
-    points, labels, count = _pad(arrays, num_points)
+    points, labels, count = _pad(shapes, arrays, num_points)
     category = torch.tensor([shape.category for shape in shapes])
     result = Split(
         points,
@@ -318,10 +319,18 @@ def _unit_spheres(xyz: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[
     return centred.astype(np.float32)
 
 
-def _pad(arrays: Arrays, num_points: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _pad(
+    shapes: list[Shape], arrays: Arrays, num_points: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Lays the shapes side by side, each filled up with its own points: (S, N, 6), (S, N), count (S,)."""
     rows: NDArray[np.int64] = arrays["rows"]
     width = int(rows.max()) if num_points is None else num_points
+    if len(rows) * width > max(FREE // 28, RATIO * int(rows.sum())):  # 28 bytes a row
+        largest = shapes[int(rows.argmax())].path
+        raise ValueError(
+            f"{largest} holds {rows.max()} points: {width} for each of {len(rows)} shapes are over {RATIO} "
+            "times what the files hold; ask for fewer by num_points"
+        )
     starts = np.cumsum(rows) - rows
     kept = np.minimum(rows, width)
     index = starts[:, None] + np.arange(width) % kept[:, None]  # (S, N)

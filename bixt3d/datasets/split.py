@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 SPLITS = ("train", "val", "test", "trainval")
+SMALLEST = 1e-150  # extent of a cloud; its square would vanish
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -209,8 +210,26 @@ def unit_sphere(points: Tensor) -> Tensor:
     if not points.is_floating_point():
         raise ValueError(f"points: expected a float tensor, came {points.dtype}")
     centred = points - points.mean(dim=-2, keepdim=True)
+    # the mean of equal numbers is another one by rounding, and that would become the radius
+    one_place = (points.amax(dim=-2) == points.amin(dim=-2)).all(dim=-1)[..., None, None]  # (..., 1, 1)
+    centred = centred.masked_fill(one_place, 0.0)
     radius = centred.norm(dim=-1).amax(dim=-1)[..., None, None]  # (..., 1, 1)
     return centred / torch.where(radius > 0, radius, 1.0)
+
+
+def check_extent(points: Tensor) -> None:
+    """Checks that a cloud has a shape: two points that are apart by more than rounding.
+
+    Args:
+        points: (N, 3) float64 xyz.
+
+    Raises:
+        ValueError: All points coincide.
+    """
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    rounding = 8 * torch.finfo(torch.float64).eps * float(torch.maximum(low.abs(), high.abs()).max())
+    if float((high - low).max()) <= max(rounding, SMALLEST):
+        raise ValueError(f"expected points at two places at least, came {len(points)} at one")
 
 
 def check_request(split: str, num_points: int | None) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bixt3d.datasets.folder import LARGEST
 from bixt3d.datasets.meshes import read_cloud
-from bixt3d.datasets.split import unit_sphere
+from bixt3d.datasets.split import check_extent, unit_sphere
 from bixt3d.ops.validate import check_points, describe
 
 Cloud = np.ndarray[Any, Any] | Tensor | str | Path
@@ -50,7 +50,8 @@ def read_points(cloud: Any, channels: int, num_samples: int) -> Tensor:
         num_samples: Points drawn from a mesh.
 
     Raises:
-        ValueError: For a wrong shape or dtype, no points, NaN, or coordinates above 1e100.
+        ValueError: For a wrong shape or dtype, no points, NaN, coordinates above 1e100, or points that all
+            coincide, a single one included: such a cloud has no shape to look at.
         FileNotFoundError: If the file is missing.
     """
     if isinstance(cloud, (str, Path)):
@@ -59,14 +60,25 @@ def read_points(cloud: Any, channels: int, num_samples: int) -> Tensor:
         points = cloud.detach() if isinstance(cloud, Tensor) else _from_numpy(cloud)
     else:
         raise ValueError(f"expected an array, a tensor or a path, got {describe(cloud)}")
-    numbers = points.dtype != torch.bool and not points.is_complex()
+    numbers = points.dtype != torch.bool and not points.is_complex() and not points.is_quantized
+    numbers = numbers and points.layout == torch.strided and not points.is_meta
     if points.ndim != 2 or points.shape[-1] < channels or not numbers:
         raise ValueError(f"{name_of(cloud)}: expected points (N, {channels}), got {describe(points)}")
     points = points[:, :channels].to(torch.float64)
     check_points(points[None], name_of(cloud), (channels,))
     if float(points[:, :3].abs().max()) > LARGEST:
         raise ValueError(f"{name_of(cloud)}: expected coordinates up to {LARGEST:g}, got larger ones")
+    try:
+        check_extent(points[:, :3])
+    except ValueError as error:
+        raise ValueError(f"{name_of(cloud)}: {error}") from None
     return points
+
+
+def check_output(values: Tensor, cloud: Any) -> None:
+    """Raise ValueError for what a model whose weights are too large makes of a cloud."""
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(f"{name_of(cloud)}: the model gives NaN or infinity for it; its weights are damaged")
 
 
 def normalize(points: Tensor) -> Tensor:
@@ -78,4 +90,7 @@ def normalize(points: Tensor) -> Tensor:
 def _from_numpy(cloud: np.ndarray[Any, Any]) -> Tensor:
     if cloud.dtype.kind not in "fiu":
         raise ValueError(f"cloud: expected numbers, got an array of {cloud.dtype}")
-    return torch.from_numpy(np.array(cloud, dtype=np.float64))
+    if np.ma.is_masked(cloud):
+        raise ValueError("cloud: expected an array whose values all count, got one with masked values")
+    with np.errstate(over="ignore"):  # of longer floats than these, which are then refused as infinite
+        return torch.from_numpy(np.array(cloud, dtype=np.float64))

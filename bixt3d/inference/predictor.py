@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bixt3d.datasets.augment import draw_points
 from bixt3d.datasets.loader import arrange
-from bixt3d.inference.clouds import Cloud, as_list, normalize, read_points
+from bixt3d.inference.clouds import Cloud, as_list, check_output, normalize, read_points
 from bixt3d.inference.results import Attention, Prediction, Segmentation
 from bixt3d.metrics import mask_logits
 from bixt3d.models.classifier import PointClassifier
@@ -80,7 +80,8 @@ class Predictor:
             every = range(model.head.linear.out_features)
             self.part_names = tuple(about.get("part_names") or (f"part {part}" for part in every))
             self.parts_of_category = about.get("parts_of_category") or [list(every)] * model.num_categories
-        if num_points is not None and (not isinstance(num_points, int) or num_points < 1):
+            _check_parts(self.part_names, self.parts_of_category, len(every), model.num_categories)
+        if num_points is not None and (type(num_points) is not int or num_points < 1):
             raise ValueError(f"num_points: expected a whole number of at least 1, got {num_points!r}")
         preprocess = about.get("preprocess", {})
         self.num_points: int | None = num_points or preprocess.get("num_points")
@@ -109,7 +110,7 @@ class Predictor:
             A `Prediction` for one cloud, a list of them for several.
 
         Raises:
-            ValueError: For a wrong shape, no points, or NaN.
+            ValueError: For a wrong shape, no points, NaN, or points that all coincide.
             FileNotFoundError: If a file is missing.
         """
         if not isinstance(self.model, PointClassifier):
@@ -161,6 +162,7 @@ class Predictor:
         seen = normalize(points)[None]  # (1, N, C)
         wanted = self.num_points or len(points)
         logits = segment_all_points(self.model, seen, of_cloud, wanted).float()  # (1, N, P)
+        check_output(logits, cloud)
         if of_cloud is not None:
             logits = mask_logits(logits, of_cloud, self.parts_of_category)
         probabilities, parts = (value[0].cpu().numpy() for value in logits.softmax(-1).max(-1))
@@ -244,6 +246,7 @@ class Predictor:
         for cloud in clouds:  # one at a time: what comes with it changes nothing, not even the last digit
             points = self._choose(self._read(cloud))
             probabilities = self.model(points[None]).float().softmax(-1)[0].cpu()  # (K,)
+            check_output(probabilities, cloud)
             index = int(probabilities.argmax())
             label = self.classes[index] if self.classes is not None else str(index)
             results.append(Prediction(label, index, probabilities.numpy(), points.cpu().numpy()))
@@ -278,3 +281,16 @@ class Predictor:
             count = torch.tensor([own], device=self.device)
         index = arrange(points[None], wanted, self.order, count=count)
         return gather_points(points[None], index)[0]  # (N, C)
+
+
+def _check_parts(names: Sequence[Any], table: Any, parts: int, categories: int) -> None:
+    """Raise ValueError unless a description has a name for each part, and parts for each category."""
+    named = len(names) == parts and all(isinstance(name, str) for name in names)
+    if not named or not isinstance(table, (list, tuple)) or (categories and len(table) != categories):
+        raise ValueError(
+            f"checkpoint: expected the names of {parts} parts and the parts of {categories} categories, got "
+            f"{len(names)} names, and parts of {len(table) if isinstance(table, (list, tuple)) else 'no'}"
+        )
+    for ids in table:
+        if not ids or not all(type(part) is int and 0 <= part < parts for part in ids):
+            raise ValueError(f"checkpoint: expected parts of a category in 0..{parts - 1}, got {ids!r:.80}")

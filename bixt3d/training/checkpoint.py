@@ -197,8 +197,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         whole = whole and preprocess["order"] in CHOICES["data.order"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: damaged description ({error!r})") from None
-    if format_ != FORMAT or not named or not whole:
-        raise ValueError(f"{path}: expected a whole description of format {FORMAT}, got format {format_!r}")
+    if format_ != FORMAT:
+        raise ValueError(f"{path}: expected a description of format {FORMAT}, got format {format_!r}")
+    if not named or not whole:
+        got = f"{model!r:.80}, {classes!r:.80}, {preprocess!r:.80}"
+        raise ValueError(f"{path}: expected a whole description: model, classes, preprocess; got {got}")
     return state, meta
 
 

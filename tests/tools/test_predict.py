@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -73,6 +75,47 @@ def test_reader_that_has_seen_enough(workplace: Workplace, trained: Trained) -> 
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=300) == 141
+
+
+def interrupted(workplace: Workplace, trained: Trained, *options: str) -> tuple[str, str]:
+    """What a long run has said when Ctrl-C comes after its second file, and its last line of errors."""
+    files = [workplace.meshes[0], workplace.folder / "gone.off", *workplace.meshes * 100]
+    process = subprocess.Popen(
+        workplace.command("predict", *files, "--checkpoint", trained.run_dir, *options),
+        cwd=workplace.folder,
+        env=workplace.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert "gone.off" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode != 0 and "Traceback" not in err
+    return out, err.splitlines()[-1]
+
+
+def test_ctrl_c_keeps_what_is_done(workplace: Workplace, trained: Trained) -> None:
+    out, last = interrupted(workplace, trained)
+    lines = out.splitlines()
+    assert last == "stopped" and 1 <= len(lines) < 200
+    assert all(line.startswith(str(workplace.folder)) and len(shares(line)) >= 3 for line in lines)
+
+
+def test_ctrl_c_leaves_a_whole_document(workplace: Workplace, trained: Trained) -> None:
+    rows = json.loads(interrupted(workplace, trained, "--format", "json")[0])
+    assert rows[0]["file"] == str(workplace.meshes[0]) and rows[0]["class"] in CATEGORIES
+    assert "gone.off" in rows[1]["error"] and len(rows) < 200
+
+
+def test_names_stand_in_one_column(workplace: Workplace, trained: Trained, tmp_path: Path) -> None:
+    long = tmp_path / f"{'x' * 200}.off"
+    shutil.copy(workplace.meshes[0], long)
+    files = [workplace.meshes[0], long]
+    lines = workplace.run("predict", *files, "--checkpoint", trained.run_dir).succeeded().out.splitlines()
+    assert len({re.search(r"(?<=  )\w+ [\d.]+%", line).start() for line in lines}) == 1
 
 
 def test_file_whose_name_is_no_text(workplace: Workplace, trained: Trained, tmp_path: Path) -> None:

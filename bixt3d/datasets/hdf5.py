@@ -1,0 +1,140 @@
+"""ModelNet40's HDF5 files: arrays that lie in the file itself, and are no larger than it can hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bixt3d.datasets.announced import check_unpacked
+from bixt3d.datasets.files import WHERE
+
+if TYPE_CHECKING:
+    import h5py
+
+LONGEST_NAME = 1000  # characters of a shape's id
+SECONDS = 60  # that strings of variable length may take
+# HDF5 keeps them in a heap apart, whose damage can hold its library for ever: another process reads them.
+STRINGS = """
+import sys
+sys.path = [folder for folder in sys.path if folder]  # nothing is imported from the current folder
+import json, h5py
+with h5py.File(sys.argv[1], "r", locking=False) as file:
+    names = file["name"].asstr(errors="replace")
+    print(json.dumps([names[index][: int(sys.argv[2]) + 1] for index in range(len(names))]))
+"""
+
+
+def read_hdf5(
+    path: Path, num_classes: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_] | None]:
+    """Reads one file: points (n, P, 3), label (n,), and names (n,) or None.
+
+    Raises:
+        ValueError: The file is damaged or of another layout, keeps its arrays elsewhere, or announces more
+            than it can hold.
+        PermissionError: It may not be read.
+        ImportError: h5py is not installed.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError("reading HDF5 files needs h5py: pip install h5py") from None
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:  # shared file systems often refuse locks
+            points, label = _array(file, path, "data"), _array(file, path, "label")
+            names = _names(file, path, len(points)) if "name" in file else None
+    except PermissionError:
+        raise PermissionError(f"{path}: no permission to read it") from None
+    except (OSError, RuntimeError, KeyError, TypeError) as error:  # what h5py raises on damage
+        raise ValueError(f"{path}: not a whole HDF5 file ({error}). Get it again; {WHERE}.") from None
+
+    if points.ndim != 3 or points.shape[2] != 3 or points.dtype.kind != "f" or points.size == 0:
+        raise ValueError(f"{path}: expected data (n, P, 3) float, came {points.shape} {points.dtype}")
+    if label.shape not in ((len(points),), (len(points), 1)) or label.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: expected a whole-number label (n,) or (n, 1) for the {len(points)} shapes of data, "
+            f"came {label.shape} {label.dtype}"
+        )
+    label = label.reshape(-1).astype(np.int64)  # (n,)
+    if label.min() < 0 or label.max() >= num_classes:
+        raise ValueError(
+            f"{path}: expected labels in 0..{num_classes - 1}, the lines of shape_names.txt, "
+            f"came {label.min()}..{label.max()}"
+        )
+    points = points.astype(np.float32, copy=False)
+    bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
+    if bad.size:
+        raise ValueError(
+            f"{path}: expected finite points, came NaN or infinity in {bad.size} shapes, first {bad[0]}"
+        )
+    return points, label, names
+
+
+def _array(file: h5py.File, path: Path, key: str) -> NDArray[Any]:
+    import h5py
+
+    if not isinstance(file.get(key), h5py.Dataset):
+        keys = ", ".join(sorted(map(str, file))) or "nothing"
+        raise ValueError(
+            f"{path}: expected the arrays data (n, P, 3) and label (n,), but it has no {key}; it holds {keys}"
+        )
+    dataset = _inside(file, path, key)
+    if dataset.dtype.kind not in "fiu" or dataset.shape is None:
+        raise ValueError(f"{path}: expected numbers in {key}, came {dataset.shape} {dataset.dtype}")
+    array: NDArray[Any] = dataset[()]
+    return array
+
+
+def _inside(file: h5py.File, path: Path, key: str) -> h5py.Dataset:
+    """Returns an array that lies in this file and is no larger than it can hold."""
+    import h5py
+
+    dataset = file[key]
+    link = file.get(key, getlink=True)
+    if not isinstance(link, h5py.HardLink) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{path}: {key} lies in another file, which is not read")
+    try:
+        check_unpacked(dataset.nbytes, path.stat().st_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {key}: {error}") from None
+    return dataset
+
+
+def _names(file: h5py.File, path: Path, count: int) -> NDArray[np.str_] | None:
+    """Reads an array of strings, (n,); a `name` of any other kind is not taken for ids of shapes."""
+    import h5py
+
+    if not isinstance(file["name"], h5py.Dataset):
+        return None
+    kind = h5py.check_string_dtype(file["name"].dtype)
+    if kind is None:
+        return None
+    dataset = _inside(file, path, "name")
+    if dataset.shape != (count,):
+        raise ValueError(
+            f"{path}: expected name ({count},), one string for each shape of data, came {dataset.shape}"
+        )
+    read = _strings(path) if kind.length is None else dataset.asstr(errors="replace")[()].tolist()
+    longest = max(map(len, read), default=0)
+    if longest > LONGEST_NAME:
+        raise ValueError(f"{path}: expected names of up to {LONGEST_NAME} characters, came a longer one")
+    return np.asarray(read, dtype=np.str_)
+
+
+def _strings(path: Path) -> list[str]:
+    command = [sys.executable, "-c", STRINGS, str(path), str(LONGEST_NAME)]
+    try:
+        ran = subprocess.run(command, capture_output=True, timeout=SECONDS, check=True)
+        strings: list[str] = json.loads(ran.stdout)
+    except (subprocess.SubprocessError, ValueError):
+        raise ValueError(
+            f"{path}: its names cannot be read, so it is damaged. Get it again; {WHERE}."
+        ) from None
+    return strings
