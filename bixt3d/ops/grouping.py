@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from bixt3d.ops.neighbors import gather_points, knn, reduce_points
 from bixt3d.ops.sampling import farthest_point_sample
+from bixt3d.ops.tracing import is_exporting
 from bixt3d.ops.validate import check_count, check_points, check_same, describe
 
 EPSILON = 1e-5
@@ -158,7 +159,7 @@ def _sigma(source: Tensor, anchors: Tensor, index: Tensor, center: str) -> Tenso
     n = groups * k * channels
     # The products with all N points are cheaper than a gather until N outgrows a neighbourhood's size.
     # An exported program has to choose once for any N.
-    exporting = torch.compiler.is_exporting()
+    exporting = is_exporting()
     if center == "center" or exporting or source.shape[1] > k * channels:
         neighbors = gather_points(source, index)
         middle = neighbors.mean(2) if center == "center" else gather_points(source, anchors)

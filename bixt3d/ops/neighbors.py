@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bixt3d.ops import backends
+from bixt3d.ops.tracing import is_exporting
 from bixt3d.ops.triton_search import knn_triton
 from bixt3d.ops.validate import check_count, check_points, check_same
 
@@ -62,7 +63,7 @@ def knn(
         return backends.knn_torch_cluster(query, points, k)
     if backend == "pytorch3d":
         return backends.knn_pytorch3d(query, points, k)
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _knn_whole(query, points, k)
     if backend == "triton":
         return knn_triton(query, points, k)
@@ -152,7 +153,7 @@ def gather_points(features: Tensor, index: Tensor) -> Tensor:
 
 def reduce_points(features: Tensor, index: Tensor, mode: str) -> Tensor:
     """Pick rows and reduce each group to its ``"max"`` or ``"mean"``: index (B, S, k) -> (B, S, C)."""
-    if torch.compiler.is_exporting():  # no exchange format has bags
+    if is_exporting():  # no exchange format has bags
         neighbors = gather_points(features, index)  # (B, S, k, C)
         return neighbors.amax(2) if mode == "max" else neighbors.mean(2)
     rows, table = _table(features, index)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bixt3d.ops import backends
+from bixt3d.ops.tracing import is_exporting
 from bixt3d.ops.triton_search import fps_triton
 from bixt3d.ops.validate import check_count, check_points
 
@@ -52,7 +53,7 @@ def farthest_point_sample(
     xyz = xyz.detach()
     if xyz.dtype in (torch.float16, torch.bfloat16):
         xyz = xyz.float()
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return _fps_scan(xyz, num_samples, first)
     if backend == "torch_cluster":
         return backends.fps_torch_cluster(xyz, num_samples, first)
