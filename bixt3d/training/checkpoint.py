@@ -57,8 +57,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except Exception as error:
@@ -66,6 +65,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise OSError(f"could not save {path} ({error}){kept}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:
@@ -239,10 +243,13 @@ def _check_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
             raise _Mismatch(f"{path}: {name} holds NaN or infinity: its training diverged, or it is damaged")
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
+def save_state(path: Path, state: dict[str, Any], keep_previous: bool = True) -> None:
     """Write the state of a run: tensors, numbers, strings and containers of them.
 
-    The state before it is kept beside it, as ``<name>.previous``, for `load_latest_state`.
+    Args:
+        path: Target file.
+        state: The state.
+        keep_previous: Keep the file before it as ``<name>.previous``, for `load_latest_state`.
 
     Raises:
         OSError: If the file cannot be written; the previous one is untouched.
@@ -250,7 +257,8 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
     def write(temporary: Path) -> None:
         torch.save(state, temporary)
-        if path.is_file():
+        _flush(temporary)
+        if keep_previous and path.is_file():
             write_atomically(previous_of(path), lambda other: _same_file(path, other))
 
     write_atomically(path, write)
@@ -268,21 +276,24 @@ def _same_file(path: Path, other: Path) -> None:
         shutil.copyfile(path, other)
 
 
-def load_latest_state(path: Path) -> dict[str, Any]:
+def load_latest_state(path: Path) -> tuple[dict[str, Any], bool]:
     """Read the state of a run, or, with a warning, the one before it if the file is damaged.
+
+    Returns:
+        The state, and whether the file itself is whole.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If neither can be read.
     """
     try:
-        return load_state(path)
+        return load_state(path), True
     except ValueError as error:
         if not previous_of(path).is_file():
             raise
         state = load_state(previous_of(path))
         logger.warning("%s; going on from the state before it, %s", error, previous_of(path))
-        return state
+        return state, False
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -297,8 +308,9 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:  # as torch writes it: nothing is packed, and none may unpack
             held = sum(entry.file_size for entry in archive.infolist())
-        if held > path.stat().st_size:
-            raise ValueError
+            # torch looks at no checksum
+            if held > path.stat().st_size or archive.testzip() is not None:
+                raise ValueError
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a damaged or foreign file
         raise ValueError(

@@ -57,7 +57,9 @@ def experiment(cfg: str, overrides: list[str], parts: bool) -> Config:
 
 @contextmanager
 def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
-    """End the program with one line for what a user can mend, and leave the other processes in order.
+    """End the program with one line for what a user can mend.
+
+    The other processes of several are left in order at a good end alone: after an error they may never come.
 
     Args:
         stopped: What Ctrl-C is answered with.
@@ -69,6 +71,7 @@ def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
+        leave_workers()
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell calls the same end of other programs
@@ -80,5 +83,3 @@ def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
         if first:
             print(f"\n{error if error.args else stopped}", file=sys.stderr)
         sys.exit(128 + getattr(error, "number", signal.SIGINT))  # as shells call the end by a signal
-    finally:
-        leave_workers()

@@ -23,9 +23,10 @@ from bixt3d.models.factory import create_model
 from bixt3d.models.official import initialize_from
 from bixt3d.presets import labels_parts
 from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint
-from bixt3d.training.device import join_workers
+from bixt3d.training.device import Workers, join_workers
 from bixt3d.training.evaluate import Evaluation, evaluate
 from bixt3d.training.report import text_table, write_csv, write_result
+from bixt3d.training.stop import StopSignals
 from bixt3d.training.tasks import ClassificationTask, PartSegmentationTask, Task
 from bixt3d.training.trainer import Trainer
 
@@ -197,6 +198,19 @@ def train_model(config: Config, device: torch.device, resume: bool = False) -> d
     trainer = Trainer(config, model, task, train, splits.get("val"), run_dir, description, resume)
     before = trainer.seconds
     trainer.fit()
+    with StopSignals() as signals, signals.at_once(workers.world_size == 1):
+        result = _test(config, device, test, task, workers)
+    # The whole run's, over every time it was resumed.
+    result["minutes"] = round((before + time.perf_counter() - begun) / 60, 2)
+    if workers.first:
+        write_result(run_dir / "result.json", result)
+        print(f"{result['minutes']} minutes; everything is in {run_dir}")
+    return result
+
+
+def _test(config: Config, device: torch.device, test: Split, task: Task, workers: Workers) -> dict[str, Any]:
+    """Evaluate a finished run's checkpoints on the test split, and write their tables."""
+    run_dir = Path(config.run.dir)
     result: dict[str, Any] = {}
     for name in ("last", "best"):
         if not (run_dir / f"{name}.safetensors").is_file():
@@ -208,11 +222,6 @@ def train_model(config: Config, device: torch.device, resume: bool = False) -> d
             why = "last epoch" if name == "last" else f"epoch {meta['metrics']['epoch']}, best on val"
             print(f"test, {why}:\n{scores(seen)}")
             write_csv(task.table(seen.counts), run_dir / f"{name}_test.csv")
-    # The whole run's, over every time it was resumed.
-    result["minutes"] = round((before + time.perf_counter() - begun) / 60, 2)
-    if workers.first:
-        write_result(run_dir / "result.json", result)
-        print(f"{result['minutes']} minutes; everything is in {run_dir}")
     return result
 
 

@@ -30,13 +30,10 @@ class RunLog:
         config: The settings, written to ``config.yaml``.
         device: Where it computes.
         epoch: The epoch that the run goes on from.
-        resume: Whether the run goes on.
+        unwritten: Rows of before that could not be written.
         active: Whether this process writes at all.
         progress: Show a progress bar, where standard error is a terminal.
         shown: Names of the metrics that the line of an epoch shows.
-
-    Raises:
-        FileExistsError: If the folder holds a run already and ``resume`` is not set.
     """
 
     def __init__(
@@ -45,7 +42,7 @@ class RunLog:
         config: Config,
         device: torch.device,
         epoch: int = 0,
-        resume: bool = False,
+        unwritten: str = "",
         active: bool = True,
         progress: bool = True,
         shown: Sequence[str] = (),
@@ -57,15 +54,10 @@ class RunLog:
         self.bar: Any = None
         self.board: Any = None
         self.metrics = run_dir / "metrics.jsonl"
-        self.unwritten = ""
+        self.unwritten = unwritten
         self.failed: set[str] = set()
         if not active:
             return
-        if not resume and _begun(run_dir):
-            raise FileExistsError(
-                f"{run_dir} holds a run already: go on with it by --resume, or choose another folder with "
-                "--set run.dir=FOLDER"
-            )
         from omegaconf import OmegaConf
 
         for half in run_dir.glob(".*.tmp"):  # files that a kill cut off
@@ -113,6 +105,8 @@ class RunLog:
         try:
             with open(self.metrics, "a") as file:
                 file.write(self.unwritten)
+                file.flush()
+                os.fsync(file.fileno())  # before the state that supersedes them
         except OSError:
             with contextlib.suppress(OSError):
                 os.truncate(self.metrics, size)  # without the half of a line
@@ -134,8 +128,6 @@ class RunLog:
     def _try(self, what: str, write: Callable[[], object]) -> None:
         try:
             write()
-        except BrokenPipeError:
-            raise
         except OSError as error:
             if what not in self.failed:
                 self.failed.add(what)
@@ -174,12 +166,13 @@ class RunLog:
         if self.bar is not None:
             self.bar.close()
         if self.unwritten:
+            self.failed.discard("metrics.jsonl")  # to be told once more
             self._try("metrics.jsonl", self._write_rows)
         if self.board is not None:
             self._try("tensorboard", self.board.close)
 
 
-def _begun(run_dir: Path) -> bool:
+def holds_run(run_dir: Path) -> bool:
     """Whether a folder holds weights, or a state that has taken a step."""
     if any(run_dir.glob("*.safetensors")):
         return True

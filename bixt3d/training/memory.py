@@ -20,9 +20,10 @@ class OutOfMemory(RuntimeError):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had, on the CPU or on a GPU."""
-    # On the CPU torch raises a plain RuntimeError.
+    # On the CPU, and from some libraries, it is a plain RuntimeError.
+    said = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or "can't allocate memory" in str(error)
+    return isinstance(error, kinds) or any(words in str(error) for words in said)
 
 
 def guarded(work: Callable[[Batch], T], batch: Batch, what_fits: Callable[[Batch, str], str]) -> T:
@@ -47,13 +48,13 @@ def guarded(work: Callable[[Batch], T], batch: Batch, what_fits: Callable[[Batch
 
 
 def largest_fit(work: Callable[[Batch], object], batch: Batch) -> int:
-    """Return how many clouds ``work`` can take: the largest half, quarter ... of the batch that it ran for.
+    """Return how many clouds ``work`` can take, among the numbers that divide the batch into equal parts.
 
     Returns:
         The number of clouds, 0 if it runs for none.
     """
-    size = len(batch.label) // 2
-    while size:
+    whole = len(batch.label)
+    for size in (part for part in range(whole // 2, 0, -1) if whole % part == 0):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
@@ -63,7 +64,6 @@ def largest_fit(work: Callable[[Batch], object], batch: Batch) -> int:
                 return 0
         else:
             return size
-        size //= 2
     return 0
 
 

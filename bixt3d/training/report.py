@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from bixt3d import metrics
-from bixt3d.training.checkpoint import write_text
+from bixt3d.training.checkpoint import write_atomically, write_text
 
 
 def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
@@ -22,8 +23,9 @@ def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> No
 
 def write_csv(rows: Sequence[Sequence[str]], path: Path) -> None:
     """Write rows of text as a CSV table."""
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows(rows)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.getvalue().encode()))
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:

@@ -18,7 +18,7 @@ from bixt3d.config import Config
 from bixt3d.datasets.loader import Batch
 from bixt3d.training.batchnorm import share_batchnorm
 from bixt3d.training.device import Workers, autocast
-from bixt3d.training.memory import describe, guarded, largest_fit
+from bixt3d.training.memory import OutOfMemory, describe, guarded, is_out_of_memory, largest_fit
 from bixt3d.training.optim import build_optimizers
 from bixt3d.training.tasks import Task
 
@@ -77,6 +77,8 @@ class Learner:
         self.buffers = list(model.buffers())
         self.kept = [value.clone() for value in self.buffers]
         self.loss = torch.zeros((), device=device)
+        # Whether weights and optimisers belong together.
+        self.between_steps = True
         # A CUDA graph overwrites its own memory each time, so sums over several times need another place.
         self.keep = settings.compile and settings.compile_mode in GRAPH_MODES and settings.accumulate > 1
         if self.keep:
@@ -107,7 +109,21 @@ class Learner:
             part, logits = guarded(self.learn, batch, self._what_fits)
             loss = loss + part / self.config.train.accumulate
             counts = counts + self.task.count(logits, batch)
-        return loss, counts, self.step(rate, first)
+        try:
+            self.between_steps = False
+            skipped = self.step(rate, first)
+            self.between_steps = True
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(f"memory ran out in the optimiser, after {describe(batch)} ({error})") from None
+        return loss, counts, skipped
+
+    def finite(self) -> bool:
+        """Whether weights, statistics and their average are; a GPU is waited for."""
+        held = [self.model] if self.average is None else [self.model, self.average]
+        values = [value for module in held for value in _tensors(module) if value.is_floating_point()]
+        return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
     def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Add up the gradients of a batch; return its mean loss, a scalar, and its logits."""
@@ -152,32 +168,39 @@ class Learner:
 
     def _what_fits(self, batch: Batch, failure: str) -> str:
         self._drop()
+        said = f"a step with {describe(batch)} ran out of memory ({failure})"
+        settings, processes = self.config.train, self.workers.world_size
+        if processes > 1:  # the others wait elsewhere, so nothing can be tried
+            half = processes * max(1, len(batch.label) // 2)
+            return f"{said}: try train.batch_size={half} and twice the train.accumulate"
 
         def work(smaller: Batch) -> None:
-            # Not the wrapped model: the other processes are not here.
             with autocast(self.device, self.config.train.amp):
                 loss = self.task.loss(self.task.forward(self.model, smaller), smaller)
             loss.backward()  # type: ignore[no-untyped-call]
 
         size = largest_fit(work, batch)
         self._drop()
-        settings, said = self.config.train, f"a step with {describe(batch)} ran out of memory ({failure})"
         if size == 0:
             return f"{said}, and so did smaller batches: lower data.num_points or the model's size"
         batches = settings.accumulate * len(batch.label) // size
         return (
-            f"{said}; {size} clouds fit: train.batch_size={size * self.workers.world_size} "
-            f"train.accumulate={batches} makes steps of as many clouds"
+            f"{said}; {size} clouds fit: train.batch_size={size} train.accumulate={batches} makes steps of "
+            "as many clouds"
         )
 
     @torch.no_grad()
     def _not_finite(self) -> Tensor:
-        """Clip the gradients; return 1 if they or the loss are not finite, else 0."""
+        """Clip the gradients; return 1 if they, the loss or new statistics are not finite, else 0."""
         gradients = [value.grad for value in self.parameters if value.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.config.optim.clip_norm > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.optim.clip_norm, norm)
-        bad = (~(norm.isfinite() & self.loss.isfinite())).float()
+        fine = norm.isfinite() & self.loss.isfinite()
+        floating = [value for value in self.buffers if value.is_floating_point()]
+        if floating:
+            fine &= torch.stack(torch._foreach_norm(floating, float("inf"))).isfinite().all()
+        bad = (~fine).float()
         self.loss = torch.zeros_like(self.loss)
         return self.workers.sum(bad).clamp_(max=1.0)
 

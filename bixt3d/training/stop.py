@@ -11,8 +11,6 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# torchrun hands on the signal that its workers have received from the terminal already.
-PATIENCE = 1.0
 
 
 class Stopped(KeyboardInterrupt):
@@ -32,12 +30,16 @@ class Stopped(KeyboardInterrupt):
 class StopSignals:
     """Within it, SIGINT or SIGTERM is kept in ``received`` instead of ending the program.
 
-    A second Ctrl-C that comes at least ``PATIENCE`` seconds after the first does end it. Outside the main
-    thread, where Python delivers no signals, nothing is changed.
+    A second Ctrl-C after a second ends it nevertheless. Signals that were ignored, or handled outside Python,
+    stay so, and outside the main thread, where Python delivers none, nothing is changed.
+
+    Args:
+        launched: Whether torchrun started this process, which hands on what came from the terminal already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, launched: bool = False) -> None:
         """Nothing is installed yet."""
+        self.patience = 30.0 if launched else 1.0
         self.received = 0
         self._received_at = 0.0
         self._at_once = False
@@ -46,7 +48,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+            ours = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+            self._before = {number: signal.signal(number, self._handle) for number in ours}
         return self
 
     def __exit__(
@@ -57,18 +60,21 @@ class StopSignals:
     ) -> None:
         """Put the former handlers back."""
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def at_once(self, active: bool = True) -> Iterator[None]:
         """Raise `Stopped` at the signal itself, for work that leaves nothing half done.
+
+        Args:
+            active: Otherwise nothing changes.
 
         Raises:
             Stopped: At a signal, also at one that came before.
         """
-        if self.received:
-            raise Stopped(self.received, "stopped")
-        self._at_once = True
+        if self.received and active:
+            raise _stopped(self.received)
+        self._at_once = active
         try:
             yield
         finally:
@@ -77,9 +83,13 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.received:
-            if number == signal.SIGINT and now - self._received_at >= PATIENCE:
+            if number == signal.SIGINT and now - self._received_at >= self.patience:
                 raise KeyboardInterrupt
             return
         self.received, self._received_at = number, now
         if self._at_once:
-            raise Stopped(number, "stopped")
+            raise _stopped(number)
+
+
+def _stopped(number: int) -> Stopped:
+    return Stopped(number, f"stopped by {signal.Signals(number).name}; go on with --resume")

@@ -57,12 +57,14 @@ class EpochSums:
             "counts": self.counts,
             "loss": self.loss,
             "skipped": self.skipped,
+            "in_a_row": self.in_a_row,
         }
 
     def restore(self, state: dict[str, Any], workers: Workers) -> None:
         """Go on from a `state`, whose sums only the first process takes."""
         self.steps, self.seconds = state["steps"], state["seconds"]
         self.skipped.copy_(state["skipped"])
+        self.in_a_row.copy_(state["in_a_row"])
         if workers.first:
             self.counts.copy_(state["counts"])
             self.loss.copy_(state["loss"])

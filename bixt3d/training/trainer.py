@@ -20,7 +20,7 @@ from bixt3d.training.batches import training_loader
 from bixt3d.training.checkpoint import load_latest_state, save_model, save_state
 from bixt3d.training.device import Workers, join_workers, keep_freed_memory
 from bixt3d.training.evaluate import Evaluation, evaluate
-from bixt3d.training.log import RunLog
+from bixt3d.training.log import RunLog, holds_run
 from bixt3d.training.memory import OutOfMemory
 from bixt3d.training.optim import learning_rate
 from bixt3d.training.step import Learner
@@ -86,10 +86,26 @@ class Trainer:
         self.seconds = 0.0
         self.description = description
         self.run_dir = Path(run_dir)
+        self.unwritten = ""
+        # Whether resume.pt is worth keeping beside its successor.
+        self.whole = True
         if resume:
-            self._restore(load_latest_state(self.run_dir / "resume.pt"))
+            state, self.whole = load_latest_state(self.run_dir / "resume.pt")
+            self._restore(state)
+        elif self.workers.any(int(self.workers.first and holds_run(self.run_dir))):
+            raise FileExistsError(
+                f"{self.run_dir} holds a run already: go on with it by --resume, or choose another folder "
+                "with --set run.dir=FOLDER"
+            )
         self.log = RunLog(
-            self.run_dir, config, self.device, self.epoch, resume, self.workers.first, progress, task.shown
+            self.run_dir,
+            config,
+            self.device,
+            self.epoch,
+            self.unwritten,
+            active=self.workers.first,
+            progress=progress,
+            shown=task.shown,
         )
 
     @property
@@ -109,17 +125,17 @@ class Trainer:
 
         Raises:
             Stopped: At such a signal, or in any process of several.
-            Diverged: If ``train.max_skipped`` steps in a row had a loss or gradients that are not finite; the
-                weights of before are saved.
+            Diverged: If ``train.max_skipped`` steps in a row had a loss or gradients that are not finite. As
+                the weights of now may be what is wrong, they go to ``diverged.pt``; the last state stays.
             OutOfMemory: Naming what fits.
             RuntimeError: If an update breaks the weights; the last saved state is from before.
             OSError: If a checkpoint cannot be saved; the previous one is whole.
         """
         epochs = self.config.train.epochs
         if self.workers.first and self.step == 0:
-            save_state(self.run_dir / "resume.pt", self._state())  # so that --resume works from here on
+            self._save_state()  # so that --resume works from here on
         self.log.start(self.step, epochs * self.steps_per_epoch)
-        with StopSignals() as signals:
+        with StopSignals(self.workers.world_size > 1) as signals:
             try:
                 while self.epoch < epochs:
                     self._train_epoch(signals)
@@ -149,7 +165,8 @@ class Trainer:
         last = self.epoch + 1 == settings.epochs
         self._heed(signals)
         if self.val is not None and (last or (self.epoch + 1) % settings.eval_every == 0):
-            with signals.at_once():
+            # One of several processes must not leave the others waiting.
+            with signals.at_once(self.workers.world_size == 1):
                 seen = self.evaluate(self.val)
             row |= {"val_loss": seen.loss} | {f"val_{k}": v for k, v in seen.metrics.items()}
         clouds = self.steps_per_epoch * settings.accumulate * settings.batch_size
@@ -173,6 +190,7 @@ class Trainer:
         begun = time.perf_counter()
         try:
             while sums.steps < self.steps_per_epoch:
+                self._heed(signals)
                 # Dropout and stochastic depth follow from seed, step and rank: no random state to save.
                 torch.manual_seed((settings.seed * 1_000_003 + self.step) * 4096 + self.workers.rank)
                 rate = self._rate(self.step)
@@ -184,7 +202,6 @@ class Trainer:
                         f"{int(sums.in_a_row)} steps in a row had a loss or gradients of NaN or infinity and "
                         "were left out"
                     )
-                self._heed(signals)
         except (Stopped, Diverged):  # in all processes at the same step
             sums.gather(self.workers)
             raise
@@ -202,8 +219,7 @@ class Trainer:
         """Return the row of an epoch whose steps are all taken."""
         sums = self.sums
         loss, counts = sums.gather(self.workers)
-        whole = torch.stack([value.isfinite().all() for value in self.model.parameters()]).all()
-        if not bool(whole):
+        if not self.learner.finite():
             raise RuntimeError(
                 f"the weights hold NaN or infinity after epoch {self.epoch + 1}: training was stopped and "
                 "nothing of this epoch was saved; try a smaller optim.lr, or train.amp=false"
@@ -239,21 +255,32 @@ class Trainer:
         save_model(self.run_dir / "last.safetensors", self.result, meta)
         if better:
             save_model(self.run_dir / "best.safetensors", self.result, meta)
-        save_state(self.run_dir / "resume.pt", self._state())
+        self._save_state()
+
+    def _save_state(self) -> None:
+        save_state(self.run_dir / "resume.pt", self._state(), keep_previous=self.whole)
+        self.whole = True
 
     def _keep(self, error: Stopped | Diverged | OutOfMemory) -> None:
-        """Save the state between two steps and say so in the error."""
-        where = f"step {self.step:,} of {self.config.train.epochs * self.steps_per_epoch:,}"
-        kept = self.workers.world_size == 1 or self.sums.gathered
-        if kept and self.workers.first:
-            save_state(self.run_dir / "resume.pt", self._state())
-        saved = f"the state at {where} is saved" if kept else "the last epoch's state is saved"
-        advice = "go on with --resume"
+        """Save the state between two steps, where it is one to go on from, and say so in the error."""
+        where = f"the state at step {self.step:,} of {self.config.train.epochs * self.steps_per_epoch:,}"
+        saved, advice = "the last epoch's state is saved", "go on with --resume"
+        # All processes stop at the same step, but for want of memory each on its own, with its own sums.
+        together = self.workers.world_size == 1 or not isinstance(error, OutOfMemory)
+        if isinstance(error, Diverged):
+            if self.workers.first:
+                save_state(self.run_dir / "diverged.pt", self._state(), keep_previous=False)
+        elif together and self.learner.between_steps and self.learner.finite():
+            if self.workers.first:
+                self._save_state()
+            saved = f"{where} is saved"
+        if together:
+            self.workers.wait()  # torchrun ends all soon after the first has left
         if isinstance(error, Stopped):
             error.args = (f"stopped by {signal.Signals(error.number).name}: {saved}, {advice}",)
         elif isinstance(error, Diverged):
             advice += " and a smaller optim.lr, a smaller optim.clip_norm, or train.amp=false"
-            error.args = (f"{error}; {saved}, {advice}",)
+            error.args = (f"{error}; {where} is in diverged.pt, {saved}: {advice}",)
         else:
             error.args = (f"{error}; {saved}, {advice} and other settings",)
 
@@ -261,15 +288,17 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "sums": self.sums.state(),
+            "unwritten": self.log.unwritten,
             "best": self.best,
             "seconds": self.seconds,
-            "fixed": _fixed(self.config),
+            "fixed": _fixed(self.config, len(self.loader.split)),
             **self.learner.state(),
             "description": json.dumps(self.description, sort_keys=True),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        missing = set(self._state()) - set(state) - {"sums"}  # version 0.1.0 saved whole epochs only
+        wanted = {"epoch", "best", "seconds", "fixed", "description", *self.learner.state()}
+        missing = wanted - set(state)
         if missing:
             lacks = ", ".join(sorted(missing))
             raise ValueError(f"{self.run_dir / 'resume.pt'} is not the state of a run: it lacks {lacks}")
@@ -279,24 +308,26 @@ class Trainer:
             for key in ("model", "classes", "preprocess", "parts_of_category", "part_names")
             if before.get(key) != self.description.get(key)
         }
-        fixed = _fixed(self.config)
-        changed |= {k: (state["fixed"].get(k), v) for k, v in fixed.items() if state["fixed"].get(k) != v}
+        fixed = _fixed(self.config, len(self.loader.split))
+        changed |= {k: (old, fixed[k]) for k, old in state["fixed"].items() if fixed.get(k, old) != old}
         if changed:
             key, (old, new) = next(iter(changed.items()))
             raise ValueError(f"cannot resume {self.run_dir}: its {key} was {old}, now it would be {new}")
         self.learner.restore(state)
         self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
-        if "sums" in state:
+        if "sums" in state:  # version 0.1.0 saved whole epochs only
             self.sums.restore(state["sums"], self.workers)
+            self.unwritten = state["unwritten"]
 
 
-def _fixed(config: Config) -> dict[str, Any]:
+def _fixed(config: Config, clouds: int) -> dict[str, Any]:
     """Settings that a resumed run may not change, as its steps or its state would no longer fit."""
     return {
         "data.name": config.data.name,
         "data.train_split": config.data.train_split,
         "optim.name": config.optim.name,
         "optim.decay_all": config.optim.decay_all,
+        "training clouds": clouds,
         # Each step's clouds stay the same, in however many batches.
         "clouds of a step": config.train.batch_size * config.train.accumulate,
         "train.seed": config.train.seed,

@@ -201,13 +201,18 @@ def test_batch_norm_of_two_is_that_of_all_rows(workplace: Workplace, tmp_path: P
 STOP = """
 import os, runpy, signal, time
 import bixt3d.training.step as step
-take, taken = step.Learner.step, []
+from bixt3d.training.stop import StopSignals
+take, taken, signals = step.Learner.step, [], []
+enter = StopSignals.__enter__
+StopSignals.__enter__ = lambda self: signals.append(self) or enter(self)
+def received():
+    return signals[-1].received
 def stop_at_the_sixth(self, *arguments, **options):
     taken.append(1)
     if len(taken) == 6 and os.environ.get("RANK", "0") == "0":
         os.kill(os.getppid() if "RANK" in os.environ else os.getpid(), signal.SIGTERM)
-    if len(taken) == 6:
-        time.sleep(2)  # torchrun hands it on
+    while len(taken) == 6 and not received():
+        time.sleep(0.01)  # torchrun hands it on
     return take(self, *arguments, **options)
 step.Learner.step = stop_at_the_sixth
 """

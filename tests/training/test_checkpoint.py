@@ -266,13 +266,29 @@ def test_damaged_state_gives_way_to_the_one_before(tmp_path: Path, caplog: pytes
     path = tmp_path / "resume.pt"
     for number in (1, 2, 3):
         save_state(path, {"number": number})
-    assert load_latest_state(path) == {"number": 3} and not caplog.records
+    assert load_latest_state(path) == ({"number": 3}, True) and not caplog.records
     path.write_bytes(path.read_bytes()[:100])
-    assert load_latest_state(path) == {"number": 2}
+    assert load_latest_state(path) == ({"number": 2}, False)
     assert "resume.pt: cannot resume from it" in caplog.text and "the state before it" in caplog.text
+    save_state(path, {"number": 3}, keep_previous=False)  # the damaged one is not worth keeping
+    assert load_state(previous_of(path)) == {"number": 2}
+    path.write_bytes(b"damaged")
     previous_of(path).write_bytes(b"damaged too")
     with pytest.raises(ValueError, match=r"resume\.pt\.previous: cannot resume"):
         load_latest_state(path)
+
+
+def test_damage_inside_a_state_is_noticed(tmp_path: Path) -> None:
+    """torch itself reads the changed numbers."""
+    path = tmp_path / "resume.pt"
+    save_state(path, {"w": torch.full((64,), 7.0)})
+    content = path.read_bytes()
+    seven = torch.full((64,), 7.0).numpy().tobytes()
+    assert seven in content
+    path.write_bytes(content.replace(seven, bytes(256)))
+    assert torch.load(path)["w"].sum() == 0
+    with pytest.raises(ValueError, match=r"resume\.pt: cannot resume from it"):
+        load_state(path)
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -6,10 +6,12 @@ import errno
 import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from bixt3d.training.checkpoint import load_state
 from bixt3d.training.device import Workers
 from bixt3d.training.memory import OutOfMemory, largest_fit
 from bixt3d.training.step import Learner
+from bixt3d.training.stop import Stopped
 from bixt3d.training.trainer import Diverged
 from tests.training.tiny import CLASSES, HIERARCHY, make_config, make_split, make_trainer, rows_of, weights
 
@@ -130,17 +133,76 @@ def test_skipped_steps_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_run_that_diverges_stops_with_its_weights_saved(limit: int, tmp_path: Path) -> None:
     """Also where an epoch has fewer steps than must fail."""
     config = make_config("train.epochs=6", f"train.max_skipped={limit}")
-    said = rf"^{limit} steps in a row .*NaN or infinity.*; the state at step \d+ of 24 is saved, go on with "
-    with pytest.raises(Diverged, match=said + r"--resume and a smaller optim\.lr"):
+    said = rf"^{limit} steps in a row .*NaN or infinity.*; the state at step \d+ of 24 is in diverged\.pt, "
+    said += r"the last epoch's .*saved: go on with --resume and a smaller optim\.lr"
+    with pytest.raises(Diverged, match=said):
         make_trainer(tmp_path, config, task=Diverging(range(6, 99), math.nan)).fit()
-    state = load_state(tmp_path / "resume.pt")
+    state = load_state(tmp_path / "diverged.pt")
     steps = 4 * state["epoch"] + state["sums"]["steps"]
     assert 6 + limit <= steps < 6 + 2 * limit and steps % limit == 0
     assert all(value.isfinite().all() for value in state["model"].values())
+    saved = load_state(tmp_path / "resume.pt")
+    assert saved["epoch"] == (steps - 1) // 4 and saved["sums"]["steps"] == 0
     make_trainer(tmp_path, config, resume=True).fit()  # with a task that does not diverge
-    rows = rows_of(tmp_path)
-    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert sum(row["skipped"] for row in rows) == steps - 6
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def broken(trainer: Trainer, at: int, factor: float) -> None:
+    """Leap so far at a step that the weights are no longer of use."""
+    step = trainer.learner.step
+
+    def leap(rate: float, first: bool) -> Tensor:
+        return step(rate * factor if trainer.step == at else rate, first)
+
+    trainer.learner.step = leap  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("factor", [1e41, 1e25], ids=["infinite", "huge"])
+def test_ruined_weights_do_not_take_the_place_of_good_ones(factor: float, tmp_path: Path) -> None:
+    """The gradients that ruin them are finite; what comes after is not."""
+    config = make_config("train.epochs=6", "train.max_skipped=2", "train.ema_decay=0")
+    trainer = make_trainer(tmp_path, config)
+    broken(trainer, 5, factor)
+    with pytest.raises(RuntimeError, match=r"NaN or infinity.*smaller optim\.lr") as caught:
+        trainer.fit()
+    assert isinstance(caught.value, Diverged)
+    saved = load_state(tmp_path / "resume.pt")
+    assert saved["epoch"] == 1 and max(float(value.abs().max()) for value in saved["model"].values()) < 100
+    make_trainer(tmp_path, config, resume=True).fit()
+    assert [row["skipped"] for row in rows_of(tmp_path)] == [0] * 6
+
+
+def test_ruined_weights_are_not_saved_at_a_signal(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_config("train.ema_decay=0"))
+    broken(trainer, 5, 1e41)
+    take = trainer.learner.take
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        if trainer.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(*arguments, **options)
+
+    trainer.learner.take = signalled  # type: ignore[method-assign]
+    with pytest.raises(Stopped, match="stopped by SIGTERM: the last epoch's state is saved, go on"):
+        trainer.fit()
+    assert load_state(tmp_path / "resume.pt")["epoch"] == 1
+
+
+def test_statistics_that_overflow_are_not_kept() -> None:
+    """Loss and gradients stay finite: a norm after the overflow makes all of it small."""
+    torch.manual_seed(0)
+    model = bixt3d.create_model("bixt_ti_cls_hierarchy", num_classes=4, **HIERARCHY).train()
+    config = make_config("optim.name=sgd", hierarchy=True)
+    learner = Learner(config, model, ClassificationTask(CLASSES), torch.device("cpu"), Workers())
+    norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
+
+    def overflow(module: torch.nn.Module, values: Any, out: Tensor) -> None:
+        module.running_var.mul_(1e39)  # type: ignore[operator, union-attr]
+
+    norm.register_forward_hook(overflow)
+    before = norm.running_var.clone()  # type: ignore[union-attr]
+    assert float(learner.take(iter([make_batch(0)]), 1e-3, first=True)[2]) == 1
+    assert torch.equal(norm.running_var, before)  # type: ignore[arg-type]
 
 
 def limited(trainer: Trainer, most: int, training: bool) -> None:
@@ -177,6 +239,30 @@ def test_too_large_a_batch_names_one_that_fits_and_goes_on_with_it(hierarchy: bo
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2]
 
 
+def test_size_that_fits_divides_the_step(tmp_path: Path) -> None:
+    """Else the run could not go on with it."""
+    trainer = make_trainer(tmp_path, make_config("train.epochs=2", "train.batch_size=14"))
+    limited(trainer, 6, training=True)
+    with pytest.raises(OutOfMemory, match="2 clouds fit: train.batch_size=2 train.accumulate=7 "):
+        trainer.fit()
+    smaller = make_config("train.epochs=2", "train.batch_size=2", "train.accumulate=7")
+    make_trainer(tmp_path, smaller, resume=True).fit()
+
+
+def test_memory_that_runs_out_in_the_optimiser_saves_nothing(tmp_path: Path) -> None:
+    """Some weights may have moved, others not."""
+    trainer = make_trainer(tmp_path, make_config("train.epochs=2"))
+    (optimizer,) = trainer.learner.optimizers
+
+    def fail() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
+
+    optimizer.step = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(OutOfMemory, match="in the optimiser, after 16 clouds .* the last epoch's state"):
+        trainer.fit()
+    assert load_state(tmp_path / "resume.pt")["sums"]["steps"] == 0
+
+
 def test_where_nothing_fits_it_says_so(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_config())
     limited(trainer, 0, training=True)
@@ -208,7 +294,7 @@ def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
         evaluate(model, split, Wrong(CLASSES))
 
 
-def test_largest_fit_halves() -> None:
+def test_largest_fit_tries_parts() -> None:
     tried = []
 
     def work(batch: Batch) -> None:
@@ -238,7 +324,11 @@ with one_line_errors():
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_memory_that_truly_gives_out(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", LIMITED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     error = done.stderr.strip().splitlines()[-1]
@@ -275,6 +365,43 @@ def test_full_disk_while_logging_loses_no_row(
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3, 4]
     told = [record.message for record in caplog.records if "metrics.jsonl" in record.message]
     assert told == ["metrics.jsonl cannot be written (No space left on device); training goes on"]
+
+
+def test_rows_that_were_not_written_survive_a_kill(full: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, make_config("train.epochs=4"))
+    row = trainer.log.row
+
+    def full_from_the_second(values: dict[str, float], epochs: int) -> None:
+        if values["epoch"] == 2:
+            trainer.log.metrics.rename(tmp_path / "aside")
+            trainer.log.metrics.symlink_to(full)
+        if values["epoch"] == 4:
+            raise SystemExit  # as good as a kill: nothing is written after it
+        row(values, epochs)
+
+    trainer.log.row = full_from_the_second  # type: ignore[method-assign]
+    trainer.log.close = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(SystemExit):
+        trainer.fit()
+    (tmp_path / "aside").replace(trainer.log.metrics)
+    make_trainer(tmp_path, make_config("train.epochs=4"), resume=True).fit()
+    assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_reader_of_the_output_that_leaves_ends_no_training(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.training.tiny import make_config, make_trainer;"
+        "make_trainer(Path(sys.argv[1]), make_config()).fit()"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=writing, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writing)
+    told = process.communicate(timeout=300)[1]
+    assert "standard output cannot be written (Broken pipe); training goes on" in told
+    assert load_state(tmp_path / "resume.pt")["epoch"] == 3 and len(rows_of(tmp_path)) == 3
 
 
 def test_half_a_line_on_a_full_disk_is_taken_back(tmp_path: Path) -> None:

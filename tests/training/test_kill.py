@@ -78,7 +78,7 @@ def start(run_dir: Path, *how: Any) -> BaseProcess:
     process = context.Process(target=train, args=(run_dir, *how))
     process.start()
     while not (run_dir / "begun").exists():
-        assert process.is_alive() or process.exitcode in (0, -signal.SIGKILL), process.exitcode
+        assert process.is_alive() or (run_dir / "begun").exists(), process.exitcode
         time.sleep(0.002)
     return process
 
@@ -87,7 +87,7 @@ def assert_nothing_lost(run_dir: Path) -> None:
     """Every epoch that was saved is in the state, and no file under its final name is broken."""
     saved = (run_dir / "saved").read_text().split() if (run_dir / "saved").exists() else []
     if saved:
-        assert load_latest_state(run_dir / "resume.pt")["epoch"] >= int(saved[-1])
+        assert load_latest_state(run_dir / "resume.pt")[0]["epoch"] >= int(saved[-1])
     for path in run_dir.glob("*.safetensors"):
         weights(path)
     for path in run_dir.glob("resume.pt*"):

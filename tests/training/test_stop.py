@@ -13,7 +13,7 @@ from torch import Tensor
 from bixt3d.datasets.loader import Batch
 from bixt3d.training import ClassificationTask
 from bixt3d.training.checkpoint import load_state
-from bixt3d.training.stop import PATIENCE, SIGNALS, Stopped, StopSignals
+from bixt3d.training.stop import SIGNALS, Stopped, StopSignals
 from tests.training.tiny import CLASSES, assert_same, make_config, make_trainer, rows_of, weights
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
@@ -114,19 +114,32 @@ def test_time_of_the_part_before_counts(tmp_path: Path) -> None:
     assert again.seconds == pytest.approx(sum(row["seconds"] for row in rows), abs=0.05)
 
 
-def test_second_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("launched", [False, True])
+def test_second_signals(launched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun sends its workers once more what they have from the terminal; a person waits a moment."""
     now = 100.0
     monkeypatch.setattr("bixt3d.training.stop.time.monotonic", lambda: now)
-    with StopSignals() as signals:
+    with StopSignals(launched) as signals:
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             os.kill(os.getpid(), number)
         assert signals.received == signal.SIGINT
-        now += PATIENCE
+        now += 30 if launched else 1
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             signal.pause()
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """As by nohup, or for what a script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not signals.received
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_at_once_also_for_a_signal_of_before() -> None:

@@ -332,6 +332,29 @@ def test_run_of_other_settings_is_not_resumed_and_stays_whole(change: tuple[str]
     assert contents(tmp_path) == before
 
 
+def test_other_clouds_are_not_resumed(tmp_path: Path) -> None:
+    """Their epochs have other steps."""
+    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
+    with pytest.raises(ValueError, match="its training clouds was 64, now it would be 40"):
+        make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=make_split(40))
+
+
+def test_state_of_version_0_1_0_is_resumed(tmp_path: Path) -> None:
+    config = make_config("train.epochs=2")
+    make_trainer(tmp_path / "straight", config).fit()
+    make_trainer(tmp_path / "run", make_config("train.epochs=1")).fit()
+    state = load_state(tmp_path / "run/resume.pt")
+    for new in ("sums", "unwritten"):
+        del state[new]
+    for new in ("training clouds", "clouds of a step"):
+        del state["fixed"][new]
+    state["fixed"] |= {"train.batch_size": 16, "train.accumulate": 1}
+    state["average"]["n_averaged"] = torch.tensor(4)
+    torch.save(state, tmp_path / "run/resume.pt")
+    make_trainer(tmp_path / "run", config, resume=True).fit()
+    assert len(rows_of(tmp_path / "run")) == 2
+
+
 def test_other_classes_are_not_resumed(tmp_path: Path) -> None:
     make_trainer(tmp_path, make_config("train.epochs=1")).fit()
     split = make_split()
