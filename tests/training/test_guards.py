@@ -197,7 +197,7 @@ def test_statistics_that_overflow_are_not_kept() -> None:
     norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
 
     def overflow(module: torch.nn.Module, values: Any, out: Tensor) -> None:
-        module.running_var.mul_(1e39)  # type: ignore[operator, union-attr]
+        module.running_var.data.mul_(1e39)  # type: ignore[operator, union-attr]
 
     norm.register_forward_hook(overflow)
     before = norm.running_var.clone()  # type: ignore[union-attr]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from bixt3d.training.experiment import (
     open_splits,
     train_model,
 )
+from bixt3d.training.stop import Stopped
 from tests.datasets.parts import write_parts
 from tests.training.tiny import assert_same, rows_of, weights
 
@@ -170,14 +173,17 @@ def test_resumed_run_is_the_straight_one(data: Path, tmp_path: Path) -> None:
     config = make_config(data)
     make_trainer(config, tmp_path / "straight").fit()
     first = make_trainer(config, tmp_path / "resumed")
-    first.log.start(0, 9)
-    row = first._train_epoch()
-    first.epoch += 1
-    assert first.val is not None
-    seen = first.evaluate(first.val)
-    row |= {"val_loss": seen.loss} | {f"val_{k}": v for k, v in seen.metrics.items()}
-    first.log.row({**row, "clouds_per_second": 0.0}, 3)
-    first._save(row)  # the process would end here, and a new one go on
+    take = first.learner.take
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        if first.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(*arguments, **options)
+
+    first.learner.take = signalled  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        first.fit()
+    assert first.epoch == 1 and first.sums.steps == 1
     make_trainer(config, tmp_path / "resumed", resume=True).fit()
     assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "straight")
     runs = (tmp_path / name / "last.safetensors" for name in ("resumed", "straight"))
