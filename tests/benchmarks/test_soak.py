@@ -55,7 +55,7 @@ def test_the_library_keeps_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_heap")
 def test_a_list_that_grows_is_found(kept: list[Any]) -> None:
-    """In its part, by what malloc has handed out: pages that it kept from tests before are resident already."""
+    """In its part, by what malloc has handed out; pages that it kept from before are resident already."""
     parts = {**QUIET_PARTS, "leak": lambda: kept.append(bytearray(os.urandom(32 << 20)))}
     finding = findings_of(parts)["memory handed out by malloc"]
     assert not finding.flat
