@@ -205,7 +205,10 @@ def _write_all(folder: Path, *, per_class: int, num_points: int, seed: int, prog
     splits = _split_entries(per_class, seed)
     _write_tables(folder, splits)
     with tqdm(
-        total=per_class * len(CATEGORIES), desc="making shapes", unit="shape", disable=not progress
+        total=per_class * len(CATEGORIES),
+        desc="making shapes",
+        unit="shape",
+        disable=None if progress else True,
     ) as bar:
         for name, entries in {"train": splits["train"] + splits["val"], "test": splits["test"]}.items():
             files: list[str] = []

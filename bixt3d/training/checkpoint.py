@@ -107,7 +107,14 @@ def save_model(path: Path, model: nn.Module, meta: dict[str, Any]) -> None:
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"bixt3d": json.dumps({"format": FORMAT, **meta})}
-    write_atomically(path, lambda temporary: save_file(state, temporary, metadata=header))
+
+    def write(temporary: Path) -> None:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(state, temporary, metadata=header)
+        temporary.chmod(mode)  # safetensors leaves it to its owner alone
+
+    write_atomically(path, write)
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -264,7 +264,7 @@ class Trainer:
     def _keep(self, error: Stopped | Diverged | OutOfMemory) -> None:
         """Save the state between two steps, where it is one to go on from, and say so in the error."""
         where = f"the state at step {self.step:,} of {self.config.train.epochs * self.steps_per_epoch:,}"
-        saved, advice = "the last epoch's state is saved", "go on with --resume"
+        saved, advice = "the last saved state stays", "go on with --resume"
         # All processes stop at the same step, but for want of memory each on its own, with its own sums.
         together = self.workers.world_size == 1 or not isinstance(error, OutOfMemory)
         if isinstance(error, Diverged):

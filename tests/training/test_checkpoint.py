@@ -396,6 +396,17 @@ def test_saving_replaces_and_makes_folders(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="files have modes on POSIX")
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_weights(tmp_path / "m.safetensors")
+        save_run(tmp_path / "resume.pt")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o640, 0o640]
+
+
 def test_folder_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").mkdir()
     with pytest.raises(OSError, match=r"could not save .*m\.safetensors"):

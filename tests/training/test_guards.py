@@ -134,7 +134,7 @@ def test_run_that_diverges_stops_with_its_weights_saved(limit: int, tmp_path: Pa
     """Also where an epoch has fewer steps than must fail."""
     config = make_config("train.epochs=6", f"train.max_skipped={limit}")
     said = rf"^{limit} steps in a row .*NaN or infinity.*; the state at step \d+ of 24 is in diverged\.pt, "
-    said += r"the last epoch's .*saved: go on with --resume and a smaller optim\.lr"
+    said += r"the last saved state stays: go on with --resume and a smaller optim\.lr"
     with pytest.raises(Diverged, match=said):
         make_trainer(tmp_path, config, task=Diverging(range(6, 99), math.nan)).fit()
     state = load_state(tmp_path / "diverged.pt")
@@ -183,7 +183,7 @@ def test_ruined_weights_are_not_saved_at_a_signal(tmp_path: Path) -> None:
         return take(*arguments, **options)
 
     trainer.learner.take = signalled  # type: ignore[method-assign]
-    with pytest.raises(Stopped, match="stopped by SIGTERM: the last epoch's state is saved, go on"):
+    with pytest.raises(Stopped, match="stopped by SIGTERM: the last saved state stays, go on"):
         trainer.fit()
     assert load_state(tmp_path / "resume.pt")["epoch"] == 1
 
@@ -258,7 +258,7 @@ def test_memory_that_runs_out_in_the_optimiser_saves_nothing(tmp_path: Path) -> 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
 
     optimizer.step = fail  # type: ignore[method-assign, assignment]
-    with pytest.raises(OutOfMemory, match="in the optimiser, after 16 clouds .* the last epoch's state"):
+    with pytest.raises(OutOfMemory, match="in the optimiser, after 16 clouds .* the last saved state stays"):
         trainer.fit()
     assert load_state(tmp_path / "resume.pt")["sums"]["steps"] == 0
 
