@@ -104,7 +104,8 @@ class TrainConfig:
     compile: bool = False
     # torch.compile's own: "default", or "reduce-overhead" (on a GPU, steps are CUDA graphs), "max-autotune".
     compile_mode: str = "default"
-    # Steps whose gradients are not finite are left out; after so many in a row the run saves and stops.
+    # Steps whose gradients are not finite are left out; after so many in a row (on a GPU, at most twice as
+    # many) the run stops.
     max_skipped: int = 10
     # Over several processes, batch norms in training take the statistics of all, as a single process does.
     sync_batchnorm: bool = True
@@ -334,7 +335,7 @@ def _check_keys(schema: type, layer: Mapping[Any, Any], prefix: str, source: str
         if key not in known:
             raise ValueError(
                 f"{source}: unknown key {prefix}{key}{nearest(key, tuple(known))}; "
-                f"{prefix or 'the top level '}has: {', '.join(known)}"
+                f"{prefix.rstrip('.') or 'the top level'} has: {', '.join(known)}"
             )
         default = known[key].default_factory
         if default is dict and not isinstance(value, Mapping):

@@ -140,7 +140,7 @@ class TestKeys:
             ("optim: {learning: 1}", "unknown key optim.learning"),
             (
                 "optim: {weight_decy: 1}",
-                "unknown key optim.weight_decy; did you mean 'weight_decay'?; optim.has: name, lr",
+                "unknown key optim.weight_decy; did you mean 'weight_decay'?; optim has: name, lr",
             ),
             ("train: {epoch: 1}", "unknown key train.epoch; did you mean 'epochs'?"),
             ("model: {arg: {}}", "unknown key model.arg; did you mean 'args'?"),

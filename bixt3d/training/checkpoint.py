@@ -295,10 +295,13 @@ def load_latest_state(path: Path) -> tuple[dict[str, Any], bool]:
     """
     try:
         return load_state(path), True
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         if not previous_of(path).is_file():
             raise
-        state = load_state(previous_of(path))
+        try:
+            state = load_state(previous_of(path))
+        except ValueError as other:
+            raise ValueError(f"{error}; nor from the one before it ({other}): start another run") from None
         logger.warning("%s; going on from the state before it, %s", error, previous_of(path))
         return state, False
 

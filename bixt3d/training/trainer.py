@@ -125,8 +125,9 @@ class Trainer:
 
         Raises:
             Stopped: At such a signal, or in any process of several.
-            Diverged: If ``train.max_skipped`` steps in a row had a loss or gradients that are not finite. As
-                the weights of now may be what is wrong, they go to ``diverged.pt``; the last state stays.
+            Diverged: If ``train.max_skipped`` steps in a row, or an epoch's, had a loss or gradients that are
+                not finite, or the validation loss is not. As the weights of now may be what is wrong, they go
+                to ``diverged.pt``; the last state stays.
             OutOfMemory: Naming what fits.
             RuntimeError: If an update breaks the weights; the last saved state is from before.
             OSError: If a checkpoint cannot be saved; the previous one is whole.
@@ -168,6 +169,8 @@ class Trainer:
             # One of several processes must not leave the others waiting.
             with signals.at_once(self.workers.world_size == 1):
                 seen = self.evaluate(self.val)
+            if not math.isfinite(seen.loss):
+                raise Diverged(f"the validation loss of epoch {self.epoch + 1} is {seen.loss}")
             row |= {"val_loss": seen.loss} | {f"val_{k}": v for k, v in seen.metrics.items()}
         clouds = self.steps_per_epoch * settings.accumulate * settings.batch_size
         evaluated = time.perf_counter() - begun - (self.seconds - before)
@@ -197,7 +200,8 @@ class Trainer:
                 loss, counts, skipped = self.learner.take(batches, rate, first=self.step == 0)
                 sums.add(loss / self.workers.world_size, counts, skipped)
                 self.log.tick()
-                if self.step % settings.max_skipped == 0 and sums.in_a_row >= settings.max_skipped:
+                look = self.device.type == "cpu" or self.step % settings.max_skipped == 0
+                if look and sums.in_a_row >= settings.max_skipped:
                     raise Diverged(
                         f"{int(sums.in_a_row)} steps in a row had a loss or gradients of NaN or infinity and "
                         "were left out"
@@ -227,10 +231,11 @@ class Trainer:
         skipped = int(sums.skipped)
         row: dict[str, float] = {"epoch": self.epoch + 1, "step": self.step, "lr": self._rate(self.step - 1)}
         row["skipped"] = skipped
-        if taken := self.steps_per_epoch - skipped:
-            row["train_loss"] = float(loss) / taken
-            row |= {f"train_{name}": value for name, value in self.task.metrics(counts).items()}
-        return row
+        taken = self.steps_per_epoch - skipped
+        if taken == 0:
+            raise Diverged(f"no step of epoch {self.epoch + 1} had a loss and gradients that are finite")
+        row["train_loss"] = float(loss) / taken
+        return row | {f"train_{name}": value for name, value in self.task.metrics(counts).items()}
 
     def _rate(self, step: int) -> float:
         return learning_rate(step, self.config.optim, self.config.train.epochs, self.steps_per_epoch)
@@ -303,21 +308,26 @@ class Trainer:
             lacks = ", ".join(sorted(missing))
             raise ValueError(f"{self.run_dir / 'resume.pt'} is not the state of a run: it lacks {lacks}")
         before = json.loads(state["description"])
-        changed = {
-            key: (before.get(key), self.description.get(key))
-            for key in ("model", "classes", "preprocess", "parts_of_category", "part_names")
-            if before.get(key) != self.description.get(key)
-        }
+        kinds = ("model", "classes", "preprocess", "parts_of_category", "part_names")
+        was, now = (_flat({kind: told.get(kind) for kind in kinds}) for told in (before, self.description))
+        changed = {k: (was.get(k), now.get(k)) for k in was | now if was.get(k) != now.get(k)}
         fixed = _fixed(self.config, len(self.loader.split))
         changed |= {k: (old, fixed[k]) for k, old in state["fixed"].items() if fixed.get(k, old) != old}
         if changed:
-            key, (old, new) = next(iter(changed.items()))
-            raise ValueError(f"cannot resume {self.run_dir}: its {key} was {old}, now it would be {new}")
+            told = "; ".join(f"{key} was {old}, now it would be {new}" for key, (old, new) in changed.items())
+            raise ValueError(f"cannot resume {self.run_dir} with other settings: {told}")
         self.learner.restore(state)
         self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
         if "sums" in state:  # version 0.1.0 saved whole epochs only
             self.sums.restore(state["sums"], self.workers)
             self.unwritten = state["unwritten"]
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return what nested dictionaries hold, by dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key in value for k, v in _flat(value[key], f"{name}.{key}" if name else key).items()}
 
 
 def _fixed(config: Config, clouds: int) -> dict[str, Any]:
@@ -329,7 +339,7 @@ def _fixed(config: Config, clouds: int) -> dict[str, Any]:
         "optim.decay_all": config.optim.decay_all,
         "training clouds": clouds,
         # Each step's clouds stay the same, in however many batches.
-        "clouds of a step": config.train.batch_size * config.train.accumulate,
+        "train.batch_size x train.accumulate": config.train.batch_size * config.train.accumulate,
         "train.seed": config.train.seed,
         "train.ema": config.train.ema_decay > 0,
     }

@@ -123,10 +123,27 @@ def test_skipped_steps_are_counted_and_leave_the_means_alone(tmp_path: Path) -> 
 
 
 def test_skipped_steps_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_trainer(tmp_path, make_config("train.epochs=2"), task=Diverging(range(4, 8), math.nan)).fit()
+    make_trainer(tmp_path, make_config("train.epochs=2"), task=Diverging(range(4, 7), math.nan)).fit()
     first, second = capsys.readouterr().out.splitlines()
-    assert "skipped" not in first and "  4 steps skipped  " in second and "loss" not in second
-    assert "train_loss" not in rows_of(tmp_path)[1]  # there is none
+    assert "skipped" not in first and "  3 steps skipped  " in second
+
+
+def test_epoch_without_a_step_is_not_saved(tmp_path: Path) -> None:
+    config = make_config("train.epochs=3")
+    with pytest.raises(Diverged, match="^no step of epoch 2 had a loss and gradients that are finite"):
+        make_trainer(tmp_path, config, task=Diverging(range(4, 99), math.nan)).fit()
+    assert load_state(tmp_path / "resume.pt")["epoch"] == 1
+
+
+def test_validation_loss_of_nan_is_not_saved(tmp_path: Path) -> None:
+    """Weights may be finite and of no use: here those of the last step of an epoch."""
+    config = make_config("train.epochs=3", "train.ema_decay=0")
+    trainer = make_trainer(tmp_path, config)
+    broken(trainer, 7, 1e33)
+    with pytest.raises(Diverged, match="^the validation loss of epoch 2 is nan; .* in diverged.pt"):
+        trainer.fit()
+    assert load_state(tmp_path / "resume.pt")["epoch"] == 1
+    make_trainer(tmp_path, config, resume=True).fit()
 
 
 @pytest.mark.parametrize("limit", [3, 6])

@@ -335,7 +335,7 @@ def test_run_of_other_settings_is_not_resumed_and_stays_whole(change: tuple[str]
 def test_other_clouds_are_not_resumed(tmp_path: Path) -> None:
     """Their epochs have other steps."""
     make_trainer(tmp_path, make_config("train.epochs=1")).fit()
-    with pytest.raises(ValueError, match="its training clouds was 64, now it would be 40"):
+    with pytest.raises(ValueError, match="other settings: training clouds was 64, now it would be 40"):
         make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=make_split(40))
 
 
@@ -346,7 +346,7 @@ def test_state_of_version_0_1_0_is_resumed(tmp_path: Path) -> None:
     state = load_state(tmp_path / "run/resume.pt")
     for new in ("sums", "unwritten"):
         del state[new]
-    for new in ("training clouds", "clouds of a step"):
+    for new in ("training clouds", "train.batch_size x train.accumulate"):
         del state["fixed"][new]
     state["fixed"] |= {"train.batch_size": 16, "train.accumulate": 1}
     state["average"]["n_averaged"] = torch.tensor(4)
@@ -359,7 +359,7 @@ def test_other_classes_are_not_resumed(tmp_path: Path) -> None:
     make_trainer(tmp_path, make_config("train.epochs=1")).fit()
     split = make_split()
     other = type(split)(split.points, split.label, ("a", "b", "c", "d"))
-    with pytest.raises(ValueError, match="its classes was .*ball"):
+    with pytest.raises(ValueError, match="other settings: classes was .*ball"):
         make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=other)
 
 
