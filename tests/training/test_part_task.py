@@ -247,7 +247,7 @@ def test_other_parts_than_the_checkpoint_knows_are_refused(data: Path, tmp_path:
     other = write_parts(tmp_path / "other", parts=parts, points=(60, 80))
     with pytest.raises(ValueError, match="knows other parts than shapenetpart has"):
         evaluate_checkpoint(tmp_path / "run" / "last", overrides=[f"data.root={other}"])
-    with pytest.raises(ValueError, match="cannot resume .* its parts_of_category was"):
+    with pytest.raises(ValueError, match="cannot resume .* with other settings: parts_of_category was"):
         make_trainer(make_config(other, "train.epochs=2"), tmp_path / "run", resume=True)
 
 
