@@ -216,14 +216,14 @@ def number(text: str, least: int = 1) -> int:
     return int(value)
 
 
-def duration(text: str) -> float:
-    """Read seconds for argparse."""
+def duration(text: str, unit: str = "seconds") -> float:
+    """Read a time in that unit for argparse."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected {unit}, more than 0, got {text!r}")
     return value
 
 

@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import gc
 import io
-import math
 import os
 import platform
 import shutil
@@ -25,12 +24,13 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.measure import writable
+from benchmarks.measure import duration, writable
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d.config import Config, load_config
 from bixt3d.datasets.shapes import write_shapes
@@ -248,20 +248,9 @@ def verdict(finding: Finding) -> str:
     return f"{said}\n  a round: {parts}"
 
 
-def minutes(text: str) -> float:
-    """Read minutes for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected minutes, more than 0, got {text!r}")
-    return value
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--minutes", type=minutes, default=120.0)
+    parser.add_argument("--minutes", type=partial(duration, unit="minutes"), default=120.0)
     parser.add_argument("--out", type=writable)
     args = parser.parse_args()
     if platform.libc_ver()[0] != "glibc" or not Path("/proc/self/statm").is_file():

@@ -30,7 +30,7 @@ from bixt3d.training.tasks import Task
 
 
 class Diverged(RuntimeError):
-    """Gradients stopped being finite; the weights are those of before."""
+    """Losses or gradients stopped being finite, and the weights may be what is wrong."""
 
 
 class Trainer:
@@ -38,8 +38,8 @@ class Trainer:
 
     The run's folder receives ``config.yaml``, ``environment.json``, ``metrics.jsonl``, the weights of the
     last epoch (``last.safetensors``) and of the best by validation (``best.safetensors``), and
-    ``resume.pt``, from which `fit` goes on. With a moving average of the weights, it is what is evaluated
-    and saved.
+    ``resume.pt``, from which `fit` goes on, or ``diverged.pt`` where it could not. With a moving average of
+    the weights, it is what is evaluated and saved.
 
     Args:
         config: The settings.

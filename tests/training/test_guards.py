@@ -6,7 +6,6 @@ import errno
 import math
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +25,16 @@ from bixt3d.training.memory import OutOfMemory, largest_fit
 from bixt3d.training.step import Learner
 from bixt3d.training.stop import Stopped
 from bixt3d.training.trainer import Diverged
-from tests.training.tiny import CLASSES, HIERARCHY, make_config, make_split, make_trainer, rows_of, weights
+from tests.training.tiny import (
+    CLASSES,
+    HIERARCHY,
+    make_config,
+    make_split,
+    make_trainer,
+    rows_of,
+    signal_at,
+    weights,
+)
 
 BAD = {"infinite loss": math.inf, "NaN": math.nan}
 
@@ -192,14 +200,7 @@ def test_ruined_weights_do_not_take_the_place_of_good_ones(factor: float, tmp_pa
 def test_ruined_weights_are_not_saved_at_a_signal(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_config("train.ema_decay=0"))
     broken(trainer, 5, 1e41)
-    take = trainer.learner.take
-
-    def signalled(*arguments: Any, **options: Any) -> Any:
-        if trainer.step == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take(*arguments, **options)
-
-    trainer.learner.take = signalled  # type: ignore[method-assign]
+    signal_at(trainer, 6)
     with pytest.raises(Stopped, match="stopped by SIGTERM: the last saved state stays, go on"):
         trainer.fit()
     assert load_state(tmp_path / "resume.pt")["epoch"] == 1

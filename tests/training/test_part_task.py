@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from bixt3d.training.experiment import (
 )
 from bixt3d.training.stop import Stopped
 from tests.datasets.parts import write_parts
-from tests.training.tiny import assert_same, rows_of, weights
+from tests.training.tiny import assert_same, rows_of, signal_at, weights
 
 CPU = torch.device("cpu")
 TABLE = ((0, 1, 2), (3, 4))
@@ -173,14 +171,7 @@ def test_resumed_run_is_the_straight_one(data: Path, tmp_path: Path) -> None:
     config = make_config(data)
     make_trainer(config, tmp_path / "straight").fit()
     first = make_trainer(config, tmp_path / "resumed")
-    take = first.learner.take
-
-    def signalled(*arguments: Any, **options: Any) -> Any:
-        if first.epoch == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take(*arguments, **options)
-
-    first.learner.take = signalled  # type: ignore[method-assign]
+    signal_at(first, first.steps_per_epoch)
     with pytest.raises(Stopped):
         first.fit()
     assert first.epoch == 1 and first.sums.steps == 1

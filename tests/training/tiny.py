@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,18 @@ def make_trainer(
         resume,
         progress=False,
     )
+
+
+def signal_at(trainer: Trainer, step: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal before the given step."""
+    take = trainer.learner.take
+
+    def signalled(*arguments: Any, **options: Any) -> Any:
+        if trainer.step == step:
+            os.kill(os.getpid(), number)
+        return take(*arguments, **options)
+
+    trainer.learner.take = signalled  # type: ignore[method-assign]
 
 
 def rows_of(run_dir: Path, timed: bool = False) -> list[dict[str, float]]:
