@@ -80,7 +80,7 @@ def test_existing_run_is_kept(workplace: Workplace, trained: Trained) -> None:
 def test_resuming_with_another_model(workplace: Workplace, trained: Trained) -> None:
     before = contents(trained.run_dir)
     outcome = workplace.train("trained", "model.args.dim=16", resume=True)
-    outcome.refused("cannot resume runs/trained", "its model was")
+    outcome.refused("cannot resume runs/trained", "model.args.dim was 12, now it would be 16")
     assert contents(trained.run_dir) == before
 
 
