@@ -55,6 +55,6 @@ class PointClassifier(PointModel):
     def reset_classifier(self, num_classes: int) -> None:
         """Put a new head for ``num_classes`` in place of the old, starting at zero."""
         width = self.head.norm.weight.shape[0]
-        new = ClassificationHead(width, num_classes, dropout=self.head.dropout.p)
+        new = ClassificationHead(width, num_classes, dropout=self.head.dropout.p)  # any pool of this width
         new.pool = self.head.pool
         self.head = new.to(self.head.linear.weight).train(self.training)

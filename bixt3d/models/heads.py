@@ -8,17 +8,18 @@ from torch import Tensor, nn
 from bixt3d.models.attention import NORM_EPS
 from bixt3d.models.grouping import BatchNorm
 
-POOL = ("latents", "both")
+POOL = ("latents", "tokens", "both")
 
 
 class ClassificationHead(nn.Module):
-    """LayerNorm and a linear map on the mean latent (BiXT, official code).
+    """LayerNorm and a linear map on what the cloud is pooled to, the mean latent (BiXT, official code).
 
     Args:
         dim: Width of the latents.
         num_classes: Number of classes K.
-        pool: ``"latents"``: their mean. ``"both"``: also the maximum over the tokens, concatenated.
-        token_dim: Width of the tokens, for ``"both"``.
+        pool: ``"latents"``: their mean. ``"tokens"``: the maximum over them (PointNet, section 4.2).
+            ``"both"``: one beside the other.
+        token_dim: Width of the tokens, for ``"tokens"`` and ``"both"``.
         dropout: Dropout before the linear map.
 
     Raises:
@@ -35,7 +36,7 @@ class ClassificationHead(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
         self.pool = pool
-        width = dim + token_dim if pool == "both" else dim
+        width = {"latents": dim, "tokens": token_dim, "both": dim + token_dim}[pool]
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(width, num_classes)
@@ -43,12 +44,13 @@ class ClassificationHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, latents: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Map latents (B, M, D), or their mean (B, D), and for ``"both"`` tokens (B, N, C) to (B, K)."""
+        """Map latents (B, M, D), or their mean (B, D), and tokens (B, N, C) to logits (B, K)."""
         pooled = latents.mean(1) if latents.ndim == 3 else latents  # (B, D)
-        if self.pool == "both":
+        if self.pool != "latents":
             if tokens is None:
-                raise ValueError('pool="both" reads the tokens as well: pass head(latents, tokens)')
-            pooled = torch.cat([pooled, tokens.amax(1)], -1)  # (B, D + C)
+                raise ValueError(f'pool="{self.pool}" reads the tokens as well: pass head(latents, tokens)')
+            most = tokens.amax(1)  # (B, C)
+            pooled = most if self.pool == "tokens" else torch.cat([pooled, most], -1)  # (B, C or D + C)
         logits: Tensor = self.linear(self.dropout(self.norm(pooled)))
         return logits
 

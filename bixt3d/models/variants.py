@@ -30,7 +30,9 @@ def bixt_ti_cls(
     backend: str = "auto",
 ) -> PointClassifier:
     """Naive BiXT: sinusoidal tokens, 12 layers (the last one-sided), mean latent (BiXT, section 4.4)."""
-    trunk = BiXT(dim, depth, num_heads, num_latents, attention, drop_path=drop_path, backend=backend)
+    trunk = BiXT(
+        dim, depth, num_heads, num_latents, attention, _last(pool), drop_path=drop_path, backend=backend
+    )
     return _classifier(num_classes, in_dims, dim, coord_scale, trunk, {}, pool, dim, dropout)
 
 
@@ -56,7 +58,9 @@ def bixt_ti_cls_grouping(
     backend: str = "auto",
 ) -> PointClassifier:
     """BiXT with affine grouping of all tokens before the layers in ``group_layers``."""
-    trunk = BiXT(dim, depth, num_heads, num_latents, drop_path=drop_path, backend=backend)
+    trunk = BiXT(
+        dim, depth, num_heads, num_latents, last_layer=_last(pool), drop_path=drop_path, backend=backend
+    )
     stages = {
         layer: GroupingStage(
             dim,
@@ -105,6 +109,7 @@ def bixt_ti_cls_hierarchy(
         len(widths),
         num_heads,
         num_latents,
+        last_layer=_last(pool),
         token_dim=list(widths),
         mlp_ratio=mlp_ratio,
         drop_path=drop_path,
@@ -228,6 +233,11 @@ def bixt_ti_partseg_encdec(
     width = decoder_widths[-1] + context_dim + (dim if num_categories else 0)
     head = PartHead(width, num_parts, head_dim, dropout)
     return PointSegmenter(encoder, head, num_categories, decoder)
+
+
+def _last(pool: str) -> str:
+    """What the last layer updates: what the head reads, as far as one direction does."""
+    return "tokens" if pool == "tokens" else "one_sided"
 
 
 def _classifier(

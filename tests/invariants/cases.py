@@ -33,6 +33,7 @@ PLAIN: dict[str, Any] = {"center": "center", "use_xyz": True, "group_blocks": 0}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "naive": ("bixt_ti_cls", {**CLASSES, "depth": 3}),
     "naive, sequential": ("bixt_ti_cls", {**CLASSES, "depth": 3, "attention": "sequential"}),
+    "naive, pooled tokens": ("bixt_ti_cls", {**CLASSES, "depth": 3, "pool": "tokens"}),
     "naive, both pools, normals": ("bixt_ti_cls", {**CLASSES, "depth": 3, "pool": "both", "in_dims": 6}),
     "grouping": ("bixt_ti_cls_grouping", GROUPING),
     "grouping, no blocks": ("bixt_ti_cls_grouping", {**GROUPING, **PLAIN, "pool": "both"}),

@@ -147,7 +147,7 @@ class TestForwardAndBackward:
         if not training:  # a batch norm takes the shift out of a grouping's beta
             assert [n for n, grad in gradients.items() if grad is not None and not grad.any()] == []
 
-    @pytest.mark.parametrize("pool", ["latents", "both"])
+    @pytest.mark.parametrize("pool", ["latents", "tokens", "both"])
     def test_every_option_has_gradients(self, pool: str) -> None:
         for name in ("bixt_ti_cls_grouping", "bixt_ti_cls_hierarchy"):
             for center in ("anchor", "center"):
@@ -364,7 +364,7 @@ class TestContract:
         assert tokens.shape == (3, READS[name][-1], 16 if "hierarchy" in name else 24)
         assert model.forward_head(latents, tokens).equal(model(points))
 
-    @pytest.mark.parametrize("pool", ["latents", "both"])
+    @pytest.mark.parametrize("pool", ["latents", "tokens", "both"])
     def test_reset_classifier(self, pool: str) -> None:
         model, points = tiny("bixt_ti_cls_hierarchy", pool=pool, dropout=0.2).eval(), cloud()
         latents, tokens = model.forward_features(points)
@@ -453,7 +453,7 @@ class TestErrors:
             ("bixt_ti_cls", {"in_dims": 4}, r"in_dims: expected 3 \(xyz\) or 6 \(xyz and normal\), got 4"),
             ("bixt_ti_cls", {"num_classes": 0}, "num_classes: expected at least 1, got 0"),
             ("bixt_ti_cls", {"attention": "self"}, "attention: expected one of bidirectional, sequential"),
-            ("bixt_ti_cls", {"pool": "mean"}, "pool: expected one of latents, both"),
+            ("bixt_ti_cls", {"pool": "mean"}, "pool: expected one of latents, tokens, both"),
             ("bixt_ti_cls", {"coord_scale": 0}, "coord_scale: expected a positive number, got 0"),
             ("bixt_ti_cls", {"dim": 25}, "width divisible by the heads, got dim=25"),
             ("bixt_ti_cls", {"dropout": 2.0}, "dropout"),

@@ -29,12 +29,14 @@ def test_the_mean_latent_may_come_as_it_is() -> None:
     torch.testing.assert_close(head(latents.mean(1)), head(latents))
 
 
-def test_both_appends_the_maximum_of_the_tokens() -> None:
-    head = ClassificationHead(8, 5, pool="both", token_dim=6).double()
+@pytest.mark.parametrize("pool", ["tokens", "both"])
+def test_the_maximum_of_the_tokens(pool: str) -> None:
+    head = ClassificationHead(8, 5, pool=pool, token_dim=6).double()
     randomize(head)
     latents, tokens = torch.randn(3, 4, 8).double(), torch.randn(3, 9, 6).double()
     weights = twins.weights_of(head)
-    pooled = np.concatenate([latents.numpy().mean(1), tokens.numpy().max(1)], -1)
+    read = [tokens.numpy().max(1)] if pool == "tokens" else [latents.numpy().mean(1), tokens.numpy().max(1)]
+    pooled = np.concatenate(read, -1)
     expected = twins.linear(weights, "linear", twins.layer_norm(weights, "norm", pooled))
     np.testing.assert_allclose(head(latents, tokens).detach().numpy(), expected, rtol=1e-10)
 
@@ -52,16 +54,15 @@ def test_dropout_is_for_training() -> None:
     assert not head.train()(latents).equal(head(latents))
 
 
-def test_both_without_tokens() -> None:
-    head = ClassificationHead(8, 5, pool="both", token_dim=6)
-    with pytest.raises(
-        ValueError, match=r'pool="both" reads the tokens as well: pass head\(latents, tokens\)'
-    ):
+@pytest.mark.parametrize("pool", ["tokens", "both"])
+def test_without_tokens(pool: str) -> None:
+    head = ClassificationHead(8, 5, pool=pool, token_dim=6)
+    with pytest.raises(ValueError, match=rf'pool="{pool}" reads the tokens as well: pass head\(latents, tok'):
         head(torch.randn(3, 4, 8))
 
 
 def test_unknown_pool() -> None:
-    with pytest.raises(ValueError, match="pool: expected one of latents, both, got 'mean'"):
+    with pytest.raises(ValueError, match="pool: expected one of latents, tokens, both, got 'mean'"):
         ClassificationHead(8, 5, pool="mean")
 
 
