@@ -1,0 +1,181 @@
+"""Gather every score in results/ into one page, beside what others published.
+
+It reads each experiment's folder, as `benchmarks.summarize` leaves them: settings, result and environment of
+every seed. Parameters and multiply-accumulates are counted anew, so the data sets must be where the settings
+say. Nothing is trained and no score is computed.
+
+    python -m benchmarks.scores --out results/README.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+
+from benchmarks.models import Spec, count_macs, count_parameters
+from benchmarks.table import command_line, markdown_table
+from bixt3d.config import Config, load_config
+from bixt3d.training.experiment import describe, open_splits
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+CPU = torch.device("cpu")
+# The columns of a data set: name in a result, in the list of what is published, and at the top.
+CLASSIFIED = (("oa", "oa", "OA %"), ("macc", "macc", "mAcc %"))
+LABELLED = (
+    ("class_miou_pointmlp", "class", "class mIoU % (pointmlp)"),
+    ("instance_miou_pointmlp", "instance", "instance mIoU % (pointmlp)"),
+    ("class_miou_pointnet2", "", "class mIoU % (pointnet2)"),
+)
+
+
+class Experiment(NamedTuple):
+    """Runs of the same settings on the same hardware, one a seed."""
+
+    folder: Path
+    config: Config
+    seeds: list[int]
+    results: list[dict[str, Any]]
+    environments: list[dict[str, Any]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--published", type=Path, default=PUBLISHED)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    experiments = list(find_experiments(args.results))
+    if not experiments:
+        parser.error(f"--results: expected folders with result.json of finished runs in {args.results}")
+    published = yaml.safe_load(args.published.read_text())
+    text = page(experiments, published, args.out.parent)
+    args.out.write_text(text)
+    print(text)
+
+
+def find_experiments(root: Path) -> Iterable[Experiment]:
+    """Yield the experiments below ``root``: runs of one folder that differ by their seeds alone."""
+    found: dict[tuple[Path, str], list[Path]] = {}
+    for result in sorted(root.glob("*/*/result.json")):
+        config = yaml.safe_load((result.parent / "config.yaml").read_text())
+        config["train"].pop("seed")
+        config["run"] = None
+        where = json.loads((result.parent / "environment.json").read_text())
+        alike = json.dumps([config, where["gpu"], where["processor"], where["threads"]])
+        found.setdefault((result.parent.parent, alike), []).append(result.parent)
+    for (folder, _), runs in found.items():
+        configs = [load_config(run / "config.yaml") for run in runs]
+        yield Experiment(
+            folder if len(runs) > 1 else runs[0],
+            configs[0],
+            [config.train.seed for config in configs],
+            [json.loads((run / "result.json").read_text()) for run in runs],
+            [json.loads((run / "environment.json").read_text()) for run in runs],
+        )
+
+
+def page(experiments: list[Experiment], published: dict[str, list[dict[str, Any]]], beside: Path) -> str:
+    """Return the page: a table for each data set, ours first, then what others published."""
+    text = (
+        "# Scores\n\nOurs: last epoch, moving average of the weights, no voting; the test split was evaluated "
+        "once a run and chose\nnothing. Mean ± standard deviation over the seeds. Minutes: of a run, evaluation "
+        "included. GMAC: multiply-\naccumulates of one cloud's forward pass in matrix products.\n"
+    )
+    for data_set in dict.fromkeys(title(e.config) for e in experiments):
+        chosen = [e for e in experiments if title(e.config) == data_set]
+        name = chosen[0].config.data.name
+        labelled = "class_miou_pointmlp" in chosen[0].results[0]["last"]
+        columns = LABELLED if labelled else CLASSIFIED
+        text += f"\n## {data_set}\n\n" + table(chosen, columns, beside)
+        text += "\n" + "".join(f"- {command(e)}\n" for e in chosen)
+        if name in published:
+            text += f"\nPublished by others, not measured here{WHERE.get(name, '')}:\n\n"
+            text += published_table(published[name], columns)
+    return f"{text}\nGathered by `{command_line('benchmarks.scores')}`.\n"
+
+
+WHERE = {
+    "modelnet40": " (the official sampling of 1,024 points; ours was sampled anew)",
+    "shapenetpart": " (ShapeNetPart, 2,048 points: another data set than the one above)",
+}
+
+
+def title(config: Config) -> str:
+    """Return what a data set is called: by its folder, where it is none of its name."""
+    own = Path(config.data.root).name
+    return config.data.name if own == "data" else f"{own} ({config.data.name}'s layout)"
+
+
+def table(experiments: list[Experiment], columns: tuple[tuple[str, str, str], ...], beside: Path) -> str:
+    head = ["model", "points", *(top for *_, top in columns)]
+    head += ["parameters", "GMAC", "minutes", "hardware", "seeds", "commit", "log"]
+    rows = []
+    for e in experiments:
+        parameters, macs = size_of(e.config)
+        scores = [[100 * result["last"][key] for result in e.results] for key, *_ in columns]
+        some = e.environments[0]
+        cores = "" if some["gpu"] else f", {some['threads']} thread{'s' * (some['threads'] > 1)}"
+        rows.append(
+            [
+                e.config.model.name,
+                e.config.data.num_points,
+                *map(spread, scores),
+                f"{parameters:,}",
+                f"{macs / 1e9:.3g}",
+                f"{statistics.mean(result['minutes'] for result in e.results):.0f}",
+                f"{some['gpu'] or some['processor']}{cores}",
+                " ".join(map(str, e.seeds)),
+                ", ".join(sorted({where["commit"] for where in e.environments})),
+                f"[{e.folder.name}]({e.folder.relative_to(beside)})",
+            ]
+        )
+    return markdown_table(head, rows) + "\n"
+
+
+def published_table(rows: list[dict[str, Any]], columns: tuple[tuple[str, str, str], ...]) -> str:
+    shown = [(key, top) for _, key, top in columns if key]
+    head = ["published", *(top.removesuffix(" (pointmlp)") for _, top in shown)]
+    head += ["parameters, M", "GMAC", "epoch chosen by", "source"]
+    return (
+        markdown_table(
+            head,
+            [
+                [
+                    row["model"],
+                    *(row.get(key, "") for key, _ in shown),
+                    *(row.get(key, "") for key in ("parameters", "gmac", "selection", "source")),
+                ]
+                for row in rows
+            ],
+        )
+        + "\n"
+    )
+
+
+def size_of(config: Config) -> tuple[int, int]:
+    """Count parameters and multiply-accumulates of an experiment's model on its data."""
+    splits, stored = open_splits(config, CPU, ("test",))
+    model = describe(config, splits["test"], stored)["model"]
+    spec = Spec(model["name"], model["name"], model["args"])
+    return count_parameters(spec.build()), count_macs(spec, config.data.num_points, CPU)
+
+
+def command(experiment: Experiment) -> str:
+    seeds = "" if len(experiment.seeds) == 1 else ", and so for each seed"
+    return f"{experiment.folder.name}: `python {experiment.environments[0]['command']}`{seeds}"
+
+
+def spread(values: list[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()
