@@ -46,13 +46,13 @@ class Trial(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=PLAN, help="baselines and changes; benchmarks/recipe.yaml")
+    parser.add_argument("--plan", type=Path, default=PLAN, help="baselines and changes (recipe.yaml)")
     parser.add_argument("--baselines", nargs="+", help="only these")
     parser.add_argument("--only", nargs="+", default=[], metavar="ABOUT", help="only changes about these")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--device")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="the table; its runs go to the same name.jsonl")
+    parser.add_argument("--out", type=Path, required=True, help="the table; the runs lie beside it, .jsonl")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     trials = list(read_plan(args.plan))
@@ -145,9 +145,9 @@ def report(trials: list[Trial], rows: list[dict[str, Any]]) -> str:
         commits = sorted({row["commit"] for t in trials for row in of[t].values()})
         text += (
             f"\n## {baseline.baseline}\n\n{markdown_table(head, lines)}\n\n"
-            f"`--cfg {baseline.config} --set {' '.join(baseline.settings)}`: {minutes:.1f} CPU minutes a run on "
-            f"{where['gpu'] or where['processor']}, {where['threads']} thread(s), torch {where['torch']}, "
-            f"commits {', '.join(commits)}.\n"
+            f"`--cfg {baseline.config} --set {' '.join(baseline.settings)}`: {minutes:.1f} CPU minutes a "
+            f"run on {where['gpu'] or where['processor']}, {where['threads']} threads, "
+            f"torch {where['torch']}, commits {', '.join(commits)}.\n"
         )
     return text
 
