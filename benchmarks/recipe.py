@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,9 +28,11 @@ from benchmarks.sweep import train
 from benchmarks.table import markdown_table
 from bixt3d.config import load_config
 from bixt3d.datasets.split import Split
+from bixt3d.suggest import nearest
 from bixt3d.training.device import pick_device
 from bixt3d.training.experiment import LABELS, build_task, open_splits
 from bixt3d.training.log import environment
+from bixt3d.training.stop import Stopped
 
 PLAN = Path(__file__).with_suffix(".yaml")
 
@@ -56,6 +59,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     trials = list(read_plan(args.plan))
+    for option, given, known in (
+        ("--baselines", args.baselines or [], {t.baseline for t in trials}),
+        ("--only", args.only, {t.about for t in trials if t.about}),
+    ):
+        for name in given:
+            if name not in known:
+                listed = ", ".join(sorted(known))
+                parser.error(f"{option}: unknown {name!r}{nearest(name, sorted(known))}; known: {listed}")
     rows = args.out.with_suffix(".jsonl")
     wanted = [t for t in trials if not args.baselines or t.baseline in args.baselines]
     wanted = [t for t in wanted if not args.only or not t.change or t.about in args.only]
@@ -63,7 +74,11 @@ def main() -> None:
     for seed in args.seeds:  # the outer loop, so that what is done first covers everything
         for trial in wanted:
             if not any(row["seed"] == seed and is_of(row, trial) for row in read_rows(rows)):
-                row = run(trial, seed, args.device, opened)
+                try:
+                    row = run(trial, seed, args.device, opened)
+                except Stopped as stopped:
+                    print("stopped; called again, it goes on after the runs that are done", file=sys.stderr)
+                    sys.exit(128 + stopped.number)
                 args.out.parent.mkdir(parents=True, exist_ok=True)
                 with rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")

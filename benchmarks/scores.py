@@ -84,9 +84,9 @@ def find_experiments(root: Path) -> Iterable[Experiment]:
 def page(experiments: list[Experiment], published: dict[str, list[dict[str, Any]]], beside: Path) -> str:
     """Return the page: a table for each data set, ours first, then what others published."""
     text = (
-        "# Scores\n\nOurs: last epoch, moving average of the weights, no voting; the test split was evaluated "
-        "once a run and chose\nnothing. Mean ± standard deviation over the seeds. Minutes: of a run, evaluation "
-        "included. GMAC: multiply-\naccumulates of one cloud's forward pass in matrix products.\n"
+        "# Scores\n\nOurs: last epoch, moving average of the weights, no voting; the test split was "
+        "evaluated once a run and\nchose nothing. Mean ± standard deviation over the seeds. Minutes: of a "
+        "run, evaluation included. GMAC:\nmultiply-accumulates of a cloud in matrix products, forward.\n"
     )
     for data_set in dict.fromkeys(title(e.config) for e in experiments):
         chosen = [e for e in experiments if title(e.config) == data_set]

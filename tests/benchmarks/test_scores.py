@@ -1,0 +1,76 @@
+"""The page of scores: which runs belong together, what is counted, what others published."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks import scores
+from bixt3d import create_model
+from bixt3d.datasets.shapes import CATEGORIES, write_shapes
+
+ARGS = {"dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4}
+
+
+def finish(folder: Path, seed: int, oa: float, **where: Any) -> None:
+    """Leave what a finished run leaves."""
+    folder.mkdir(parents=True)
+    config = {
+        "data": {"name": "shapes", "root": "data", "num_points": 32},
+        "model": {"name": "bixt_ti_cls", "args": ARGS},
+        "train": {"seed": seed},
+        "run": {"dir": str(folder)},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    result = {"last": {"epoch": 3, "oa": oa, "macc": oa - 0.1}, "minutes": 2.0 * seed}
+    (folder / "result.json").write_text(json.dumps(result))
+    command = f"tools/train_cls.py --set train.seed={seed}"
+    about = {"command": command, "commit": "abc", "gpu": None, "processor": "P", "threads": 1}
+    (folder / "environment.json").write_text(json.dumps({**about, **where}))
+
+
+def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shapes(tmp_path / "data", per_class=6, num_points=64, progress=False)
+    finish(Path("results/tiny/seed1"), 1, 0.5)
+    finish(Path("results/tiny/seed2"), 2, 0.6, commit="def")
+    finish(Path("results/tiny/large_machine"), 3, 0.7, gpu="G")
+    Path("published.yaml").write_text("shapes: [{model: Other, oa: 99.9, selection: test, source: A book}]")
+    options = ["--out", "results/README.md", "--published", "published.yaml"]
+    monkeypatch.setattr(sys, "argv", ["scores", *options])
+    scores.main()
+    page = Path("results/README.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"]
+    assert len(rows) == 7
+    model = create_model("bixt_ti_cls", num_classes=len(CATEGORIES), **ARGS)
+    parameters = sum(p.numel() for p in model.parameters())
+    both, alone = sorted((dict(zip(rows[0], row, strict=True)) for row in rows[2:4]), key=lambda r: r["OA %"])
+    assert (both["seeds"], both["OA %"], both["mAcc %"]) == ("1 2", "55.00 ± 7.07", "45.00 ± 7.07")
+    assert (both["parameters"], both["minutes"], both["commit"]) == (f"{parameters:,}", "3", "abc, def")
+    assert (both["hardware"], both["log"], both["points"]) == ("P, 1 thread", "[tiny](tiny)", "32")
+    assert float(both["GMAC"]) > 0
+    assert (alone["seeds"], alone["OA %"], alone["hardware"]) == ("3", "70.00", "G")
+    assert alone["log"] == "[large_machine](tiny/large_machine)"
+    assert rows[6][:3] == ["Other", "99.9", ""] and rows[6][-2:] == ["test", "A book"]
+    assert "not measured here" in page and "`python tools/train_cls.py --set train.seed=1`" in page
+
+
+def test_no_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--results", str(tmp_path), "--out", str(tmp_path / "page.md")]
+    monkeypatch.setattr(sys, "argv", ["scores", *options])
+    with pytest.raises(SystemExit) as ended:
+        scores.main()
+    assert ended.value.code == 2 and "expected folders with result.json" in capsys.readouterr().err
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_every_published_score_names_its_source() -> None:
+    for rows in yaml.safe_load(scores.PUBLISHED.read_text()).values():
+        assert all(row["source"] and row["model"] for row in rows)
