@@ -319,6 +319,7 @@ class TestRanges:
             ("optim.label_smoothing", (-0.1, 1), (0, 0.9)),
             ("augment.dropout", (-0.1, 1), (0, 0.9)),
             ("augment.thin", (-0.1, 1), (0, 0.9)),
+            ("augment.mix", (-0.1, 1.1, ".nan"), (0, 0.5, 1)),
             ("augment.rotate_degrees", (-0.1, ".nan"), (0, 180)),
             ("optim.momentum", (-0.1, 1), (0, 0.9)),
             ("augment.shift", (-0.1, ".nan", ".inf"), (0, 3)),
@@ -348,6 +349,12 @@ class TestRanges:
         load("", "model.name=bixt_ti_partseg", "data.order=random")
         with pytest.raises(ValueError, match="data.order: models of parts .* expected random, got stored"):
             load("", "model.name=bixt_ti_partseg")
+
+    def test_models_of_parts_do_not_mix_clouds(self, load: Load) -> None:
+        parts = ["model.name=bixt_ti_partseg", "data.order=random"]
+        load("", *parts, "augment.mix=0")
+        with pytest.raises(ValueError, match=r"^augment\.mix: .* expected 0 for models of parts, got 0\.5"):
+            load("", *parts, "augment.mix=0.5")
 
     def test_of_settings_made_in_python(self) -> None:
         check_config(Config())

@@ -1,9 +1,10 @@
 """Random changes to a batch of clouds: pure functions with an explicit generator.
 
-Points are (B, N, 3) xyz or (B, N, 6) xyz and unit normal, y up. There are two kinds. `choose_points` and what
-it is made of say which points a batch takes, as indices, so that labels of points travel with them. `augment`
-and what it is made of say where the points go; normals follow their surface: they turn with a rotation and
-scale inversely under an anisotropic scale.
+Points are (B, N, 3) xyz or (B, N, 6) xyz and unit normal, y up. There are three kinds, in the order in which
+they are applied. `choose_points` and what it is made of say which points a batch takes, as indices, so that
+labels of points travel with them. `mix_clouds` puts points of one cloud into another. `augment` and what it
+is made of say where the points go; normals follow their surface: they turn with a rotation and scale
+inversely under an anisotropic scale.
 """
 
 from __future__ import annotations
@@ -151,6 +152,33 @@ def choose_points(
     for step in chosen[1:]:
         index = index.gather(1, step)
     return index
+
+
+def mix_clouds(
+    points: Tensor, generator: Generator, *, probability: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Replace points of some clouds by those at the same places of another (PointCutMix-R).
+
+    A cloud is mixed with the given probability. Each of its points then goes with a probability from U(0, 1),
+    one a cloud, so that any number of them is as likely as any other. Points keep their places: where clouds
+    were in farthest-point order, the first points still spread better than a random choice, if not as well
+    as before. The paper (Zhang et al., 2022) first assigns the points of both clouds to each other.
+
+    It comes before `augment`: two clouds centred and scaled alike then share one scale, shift and rotation.
+    After it, as in the paper's script, those would tell whose a point is, as would normals that one has lost.
+
+    Returns:
+        Points (B, N, C), for each cloud which other one (B,) points came from, and the share of its points
+        that are its own (B,), float32, 1 where nothing was mixed.
+    """
+    batch, count, _ = points.shape
+    # In a ring of random order each takes from the one before it, so none from itself.
+    ring = torch.randperm(batch, generator=generator, device=points.device)  # (B,)
+    other = ring.roll(1)[ring.argsort()]  # (B,)
+    mixed = _uniform(points, (batch, 1), 0.0, 1.0, generator) < probability  # (B, 1)
+    rate = _uniform(points, (batch, 1), 0.0, 1.0, generator)  # (B, 1)
+    own = ~mixed | (_uniform(points, (batch, count), 0.0, 1.0, generator) >= rate)  # (B, N)
+    return torch.where(own[..., None], points, points[other]), other, own.float().mean(1)
 
 
 def augment(

@@ -20,7 +20,8 @@ class Batch:
     """Clouds on the device: points (B, N, C), label (B,), and for part data parts (B, N), category (B,).
 
     ``count`` (B,) says how many points each cloud has of its own, its rows from there on repeating them; None
-    if all count.
+    if all count. Where clouds are mixed, the ``share`` (B,) of a cloud's points is of its ``label`` and the
+    rest of its ``other_label`` (B,).
     """
 
     points: Tensor
@@ -28,11 +29,13 @@ class Batch:
     parts: Tensor | None = None
     category: Tensor | None = None
     count: Tensor | None = None
+    other_label: Tensor | None = None
+    share: Tensor | None = None
 
     def pick(self, index: Tensor) -> Batch:
         """Return the batch with the points at ``index`` (B, n), all of which count."""
         parts = None if self.parts is None else self.parts.gather(1, index)  # (B, n)
-        return Batch(gather_points(self.points, index), self.label, parts, self.category)
+        return replace(self, points=gather_points(self.points, index), parts=parts, count=None)
 
 
 def arrange(
@@ -88,13 +91,16 @@ class CloudLoader:
         drop_last: Leave out a last batch that is not full.
         choose: ``choose(points, generator, count) -> indices (B, n)`` of the points that a batch takes, or
             None for all.
+        mix: ``mix(points, generator) -> points, other (B,), share (B,)``, such as `mix_clouds`, after that;
+            all points of a cloud then count.
         augment: ``augment(points, generator) -> points``, applied to every batch after that.
         seed: Seed of order and augmentation.
         rank: Number of this process.
         world_size: Number of processes.
 
     Raises:
-        ValueError: For sizes below 1, or fewer clouds than one full batch when ``drop_last``.
+        ValueError: For sizes below 1, fewer clouds than one full batch when ``drop_last``, or clouds to be
+            mixed whose points have labels.
     """
 
     def __init__(
@@ -105,6 +111,7 @@ class CloudLoader:
         shuffle: bool = False,
         drop_last: bool = False,
         choose: Callable[[Tensor, Generator, Tensor | None], Tensor | None] | None = None,
+        mix: Callable[[Tensor, Generator], tuple[Tensor, Tensor, Tensor]] | None = None,
         augment: Callable[[Tensor, Generator], Tensor] | None = None,
         seed: int = 0,
         rank: int = 0,
@@ -121,8 +128,10 @@ class CloudLoader:
                 f"batch_size: {len(split)} clouds over {world_size} processes do not fill one batch of "
                 f"{batch_size}; use a smaller batch"
             )
+        if mix is not None and split.parts is not None:
+            raise ValueError("mix: expected clouds without parts, whose points would bring their own labels")
         self.split, self.batch_size, self.shuffle, self.drop_last = split, batch_size, shuffle, drop_last
-        self.choose, self.augment, self.seed = choose, augment, seed
+        self.choose, self.mix, self.augment, self.seed = choose, mix, augment, seed
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
@@ -155,6 +164,10 @@ class CloudLoader:
             if self.choose is not None:
                 chosen = self.choose(batch.points, generator, batch.count)
                 batch = batch if chosen is None else batch.pick(chosen)
+            if self.mix is not None:
+                points, other, share = self.mix(batch.points, generator)
+                label = batch.label[other]
+                batch = replace(batch, points=points, count=None, other_label=label, share=share)
             if self.augment is not None:
                 batch.points = self.augment(batch.points, generator)
             yield batch

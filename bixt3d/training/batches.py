@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from bixt3d.config import Config
-from bixt3d.datasets.augment import augment, choose_points
+from bixt3d.datasets.augment import augment, choose_points, mix_clouds
 from bixt3d.datasets.loader import CloudLoader
 from bixt3d.datasets.split import Split
 from bixt3d.training.device import Workers
@@ -17,7 +17,8 @@ def training_loader(config: Config, train: Split, workers: Workers) -> CloudLoad
     """Return this process's loader of augmented training batches.
 
     Raises:
-        ValueError: If a batch cannot be dealt out to the processes, or the split does not fill one step.
+        ValueError: If a batch cannot be dealt out to the processes, or is too small to mix its clouds, or the
+            split does not fill one step.
     """
     settings = config.train
     if settings.batch_size % workers.world_size:
@@ -25,12 +26,19 @@ def training_loader(config: Config, train: Split, workers: Workers) -> CloudLoad
             f"train.batch_size: expected a multiple of the {workers.world_size} processes, got "
             f"{settings.batch_size}"
         )
+    mix, size = config.augment.mix, settings.batch_size // workers.world_size
+    if mix and size == 1:
+        raise ValueError(
+            f"augment.mix: a batch of one cloud has no other to mix it with: expected train.batch_size of "
+            f"{2 * workers.world_size} or more, got {settings.batch_size}"
+        )
     loader = CloudLoader(
         train,
-        settings.batch_size // workers.world_size,
+        size,
         shuffle=True,
         drop_last=True,
         choose=_choice(config, train.parts is not None),
+        mix=partial(mix_clouds, probability=mix) if mix else None,
         augment=_augmentation(config),
         seed=settings.seed,
         rank=workers.rank,

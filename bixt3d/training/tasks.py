@@ -65,16 +65,28 @@ class ClassificationTask:
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of logits (B, K), a scalar."""
-        return F.cross_entropy(logits.float(), batch.label, label_smoothing=self.smoothing)
+        """Return the mean cross-entropy of logits (B, K), a scalar.
+
+        Where clouds are mixed, it is the sum of those with either label, weighted by their shares.
+        """
+        if batch.share is None or batch.other_label is None:
+            return F.cross_entropy(logits.float(), batch.label, label_smoothing=self.smoothing)
+        own, other = (
+            F.cross_entropy(logits.float(), label, label_smoothing=self.smoothing, reduction="none")
+            for label in (batch.label, batch.other_label)
+        )
+        return (batch.share * own + (1.0 - batch.share) * other).mean()
 
     def start(self, device: torch.device) -> Tensor:
         """Return an empty confusion matrix (K, K)."""
         return torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=device)
 
     def count(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the confusion matrix (K, K) of one batch."""
-        return metrics.confusion_matrix(logits.argmax(-1), batch.label, self.num_classes)
+        """Return the confusion matrix (K, K) of one batch; mixed clouds count by the larger share's label."""
+        label = batch.label
+        if batch.share is not None and batch.other_label is not None:
+            label = torch.where(batch.share >= 0.5, label, batch.other_label)
+        return metrics.confusion_matrix(logits.argmax(-1), label, self.num_classes)
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         """Return ``oa`` and ``macc`` of a confusion matrix."""

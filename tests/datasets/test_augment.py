@@ -15,13 +15,14 @@ from bixt3d.datasets.augment import (
     drop_points,
     jitter,
     mirror,
+    mix_clouds,
     rotate_up,
     scale,
     shift,
     shuffle_order,
     thin_points,
 )
-from bixt3d.ops import gather_points
+from bixt3d.ops import farthest_point_sample, gather_points
 
 Change = Callable[[Tensor, Generator], Tensor]
 
@@ -40,6 +41,7 @@ CHANGES: dict[str, Change] = {
     "draw_points": lambda points, generator: gather_points(
         points, draw_points(points, None, points.shape[1], generator)
     ),
+    "mix_clouds": lambda points, generator: mix_clouds(points, generator, probability=0.9)[0],
     "augment": lambda points, generator: augment(
         points,
         generator,
@@ -317,3 +319,78 @@ def test_thinning_fills_up_from_those_passed_over() -> None:
 def test_thinning_by_nothing_takes_the_first() -> None:
     index = choose_points(torch.randn(2, 10, 6), seeded(), num_points=4)
     assert index is not None and torch.equal(index, torch.arange(4).expand(2, -1))
+
+
+def mixed_one_by_one(points: Tensor, probability: float, generator: Generator) -> tuple[Tensor, ...]:
+    """What `mix_clouds` does, cloud by cloud and point by point."""
+    batch, count, _ = points.shape
+    ring = torch.randperm(batch, generator=generator).tolist()
+    chance = torch.rand(batch, 1, generator=generator).tolist()
+    rate = torch.rand(batch, 1, generator=generator).tolist()
+    draw = torch.rand(batch, count, generator=generator).tolist()
+    out, other, share = points.clone(), torch.zeros(batch, dtype=torch.int64), torch.ones(batch)
+    for place, cloud in enumerate(ring):
+        giver = ring[place - 1]
+        other[cloud] = giver
+        gone = [n for n in range(count) if chance[cloud][0] < probability and draw[cloud][n] < rate[cloud][0]]
+        out[cloud, gone] = points[giver, gone]
+        share[cloud] = (count - len(gone)) / count
+    return out, other, share
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+@pytest.mark.parametrize("probability", [0.3, 1.0])
+def test_clouds_are_mixed_as_one_by_one(probability: float, channels: int) -> None:
+    points, fast, slow = clouds(9, 21, channels), seeded(7), seeded(7)
+    for _ in range(3):
+        found = mix_clouds(points, fast, probability=probability)
+        wanted = mixed_one_by_one(points, probability, slow)
+        for value, expected in zip(found, wanted, strict=True):
+            assert value.dtype == expected.dtype and torch.equal(value, expected)
+    assert torch.equal(fast.get_state(), slow.get_state())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
+def test_mixed_points_come_from_two_clouds_at_their_own_places(batch: int) -> None:
+    number = torch.arange(40.0) + 100 * torch.arange(batch)[:, None]  # (B, 40)
+    points = number[..., None] + torch.arange(6.0) / 8  # (B, 40, 6), no value twice
+    out, other, share = mix_clouds(points, seeded(), probability=1.0)
+    assert sorted(other.tolist()) == list(range(batch))
+    assert batch == 1 or not (other == torch.arange(batch)).any()
+    own, given = (out == points).all(-1), (out == points[other]).all(-1)  # (B, 40)
+    assert bool((own | given).all())
+    if batch > 1:
+        assert not (own & given).any()
+        torch.testing.assert_close(share, own.float().mean(1))
+        assert 0 < share.mean() < 1
+
+
+def test_any_number_of_points_is_as_likely() -> None:
+    _, _, share = mix_clouds(clouds(6000, 4), seeded(), probability=0.5)
+    counts = torch.bincount((4 * share).round().long(), minlength=5) / 6000
+    expected = torch.full((5,), 0.5 / 5)
+    expected[4] += 0.5  # those that are not mixed
+    torch.testing.assert_close(counts, expected, atol=0.02, rtol=0)
+    assert bool((mix_clouds(clouds(50, 4), seeded(), probability=0.0)[2] == 1).all())
+
+
+def test_every_other_cloud_is_as_likely() -> None:
+    generator, met = seeded(), torch.zeros(4, 4)
+    for _ in range(1500):
+        met[torch.arange(4), mix_clouds(torch.zeros(4, 1, 3), generator, probability=1.0)[1]] += 1 / 1500
+    torch.testing.assert_close(met, (1 - torch.eye(4)) / 3, atol=0.05, rtol=0)
+
+
+def test_first_points_of_mixed_clouds_still_spread() -> None:
+    """Not as well as a farthest-point sample, but nearer to that than to a random choice."""
+    points = torch.nn.functional.normalize(torch.randn(32, 400, 3, generator=seeded(1)), dim=-1)
+    points = points * (0.2 + torch.rand(32, 1, 3, generator=seeded(2)))  # ellipsoids
+    ordered = gather_points(points, farthest_point_sample(points, 400))
+    mixed, _, _ = mix_clouds(ordered, seeded(), probability=1.0)
+
+    def gap(index: Tensor) -> Tensor:
+        return torch.cdist(mixed, gather_points(mixed, index)).amin(2).mean()
+
+    first, best = gap(torch.arange(100).expand(32, -1)), gap(farthest_point_sample(mixed, 100))
+    random = gap(torch.rand(32, 400, generator=seeded(3)).argsort(1)[:, :100])
+    assert best < first < (best + random) / 2

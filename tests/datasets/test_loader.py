@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Generator, Tensor
 
+from bixt3d.datasets.augment import mix_clouds
 from bixt3d.datasets.loader import CloudLoader, arrange, arrange_split
 from bixt3d.datasets.split import Split
 from bixt3d.ops import farthest_point_sample, gather_points
@@ -121,6 +124,7 @@ def test_everything_of_a_cloud_travels_along() -> None:
         assert torch.equal(batch.category, batch.label)
     plain = next(iter(CloudLoader(numbered(3), 2)))
     assert plain.parts is None and plain.category is None and plain.count is None
+    assert plain.other_label is None and plain.share is None
 
 
 def noise(points: Tensor, generator: Generator) -> Tensor:
@@ -140,6 +144,47 @@ def test_augmentation_is_seeded_and_leaves_the_split_as_it_is() -> None:
     assert all(not torch.allclose(drawn[i], drawn[j], atol=1e-3) for i in range(4) for j in range(i))
     assert not torch.allclose(drawn[0][:2], drawn[0][2:4], atol=1e-3)  # batches go on drawing
     assert torch.equal(split.points, before)
+
+
+def test_clouds_are_mixed_after_the_choice_and_before_augmentation() -> None:
+    """Clouds carry their label in every coordinate, and the augmentation adds a half."""
+
+    def choose(points: Tensor, generator: Generator, count: Tensor | None) -> Tensor:
+        return torch.randint(20, (len(points), 7), generator=generator)
+
+    def mix(points: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        assert points.shape[1] == 7 and torch.equal(points, points.round())
+        return mix_clouds(points, generator, probability=0.8)
+
+    loader = CloudLoader(
+        numbered(32, 20), 8, shuffle=True, choose=choose, mix=mix, augment=lambda points, _: points + 0.5
+    )
+    shares = []
+    for batch in loader.epoch(3):
+        assert batch.other_label is not None and batch.share is not None
+        assert sorted(batch.other_label.tolist()) == sorted(batch.label.tolist())
+        value = batch.points[..., 0] - 0.5  # (B, 7)
+        own, given = value == batch.label[:, None], value == batch.other_label[:, None]
+        assert bool((own ^ given).all())
+        torch.testing.assert_close(batch.share, own.float().mean(1))
+        shares.append(batch.share)
+    assert 0.1 < torch.cat(shares).mean() < 0.9
+
+
+def test_mixing_follows_from_seed_epoch_and_process() -> None:
+    def run(seed: int, epoch: int, rank: int = 0) -> Tensor:
+        mix = partial(mix_clouds, probability=1.0)
+        loader = CloudLoader(numbered(24, 30), 6, mix=mix, seed=seed, rank=rank, world_size=2)
+        return torch.stack([batch.share for batch in loader.epoch(epoch) if batch.share is not None])
+
+    assert torch.equal(run(1, 1), run(1, 1))
+    drawn = [run(1, 1), run(1, 2), run(2, 1), run(1, 1, rank=1)]
+    assert all(not torch.equal(drawn[i], drawn[j]) for i in range(4) for j in range(i))
+
+
+def test_clouds_with_labels_of_points_are_not_mixed() -> None:
+    with pytest.raises(ValueError, match="mix: expected clouds without parts"):
+        CloudLoader(numbered(4, part_data=True), 2, mix=partial(mix_clouds, probability=0.5))
 
 
 @pytest.mark.parametrize(
