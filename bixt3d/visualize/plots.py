@@ -1,4 +1,4 @@
-"""Plots of a finished or running training: confusion matrix, and curves of loss, score and learning rate."""
+"""Plots of trainings: confusion matrix, curves of loss, score and learning rate, accuracy under damage."""
 
 from __future__ import annotations
 
@@ -16,10 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-__all__ = ["confusion_matrix", "new_figure", "read_metrics", "save_figure", "training_curves"]
+__all__ = [
+    "confusion_matrix",
+    "new_figure",
+    "read_metrics",
+    "robustness_curves",
+    "save_figure",
+    "training_curves",
+]
 
 COUNTS_UP_TO = 12  # classes: with more of them a number no longer fits its cell
 WIDTH = 13.0  # inches, of the curves
+PANELS, PANEL_WIDTH = 3, 3.6  # corruptions in a row, and inches of each
 SCORES = (
     ("oa", "overall accuracy"),
     ("class_miou_pointnet2", "class mIoU (pointnet2)"),
@@ -171,6 +179,72 @@ def training_curves(
         figure.legend(handles=kinds, loc="outside upper right", ncols=2, fontsize=10, frameon=False)
     height = legend_below(figure, entries, WIDTH)
     figure.set_size_inches(WIDTH, 4.2 + height)
+    return save_figure(figure, Path(path))
+
+
+def robustness_curves(
+    clean: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, Mapping[str, float | None]]],
+    path: str | Path,
+    order: Sequence[str] = (),
+) -> Path:
+    """Draw overall accuracy against severity, one panel for each corruption, a line for each model.
+
+    Every line begins with the clean clouds. Severities stand at equal distances, in their order.
+
+    Args:
+        clean: Name of a model -> its accuracy on clean clouds, a fraction of one.
+        scores: Corruption -> model -> severity, as it is written below the axis -> accuracy, None where there
+            is none. All models of a corruption have the same severities.
+        path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
+        order: All names of a comparison whose models are not all drawn here, so that each keeps its colour.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: If there is no model or corruption, a corruption lacks a model or a severity that another
+            has, or the suffix is unknown.
+        ImportError: If matplotlib is not installed.
+    """
+    if not scores or not clean:
+        raise ValueError("nothing to draw: give at least one model and one corruption")
+    for corruption, found in scores.items():
+        kinds = {tuple(severities) for severities in found.values()}
+        if set(found) != set(clean) or len(kinds) != 1:
+            raise ValueError(
+                f"{corruption}: expected the same severities for each of {', '.join(clean)}, got "
+                f"{ {name: list(severities) for name, severities in found.items()} }"
+            )
+    looks = styles(list(clean), order)
+    figure = new_figure()
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import PercentFormatter
+
+    columns = min(PANELS, len(scores))
+    lines = -(-len(scores) // columns)
+    panels = list(figure.subplots(lines, columns, sharey=True, squeeze=False).flat)
+    entries: dict[str, Line2D] = {}
+    for axes, (corruption, found) in zip(panels, scores.items(), strict=False):
+        for name, look in looks.items():
+            values = [clean[name], *(np.nan if v is None else v for v in found[name].values())]
+            line: dict[str, Any] = {"color": look.colour, "marker": look.marker or "o", "linewidth": 1.9}
+            line |= {"markersize": 5, "markerfacecolor": "white" if look.marker else look.colour}
+            axes.plot(range(len(values)), values, **line)
+            entries[name] = Line2D([], [], **line)
+        shown = ["clean", *next(iter(found.values()))]
+        axes.set_xticks(range(len(shown)), shown, parse_math=False)
+        axes.set_title(corruption, fontsize=13, parse_math=False)
+        axes.set_xlim(-0.25, len(shown) - 0.75)
+        axes.set_ylim(0, 1)
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        plain_axes(axes)
+    for axes in panels[len(scores) :]:
+        axes.set_visible(False)
+    figure.supylabel("overall accuracy", fontsize=12)
+    width = max(5.0, PANEL_WIDTH * columns)
+    height = legend_below(figure, entries, width)
+    figure.set_size_inches(width, 2.5 * lines + height)
     return save_figure(figure, Path(path))
 
 

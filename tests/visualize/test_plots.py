@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from bixt3d.visualize import confusion_matrix, plots, read_metrics, training_curves
+from bixt3d.visualize.plots import robustness_curves
 
 pytest.importorskip("matplotlib")
 
@@ -216,6 +217,69 @@ class TestTrainingCurves:
             training_curves({"short": [{"test_oa": 0.5}]}, tmp_path / "curves.png")
 
 
+class TestRobustnessCurves:
+    CLEAN = {"naive": 0.8, "$hier_archy$": 0.9}
+    SCORES = {
+        "noise": {"naive": {"0.01": 0.7, "0.02": 0.4}, "$hier_archy$": {"0.01": 0.6, "0.02": 0.1}},
+        "few points": {"naive": {"64": 0.5, "8": 0.2}, "$hier_archy$": {"64": 0.3, "8": None}},
+    }
+
+    def test_a_panel_each_and_a_line_for_each_model(self, tmp_path: Path, figures: list[Any]) -> None:
+        robustness_curves(self.CLEAN, self.SCORES, tmp_path / "new" / "r.png")
+        panels = figures[0].axes
+        assert [axes.get_title() for axes in panels] == ["noise", "few points"]
+        noise, few = ([list(line.get_ydata()) for line in axes.lines] for axes in panels)
+        assert noise == [[0.8, 0.7, 0.4], [0.9, 0.6, 0.1]]
+        assert few[0] == [0.8, 0.5, 0.2] and few[1][:2] == [0.9, 0.3] and np.isnan(few[1][2])
+        shown = [[label.get_text() for label in axes.get_xticklabels()] for axes in panels]
+        assert shown == [["clean", "0.01", "0.02"], ["clean", "64", "8"]]
+        colours = [[line.get_color() for line in axes.lines] for axes in panels]
+        assert colours[0] == colours[1] and len(set(colours[0])) == 2
+
+    def test_names_and_scale(self, tmp_path: Path) -> None:
+        found = texts(robustness_curves(self.CLEAN, self.SCORES, tmp_path / "r.svg"))
+        assert {"naive", "$hier_archy$", "noise", "few points", "overall accuracy", "100%"} <= set(found)
+
+    def test_a_model_keeps_its_colour(self, tmp_path: Path, figures: list[Any]) -> None:
+        robustness_curves(self.CLEAN, self.SCORES, tmp_path / "r.png")
+        one = {kind: {"$hier_archy$": found["$hier_archy$"]} for kind, found in self.SCORES.items()}
+        robustness_curves({"$hier_archy$": 0.9}, one, tmp_path / "r.png", order=list(self.CLEAN))
+        both, alone = (figure.axes[0].lines for figure in figures)
+        assert alone[0].get_color() == both[1].get_color() != both[0].get_color()
+
+    def test_many_panels_keep_their_texts_apart(self, tmp_path: Path, figures: list[Any]) -> None:
+        found = {name: dict.fromkeys(("0.01", "0.02", "0.04", "0.08"), 0.5) for name in self.CLEAN}
+        robustness_curves(
+            self.CLEAN, {f"a rotation, kind {kind}": found for kind in range(8)}, tmp_path / "r.png"
+        )
+        figure = figures[0]
+        figure.draw_without_rendering()
+        shown = [axes for axes in figure.axes if axes.get_visible()]
+        assert len(shown) == 8
+        labels = [label for axes in shown for label in (*axes.get_xticklabels(), axes.title)]
+        boxes = [label.get_window_extent() for label in labels]
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+        assert all(label.get_fontsize() >= 10 for label in labels)
+
+    @pytest.mark.parametrize(
+        ("clean", "scores", "message"),
+        [
+            ({}, {}, "nothing to draw"),
+            ({"a": 1.0}, {}, "nothing to draw"),
+            ({"a": 1.0, "b": 1.0}, {"noise": {"a": {"1": 0.5}}}, "noise: expected the same .* a, b, got"),
+            ({"a": 1.0}, {"noise": {"a": {"1": 0.5}, "b": {"1": 0.5}}}, "noise: expected the same"),
+            (
+                {"a": 1.0, "b": 1.0},
+                {"noise": {"a": {"1": 0.5}, "b": {"2": 0.5}}},
+                r"got .*'a': \['1'\], 'b': \['2'\]",
+            ),
+        ],
+    )
+    def test_what_cannot_be_drawn(self, clean: Any, scores: Any, message: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=message):
+            robustness_curves(clean, scores, tmp_path / "r.png")
+
+
 class TestReadMetrics:
     def test_rows_in_order(self, tmp_path: Path) -> None:
         expected = rows(3, val_oa=0.5)
@@ -256,6 +320,7 @@ class TestMatplotlib:
         for draw in (
             lambda: confusion_matrix(torch.eye(2), ["a", "b"], tmp_path / "c.png"),
             lambda: training_curves({"run": rows(2)}, tmp_path / "c.png"),
+            lambda: robustness_curves({"a": 1.0}, {"noise": {"a": {"1": 0.5}}}, tmp_path / "c.png"),
         ):
             with pytest.raises(ImportError, match=r'pip install "bixt3d\[plots\]"'):
                 draw()
