@@ -6,6 +6,7 @@ from bixt3d.datasets import open_dataset
 from bixt3d.inference import Predictor
 from bixt3d.models import BiXT, Perceiver, create_model, list_models, official
 from bixt3d.training import load_model
+from bixt3d.training.weights import list_weights
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,7 @@ __all__ = [
     "Predictor",
     "create_model",
     "list_models",
+    "list_weights",
     "load_config",
     "load_model",
     "metrics",

@@ -35,7 +35,7 @@ class Predictor:
     `segment`) labels every point. The same input always gives the same output.
 
     Args:
-        model_or_path: A checkpoint's path, or a model.
+        model_or_path: A checkpoint's path, a name of `bixt3d.list_weights`, or a model.
         device: Where to compute; CUDA where there is one if None.
         classes: Names of the classes; the checkpoint's if None, or numbers for a model that has none.
         num_points: Points a cloud; the training's if None, or all for a model without a checkpoint.
@@ -52,7 +52,7 @@ class Predictor:
         classes: Sequence[str] | None = None,
         num_points: int | None = None,
     ) -> None:
-        """Load the model if a path is given."""
+        """Load the model if a path or a name is given."""
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)

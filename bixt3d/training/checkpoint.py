@@ -24,11 +24,14 @@ from torch.overrides import TorchFunctionMode
 from bixt3d.config import CHOICES, MOST_POINTS
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.factory import create_model
+from bixt3d.suggest import nearest
+from bixt3d.training.weights import find_weights, list_weights
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 SUFFIX = ".safetensors"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be stored in
 REPEATS = ("depth", "num_blocks", "self_attends_per_block", "group_blocks")  # arguments that repeat layers
 LARGEST_ANYWAY = 1024  # of neighbours and the like, which are no side of a tensor
 
@@ -118,12 +121,14 @@ def save_model(path: Path, model: nn.Module, meta: dict[str, Any]) -> None:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Return the weights file that a user means: the file, its name without suffix, or a run's folder.
+    """Return the file that is meant: that path, also without suffix, a run's folder, or a shipped name.
 
-    A folder stands for its ``best``, or its ``last`` where no epoch was chosen.
+    A folder stands for its ``best``, or its ``last`` where no epoch was chosen; names are those of
+    `list_weights`.
 
     Raises:
-        FileNotFoundError: Naming what was looked for and what lies there.
+        FileNotFoundError: Naming what was looked for, what lies there, and the nearest name.
+        ValueError: If shipped weights are not the file that was shipped.
     """
     path = Path(path)
     if path.is_file():
@@ -134,11 +139,16 @@ def find_checkpoint(path: str | Path) -> Path:
     for candidate in tried:
         if candidate.is_file():
             return candidate
+    is_name = str(path) == path.name  # and names no folder
+    if is_name and (shipped := find_weights(path.name)):
+        return shipped
     folder = path if path.is_dir() else path.parent
     there = sorted(p.name for p in folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+    known = list_weights() if is_name else []
+    names = f"; names of weights are {', '.join(known)}{nearest(path, known)}" if known else ""
     raise FileNotFoundError(
         f"no checkpoint {path}: looked for {', '.join(str(p) for p in tried)}; {folder} holds "
-        f"{', '.join(there) or 'no checkpoint'}"
+        f"{', '.join(there) or 'no checkpoint'}{names}"
     )
 
 
@@ -148,11 +158,11 @@ def load_checkpoint(
     """Rebuild a model from its weights file.
 
     Args:
-        path: The file, its name without suffix, or a run's folder.
+        path: The file, its name without suffix, a run's folder, or a name of `list_weights`.
         device: Where the model goes; CUDA where there is one if None.
 
     Returns:
-        The model in evaluation mode, and its description.
+        The model in evaluation mode, in float32 whatever the file holds, and its description.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -180,7 +190,7 @@ def load_checkpoint(
 
 
 def load_model(path_or_name: str | Path, device: torch.device | str | None = None) -> nn.Module:
-    """Rebuild a model from a checkpoint; see `load_checkpoint`. The model comes in evaluation mode."""
+    """Rebuild a model, in evaluation mode, from a checkpoint or a shipped name; see `load_checkpoint`."""
     return load_checkpoint(path_or_name, device)[0]
 
 
@@ -246,7 +256,10 @@ def _check_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
             f"{len(extra)} unknown, {len(shaped)} of another shape ({first})"
         )
     for name, value in state.items():
-        if not bool(torch.isfinite(value).all()):
+        kinds = FLOATS if wanted[name].is_floating_point() else (wanted[name].dtype,)
+        if value.dtype not in kinds:
+            raise _Mismatch(f"{path}: expected {name} in {' or '.join(map(str, kinds))}, got {value.dtype}")
+        if not bool(torch.isfinite(value.to(torch.float32)).all()):
             raise _Mismatch(f"{path}: {name} holds NaN or infinity: its training diverged, or it is damaged")
 
 
