@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
-from benchmarks.sweep import train
-from benchmarks.table import markdown_table
+from benchmarks.sweep import learn
+from benchmarks.table import markdown_table, spread
 from bixt3d.config import load_config
 from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import LABELS, build_task, open_splits
+from bixt3d.training.experiment import LABELS, open_splits
 from bixt3d.training.log import environment
 from bixt3d.training.stop import Stopped
 
@@ -115,7 +115,7 @@ def run(
         opened.clear()  # one data set at a time
         opened[data] = open_splits(config, device, ("train", "val"), train="train")
     begun = time.process_time()
-    row = train(config, build_task(config, opened[data][0]["train"]), *opened[data])
+    row = learn(config, *opened[data])[-1]
     where = environment(device)
     return {
         "baseline": trial.baseline,
@@ -148,7 +148,7 @@ def report(trials: list[Trial], rows: list[dict[str, Any]]) -> str:
                     trial.about,
                     f"`{trial.change}`" if trial.change else "**baseline**",
                     spread([100 * row[f"val_{goal}"] for row in done.values()]),
-                    spread(gains, "+") if trial.change else "",
+                    spread(gains, "+") if gains and trial.change else "",
                     f"{statistics.mean(row['val_loss'] for row in done.values()):.3f}",
                     f"{statistics.mean(cost):.2f}" if cost else "",
                     " ".join(map(str, sorted(done))),
@@ -165,13 +165,6 @@ def report(trials: list[Trial], rows: list[dict[str, Any]]) -> str:
             f"torch {where['torch']}, commits {', '.join(commits)}.\n"
         )
     return text
-
-
-def spread(values: list[float], sign: str = "") -> str:
-    if not values:
-        return ""
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.2f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from benchmarks.models import Spec, count_macs, count_parameters
-from benchmarks.table import command_line, markdown_table
+from benchmarks.table import command_line, markdown_table, spread
 from bixt3d.config import Config, load_config
 from bixt3d.training.experiment import describe, open_splits
 
@@ -170,11 +170,6 @@ def size_of(config: Config) -> tuple[int, int]:
 def command(experiment: Experiment) -> str:
     seeds = "" if len(experiment.seeds) == 1 else ", and so for each seed"
     return f"{experiment.folder.name}: `python {experiment.environments[0]['command']}`{seeds}"
-
-
-def spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
 
 
 if __name__ == "__main__":

@@ -14,16 +14,16 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.table import environment_line, markdown_table
+from benchmarks.table import environment_line, markdown_table, spread
 from bixt3d.config import Config, load_config
 from bixt3d.datasets.split import Split
 from bixt3d.training import Trainer
 from bixt3d.training.device import pick_device
 from bixt3d.training.experiment import LABELS, build_model, build_task, describe, open_splits
-from bixt3d.training.tasks import Task
 
 
 def main() -> None:
@@ -52,11 +52,11 @@ def main() -> None:
             if data not in opened:
                 opened[data] = open_splits(config, device, ("train", "val"), train="train")
             begun = time.process_time()
-            task = build_task(config, opened[data][0]["train"])
-            row = train(config, task, *opened[data])
+            row = learn(config, *opened[data])[-1]
             minutes.append((time.process_time() - begun) / 60)
             scores.append(row)
             print(json.dumps({args.key: value, "seed": seed, **row}), flush=True)
+        task = build_task(config, opened[data][0]["train"])
         shown = [[100 * row[f"val_{name}"] for row in scores] for name in task.shown]
         loss = statistics.mean(row["train_loss"] for row in scores)
         rows.append([value, *map(spread, shown), f"{loss:.3f}", f"{statistics.mean(minutes):.1f}"])
@@ -74,22 +74,14 @@ def main() -> None:
         args.out.write_text(before + text)
 
 
-def spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{deviation}"
-
-
-def train(config: Config, task: Task, splits: dict[str, Split], stored_points: int) -> dict[str, float]:
-    """Train once and return the last epoch's row of metrics."""
-    train_split = splits["train"]
-    description = describe(config, train_split, stored_points)
+def learn(config: Config, splits: dict[str, Split], stored_points: int) -> list[dict[str, Any]]:
+    """Train once; the metrics of every epoch, as in metrics.jsonl."""
+    train = splits["train"]
+    description = describe(config, train, stored_points)
+    task, model = build_task(config, train), build_model(config, description)
     with tempfile.TemporaryDirectory() as folder:
-        model = build_model(config, description)
-        trainer = Trainer(
-            config, model, task, train_split, splits["val"], folder, description, progress=False
-        )
-        trainer.fit()
-        return json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
+        Trainer(config, model, task, train, splits["val"], folder, description, progress=False).fit()
+        return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Return mean and, of more than one, standard deviation; ``sign`` "+" shows the mean's."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.2f}{deviation}"
 
 
 def environment_line(device: torch.device) -> str:

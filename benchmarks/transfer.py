@@ -11,36 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.sweep import spread
-from benchmarks.table import command_line, environment_line, markdown_table
-from bixt3d.config import Config, load_config
-from bixt3d.datasets.split import Split
-from bixt3d.training import Trainer
+from benchmarks.sweep import learn
+from benchmarks.table import command_line, environment_line, markdown_table, spread
+from bixt3d.config import load_config
 from bixt3d.training.checkpoint import write_text
 from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import LABELS, build_model, build_task, describe, open_splits
+from bixt3d.training.experiment import LABELS, build_task, open_splits
 
 STARTS = ("scratch", "ImageNet")
 MOST_ROWS = 20  # epochs in the table
 Rows = list[dict[str, Any]]  # one an epoch, as in metrics.jsonl
-
-
-def learn(config: Config, splits: dict[str, Split], stored_points: int) -> Rows:
-    """Train once and return the metrics of every epoch."""
-    description = describe(config, splits["train"], stored_points)
-    task, model = build_task(config, splits["train"]), build_model(config, description)
-    with tempfile.TemporaryDirectory() as folder:
-        Trainer(
-            config, model, task, splits["train"], splits["val"], folder, description, progress=False
-        ).fit()
-        return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
 
 
 def spread_over(count: int) -> list[int]:

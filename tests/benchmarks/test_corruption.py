@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from benchmarks import corruption
-from benchmarks.corruption import CORRUPTIONS, Corruption, choose, load, open_clouds
+from benchmarks import corruption, damage
+from benchmarks.corruption import choose, load, open_clouds
+from benchmarks.damage import CORRUPTIONS, Corruption
 from bixt3d import Predictor, create_model
 from bixt3d.datasets.shapes import write_shapes
 from bixt3d.datasets.split import unit_sphere
@@ -26,11 +27,11 @@ from tests.training.tiny import make_config, make_split
 CPU = torch.device("cpu")
 DAMAGE = [kind for kind in CORRUPTIONS if kind.change is not None]
 SMALL = (
-    Corruption("noise", (0.05,), corruption.number, "noise", corruption.noise),
-    Corruption("missing region", (0.5, 0.9), corruption.percent, "a hole", corruption.missing_region),
-    Corruption("turned", (30,), corruption.angle, "turned", corruption.rotate, normalized=True),
-    Corruption("number of points", (128, 32, 4), corruption.number, "fewer"),
-    Corruption("repeated", (32, 4), corruption.number, "fewer", repeated=True),
+    Corruption("noise", (0.05,), damage.number, "noise", damage.noise),
+    Corruption("missing region", (0.5, 0.9), damage.percent, "a hole", damage.missing_region),
+    Corruption("turned", (30,), damage.angle, "turned", damage.rotate, normalized=True),
+    Corruption("number of points", (128, 32, 4), damage.number, "fewer"),
+    Corruption("repeated", (32, 4), damage.number, "fewer", repeated=True),
 )
 
 
@@ -80,27 +81,27 @@ def test_every_corruption_and_severity_draws_something_else() -> None:
 
     for name in ("noise", "hole"):
         for severity in (0.1, 0.2):
-            Corruption(name, (0.1, 0.2), corruption.number, "", change).apply(clouds(), severity)
+            Corruption(name, (0.1, 0.2), damage.number, "", change).apply(clouds(), severity)
     assert len(set(drawn)) == 4
 
 
 def test_noise_moves_points_and_no_normals() -> None:
     points = clouds(8, 500)
-    moved = corruption.noise(points, 0.05, seeded())
+    moved = damage.noise(points, 0.05, seeded())
     noise = torch.randn(8, 500, 3, generator=seeded())
     for cloud in range(8):
         for axis in range(3):
             told = (points[cloud, :, axis] + 0.05 * noise[cloud, :, axis]).clamp(-1, 1)
             torch.testing.assert_close(moved[cloud, :, axis], told)
     assert moved[..., 3:].equal(points[..., 3:])
-    far = corruption.noise(points, 5.0, seeded())
+    far = damage.noise(points, 5.0, seeded())
     assert far[..., :3].abs().max() == 1
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 def test_missing_points_leave_the_others_in_order(share: float) -> None:
     points = clouds(4, 61)
-    left = corruption.missing(points, share, seeded())
+    left = damage.missing(points, share, seeded())
     assert left.shape == (4, 61 - round(61 * share), 6)
     held = [[rows_of(points[cloud]).index(row) for row in rows_of(left[cloud])] for cloud in range(4)]
     assert all(places == sorted(set(places)) for places in held)
@@ -109,7 +110,7 @@ def test_missing_points_leave_the_others_in_order(share: float) -> None:
 
 def test_every_point_is_as_likely_to_be_missing() -> None:
     points = torch.arange(20.0).view(1, 20, 1).repeat(4000, 1, 3)
-    left = corruption.missing(points, 0.25, seeded())
+    left = damage.missing(points, 0.25, seeded())
     share = torch.bincount(left[..., 0].long().flatten(), minlength=20) / 4000
     torch.testing.assert_close(share, torch.full((20,), 0.75), atol=0.03, rtol=0)
 
@@ -117,7 +118,7 @@ def test_every_point_is_as_likely_to_be_missing() -> None:
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_missing_region_is_a_ball_about_a_point(share: float) -> None:
     points = clouds(5)
-    left = corruption.missing_region(points, share, seeded())
+    left = damage.missing_region(points, share, seeded())
     centres = torch.randint(60, (5, 1), generator=seeded())[:, 0].tolist()
     for cloud in range(5):
         xyz = points[cloud, :, :3].tolist()
@@ -128,7 +129,7 @@ def test_missing_region_is_a_ball_about_a_point(share: float) -> None:
 
 def test_outliers_are_spread_evenly_over_the_ball() -> None:
     points = clouds(50, 400)
-    put = corruption.outliers(points, 0.1, seeded())
+    put = damage.outliers(points, 0.1, seeded())
     changed = (put != points).any(-1)
     assert (changed.sum(1) == 40).all()
     radius = put[..., :3].norm(dim=-1)[changed]
@@ -144,7 +145,7 @@ def test_outliers_are_spread_evenly_over_the_ball() -> None:
 def test_rotation_about_any_axis() -> None:
     """Rodrigues' formula, cloud by cloud."""
     points = clouds(6)
-    turned = corruption.rotate(points, 30, seeded())
+    turned = damage.rotate(points, 30, seeded())
     generator = seeded()
     axes = torch.randn(6, 3, generator=generator)
     angles = math.radians(30) * (2 * torch.rand(6, 1, generator=generator) - 1)
@@ -163,7 +164,7 @@ def test_rotation_about_any_axis() -> None:
 
 def test_stretching_each_axis() -> None:
     points = clouds(200, 20, 3)
-    factors = corruption.stretch(points, 2, seeded()) / points
+    factors = damage.stretch(points, 2, seeded()) / points
     torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
     assert 0.5 <= factors.min() < 0.55 and 1.95 < factors.max() <= 2
     assert not torch.allclose(factors[..., 0], factors[..., 1])
