@@ -351,6 +351,7 @@ def test_memory_that_truly_gives_out(tmp_path: Path) -> None:
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     error = done.stderr.strip().splitlines()[-1]
     assert error.startswith("error: a step with 256 clouds of 1,024 points ran out of memory"), done.stderr
+    assert "train.batch_size=" in error, done.stderr
     fits = int(error.partition("train.batch_size=")[2].split()[0])
     assert 1 <= fits <= 128 and f"train.accumulate={256 // fits} " in error
 
