@@ -30,7 +30,8 @@ def spread(values: Sequence[float], sign: str = "") -> str:
 def environment_line(device: torch.device) -> str:
     """Return processor, threads, versions and commit in one line."""
     found = environment(device)
-    where = found["gpu"] or f"{found['processor']}, {found['threads']} threads"
+    threads = f"{found['threads']} thread{'s' if found['threads'] > 1 else ''}"
+    where = found["gpu"] or f"{found['processor']}, {threads}"
     versions = f"torch {found['torch']}, Python {found['python']}"
     return f"Measured on {where}; {versions}, commit {found['commit']}."
 

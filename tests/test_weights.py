@@ -305,3 +305,8 @@ def test_slice_that_differs_is_noticed() -> None:
     ):
         with pytest.raises(AssertionError):
             check_slice(before, after)
+
+
+def test_what_is_made_from_shipped_weights_lies_elsewhere(tmp_path: Path) -> None:
+    assert weights.place_beside(weights.FOLDER / "some.safetensors") == Path("runs")
+    assert weights.place_beside(tmp_path / "some.safetensors") == tmp_path

@@ -9,6 +9,7 @@ from pathlib import Path
 from bixt3d.inference.export import FORMATS, TOLERANCE, export_model
 from bixt3d.training.checkpoint import find_checkpoint
 from bixt3d.training.command import one_line_errors
+from bixt3d.training.weights import place_beside
 
 
 def main() -> None:
@@ -21,7 +22,8 @@ def main() -> None:
         for chatty in ("onnx_ir", "onnxscript", "torch.onnx"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         checkpoint = find_checkpoint(args.checkpoint)
-        out = args.out or checkpoint.with_suffix(FORMATS[args.format])
+        name = checkpoint.with_suffix(FORMATS[args.format]).name
+        out = args.out or place_beside(checkpoint) / name
         done = export_model(checkpoint, out, args.format)
         for name in done.inputs:
             print(f"input   {name}")

@@ -29,6 +29,7 @@ from bixt3d.training.report import text_table, write_csv, write_result
 from bixt3d.training.stop import StopSignals
 from bixt3d.training.tasks import ClassificationTask, PartSegmentationTask, Task
 from bixt3d.training.trainer import Trainer
+from bixt3d.training.weights import place_beside
 
 # Fields of a split for those who do not read its parts.
 NO_PARTS: dict[str, Any] = {
@@ -275,7 +276,7 @@ def evaluate_checkpoint(
     epoch = meta["metrics"]["epoch"]
     print(f"{text_table(rows)}\n\n{split_name}: {len(split)} shapes of {config.data.name}, epoch {epoch}")
     print(scores(seen))
-    out = out or path.parent / f"{path.stem}_{split_name}"
+    out = out or place_beside(path) / f"{path.stem}_{split_name}"
     out.mkdir(parents=True, exist_ok=True)
     write_csv(rows, out / "table.csv")
     write_result(out / "result.json", {"split": split_name, "shapes": len(split), **seen.metrics})

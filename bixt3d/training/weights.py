@@ -47,6 +47,11 @@ def find_weights(name: str) -> Path | None:
     return path
 
 
+def place_beside(path: Path) -> Path:
+    """Return the folder for what is made from a checkpoint: its own, but ``runs`` for weights that ship."""
+    return Path("runs") if path.parent.resolve() == FOLDER else path.parent
+
+
 def check_file(path: Path, stated: Mapping[str, Any]) -> None:
     """Raise ValueError unless a file has the ``bytes`` and the ``sha256`` that are stated for it."""
     size = path.stat().st_size
