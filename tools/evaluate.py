@@ -13,7 +13,7 @@ from bixt3d.visualize.plots import confusion_matrix
 
 def main() -> None:
     options = parser(__doc__, "YAML file; by default the settings of the checkpoint's training")
-    options.add_argument("checkpoint", help="weights file, or a run's folder: its best epoch, else its last")
+    options.add_argument("checkpoint", help="weights file, run's folder (best, else last) or shipped name")
     options.add_argument("--split", default="test", help="train, val, trainval or test (default)")
     options.add_argument("--out", type=Path, help="folder for the results; beside the checkpoint by default")
     args = options.parse_args()

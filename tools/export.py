@@ -14,7 +14,7 @@ from bixt3d.training.weights import place_beside
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="weights file, or a run's folder: its best epoch, else its last")
+    parser.add_argument("checkpoint", help="weights file, run's folder (best, else last) or shipped name")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="onnx, or torch's .pt2 (onnx)")
     parser.add_argument("--out", type=Path, help="file to write; beside the checkpoint by default")
     args = parser.parse_args()

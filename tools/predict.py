@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="+", help="meshes (.off .obj .ply ...) or clouds (.xyz .npy ...)")
     parser.add_argument(
-        "--checkpoint", required=True, help="weights file, its name without suffix, or a run's folder"
+        "--checkpoint", required=True, help="weights file, run's folder (best, else last) or shipped name"
     )
     parser.add_argument("--category", help="category of the files, for a model of parts that is told it")
     parser.add_argument("--format", choices=FORMATS, default="table", help="how results are printed (table)")

@@ -16,7 +16,7 @@ CFG = Path(__file__).parent.parent / "configs" / "shapenetpart_encdec.yaml"
 def main() -> None:
     options = parser(__doc__, f"YAML file with the settings; configs/{CFG.name} by default")
     options.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
-    options.add_argument("--checkpoint", help="only evaluate: weights file or run's folder (best, else last)")
+    options.add_argument("--checkpoint", help="only evaluate: weights file, run's folder or shipped name")
     options.add_argument("--split", help="split to evaluate --checkpoint on (test)")
     options.add_argument("--out", type=Path, help="folder for its results; beside it by default")
     options.add_argument("--picture", type=int, help="categories in its picture, 0 for none (all)")

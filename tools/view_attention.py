@@ -29,7 +29,9 @@ def symmetry(predictor: Predictor, split_name: str, root: str | None, shapes: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", nargs="?", help="mesh or cloud; a shape of the training's data by default")
-    parser.add_argument("--checkpoint", required=True, nargs="+", help="weights; several with --symmetry")
+    parser.add_argument(
+        "--checkpoint", required=True, nargs="+", help="weights, run or shipped name; several with --symmetry"
+    )
     parser.add_argument("--symmetry", action="store_true", help="compare both directions of attention")
     parser.add_argument("--category", help="category of the file, for a model of parts")
     parser.add_argument("--data", help="data folder; that of the training by default")

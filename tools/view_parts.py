@@ -38,7 +38,7 @@ def main() -> None:
         description=__doc__, epilog="Keys of the window: H explains them, there and in the terminal."
     )
     parser.add_argument("files", nargs="*", help="meshes or clouds; shapes of the training's data by default")
-    parser.add_argument("--checkpoint", required=True, help="weights file or run's folder (best, else last)")
+    parser.add_argument("--checkpoint", required=True, help="weights file, run's folder or shipped name")
     parser.add_argument("--data", help="data folder; that of the training by default")
     parser.add_argument("--split", default="test", help="train, val or test (default)")
     parser.add_argument("--category", help="only shapes of this one; for files, what they are")

@@ -89,8 +89,8 @@ def thin_points(points: Tensor, num_points: int, most: float, generator: Generat
     """Keep ``num_points`` of each cloud (B, N, C), others every time: indices (B, num_points).
 
     Each point is passed over with a probability from U(0, most), one a cloud; the first ``num_points`` that
-    are left stay, in their order, so that farthest-point order remains nearly that. Where too few are left,
-    the first of those passed over follow.
+    are left stay, in their order: points of farthest-point order stay spread out, but are no longer a
+    farthest-point sample. Where too few are left, the first of those passed over follow.
     """
     batch, count, _ = points.shape
     rate = _uniform(points, (batch, 1), 0.0, most, generator)  # (B, 1)
