@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,8 @@ import yaml
 from benchmarks.models import Spec, count_macs, count_parameters
 from benchmarks.table import command_line, markdown_table, spread
 from bixt3d.config import Config, load_config
+from bixt3d.training.checkpoint import write_text
+from bixt3d.training.command import one_line_errors
 from bixt3d.training.experiment import describe, open_splits
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
@@ -54,10 +57,12 @@ def main() -> None:
     experiments = list(find_experiments(args.results))
     if not experiments:
         parser.error(f"--results: expected folders with result.json of finished runs in {args.results}")
-    published = yaml.safe_load(args.published.read_text())
-    text = page(experiments, published, args.out.parent)
-    args.out.write_text(text)
-    print(text)
+    with one_line_errors():
+        published = yaml.safe_load(args.published.read_text())
+        text = page(experiments, published, args.out.parent)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(args.out, text)
+        print(text)
 
 
 def find_experiments(root: Path) -> Iterable[Experiment]:
@@ -83,11 +88,12 @@ def find_experiments(root: Path) -> Iterable[Experiment]:
 
 def page(experiments: list[Experiment], published: dict[str, list[dict[str, Any]]], beside: Path) -> str:
     """Return the page: a table for each data set, ours first, then what others published."""
-    text = (
-        "# Scores\n\nOurs: last epoch, moving average of the weights, no voting; the test split was "
-        "evaluated once a run and\nchose nothing. Mean ± standard deviation over the seeds. Minutes: of a "
-        "run, evaluation included. GMAC:\nmultiply-accumulates of a cloud in matrix products, forward.\n"
-    )
+    text = """# Scores
+
+Ours: last epoch (moving average of the weights, where `train.ema_decay` is not 0), no voting; the test split
+was evaluated once a run and chose nothing. Mean ± standard deviation over the seeds. Minutes: of a run,
+evaluation included. GMAC: multiply-accumulates of a cloud in matrix products, forward.
+"""
     for data_set in dict.fromkeys(title(e.config) for e in experiments):
         chosen = [e for e in experiments if title(e.config) == data_set]
         name = chosen[0].config.data.name
@@ -96,13 +102,13 @@ def page(experiments: list[Experiment], published: dict[str, list[dict[str, Any]
         text += f"\n## {data_set}\n\n" + table(chosen, columns, beside)
         text += "\n" + "".join(f"- {command(e)}\n" for e in chosen)
         if name in published:
-            text += f"\nPublished by others, not measured here{WHERE.get(name, '')}:\n\n"
+            text += f"\nPublished by others, not measured here{WHERE.get(name, '')}; what is not known is left out:\n\n"
             text += published_table(published[name], columns)
     return f"{text}\nGathered by `{command_line('benchmarks.scores')}`.\n"
 
 
 WHERE = {
-    "modelnet40": " (the official sampling of 1,024 points; ours was sampled anew)",
+    "modelnet40": " (the official point clouds; ours were sampled anew)",
     "shapenetpart": " (ShapeNetPart, 2,048 points: another data set than the one above)",
 }
 
@@ -133,30 +139,20 @@ def table(experiments: list[Experiment], columns: tuple[tuple[str, str, str], ..
                 f"{some['gpu'] or some['processor']}{cores}",
                 " ".join(map(str, e.seeds)),
                 ", ".join(sorted({where["commit"] for where in e.environments})),
-                f"[{e.folder.name}]({e.folder.relative_to(beside)})",
+                f"[{e.folder.name}]({os.path.relpath(e.folder, beside)})",
             ]
         )
     return markdown_table(head, rows) + "\n"
 
 
 def published_table(rows: list[dict[str, Any]], columns: tuple[tuple[str, str, str], ...]) -> str:
-    shown = [(key, top) for _, key, top in columns if key]
-    head = ["published", *(top.removesuffix(" (pointmlp)") for _, top in shown)]
-    head += ["parameters, M", "GMAC", "epoch chosen by", "source"]
-    return (
-        markdown_table(
-            head,
-            [
-                [
-                    row["model"],
-                    *(row.get(key, "") for key, _ in shown),
-                    *(row.get(key, "") for key in ("parameters", "gmac", "selection", "source")),
-                ]
-                for row in rows
-            ],
-        )
-        + "\n"
-    )
+    shown = {"model": "published", "points": "points"}
+    shown |= {key: top.removesuffix(" (pointmlp)") for _, key, top in columns if key}
+    shown |= {"miou": "mIoU by", "parameters": "parameters, M", "gmac": "GMAC", "voting": "voting"}
+    shown |= {"selection": "epoch chosen by", "source": "source"}
+    keys = [key for key in shown if any(key in row for row in rows)]
+    body = [[row.get(key, "") for key in keys] for row in rows]
+    return markdown_table([shown[key] for key in keys], body) + "\n"
 
 
 def size_of(config: Config) -> tuple[int, int]:

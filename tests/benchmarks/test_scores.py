@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from benchmarks import scores
+from benchmarks.models import Spec, count_macs
 from bixt3d import create_model
 from bixt3d.datasets.shapes import CATEGORIES, write_shapes
 
@@ -53,10 +55,12 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (both["seeds"], both["OA %"], both["mAcc %"]) == ("1 2", "55.00 ± 7.07", "45.00 ± 7.07")
     assert (both["parameters"], both["minutes"], both["commit"]) == (f"{parameters:,}", "3", "abc, def")
     assert (both["hardware"], both["log"], both["points"]) == ("P, 1 thread", "[tiny](tiny)", "32")
-    assert float(both["GMAC"]) > 0
+    macs = count_macs(Spec("", "bixt_ti_cls", {"num_classes": len(CATEGORIES), **ARGS}), 32, torch.device("cpu"))
+    assert both["GMAC"] == f"{macs / 1e9:.3g}"
     assert (alone["seeds"], alone["OA %"], alone["hardware"]) == ("3", "70.00", "G")
     assert alone["log"] == "[large_machine](tiny/large_machine)"
-    assert rows[6][:3] == ["Other", "99.9", ""] and rows[6][-2:] == ["test", "A book"]
+    assert rows[4] == ["published", "OA %", "epoch chosen by", "source"]
+    assert rows[6] == ["Other", "99.9", "test", "A book"]
     assert "not measured here" in page and "`python tools/train_cls.py --set train.seed=1`" in page
 
 
