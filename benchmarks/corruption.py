@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from benchmarks.damage import CORRUPTIONS, Corruption
+from benchmarks.models import count_parameters
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d import open_dataset
 from bixt3d.config import Config, config_from
@@ -65,6 +66,15 @@ class Trained:
             return choose(split, data.num_points, data.order)
         few = choose(split, int(severity), data.order)
         return choose(few, data.num_points, data.order) if corruption.repeated else few
+
+    def about(self) -> str:
+        """Return a line of what was trained, and how."""
+        data, augment, train = self.config.data, self.config.augment, self.config.train
+        return (
+            f"- {self.name}: `{self.config.model.name}`, {count_parameters(self.model):,} parameters; "
+            f"{train.epochs} epochs on `{data.train_split}`, {data.num_points} points, seed {train.seed}, "
+            f"scaled {augment.scale_low:.3g} to {augment.scale_high:.3g}, shifted by up to {augment.shift:g}"
+        )
 
     def accuracy(self, split: Split, device: torch.device) -> float:
         """Return the overall accuracy on a split as `see` gives it."""
@@ -184,16 +194,21 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def page(rows: list[list[str]], split: Split, whole: int | None, about: str) -> str:
+def page(
+    rows: list[list[str]], models: Sequence[Trained], split: Split, whole: int | None, about: str
+) -> str:
     """Return the text of the page; `whole`: the data's number of shapes, where only some were looked at."""
     part = f"the {len(split)} test shapes"
     if whole is not None:
         part = f"a trial on {len(split)} of the {whole} test shapes, spread evenly"
     again = ", ".join(c.name for c in CORRUPTIONS if c.normalized)
+    trained = "\n".join(model.about() for model in models)
     definitions = "\n".join(f"- {c.name}: {c.says}." for c in CORRUPTIONS)
     return f"""# Damaged clouds
 
-Overall accuracy in per cent on {part}, each model trained as usual, on clean clouds.
+Overall accuracy in per cent on {part}, each model trained on clean clouds:
+
+{trained}
 
 ![Accuracy against the severity of each corruption](corruption.png)
 
@@ -212,8 +227,10 @@ Afterwards clouds are centred and scaled to the unit sphere anew for these kinds
 ModelNet40-C does it for the same kinds, with a box of edge 2 in place of the sphere, PointCloud-C for scale
 alone. Only then each model chooses its points, in farthest-point order or as they are stored; where
 too few are left for it they are repeated, as `Predictor` does it. Every model sees the same damaged clouds,
-drawn by a seed of each corruption and severity. Both benchmarks damage a draw of 1,024 points and have five
-severities of each kind, so their numbers compare with these only roughly.
+drawn by a seed of each corruption and severity. Farthest-point order takes what stands apart first: of the
+points that a model takes, more are outliers than of all, the more so the fewer it takes. Both benchmarks
+damage a draw of 1,024 points and have five severities of each kind, so their numbers compare with these only
+roughly.
 
 {about}
 """
@@ -237,7 +254,7 @@ def labels(runs: Sequence[str], names: Sequence[str] | None) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", help="checkpoints: files, runs, or names of shipped weights")
-    parser.add_argument("--out", type=Path, default=Path("results/corruption"), help="folder for the results")
+    parser.add_argument("--out", type=Path, required=True, help="folder for page, table and picture")
     parser.add_argument("--names", nargs="+", help="what the models are called in table and picture")
     parser.add_argument("--shapes", type=int, help="a trial on so many shapes, spread over the split")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all models")
@@ -267,8 +284,8 @@ def run(args: argparse.Namespace) -> None:
     write_csv(rows, args.out / "table.csv")
     about = f"`{command_line('benchmarks.corruption')}`, {minutes:.1f} minutes\n\n{environment_line(device)}"
     trial = len(whole) if len(split) < len(whole) else None
-    write_text(args.out / "README.md", page(rows, split, trial, about))
-    print(markdown_table(rows[0], rows[1:]))
+    write_text(args.out / "README.md", page(rows, models, split, trial, about))
+    print(f"{markdown_table(rows[0], rows[1:])}\nwritten to {args.out}")
 
 
 if __name__ == "__main__":

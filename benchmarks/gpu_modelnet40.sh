@@ -16,7 +16,11 @@
 # DATA=folder    in place of data, where the settings look for data sets
 # PYTHON=python  that has bixt3d
 # WHEELS=folder  whose packages are installed before, on a machine without a network
-# DEVICE=cpu     a small model and one epoch, in <config>_<seed>_short, to see that every step works
+# DEVICE=cpu     a small model and one epoch, in <config>_<seed>_short, to see that every step works; OUT is then
+#                RUNS/copies, so that no trial is taken for a result
+#
+# The configs of naive, grouping and hierarchy pool tokens and latents, the baselines have latents alone: compare
+# them with naive by model.args.pool=latents, in RUNS of their own.
 #
 # Ends with 0 if all runs are finished, 75 if not: call again; 1 if one failed, 2 if the call is wrong.
 set -u
@@ -26,10 +30,13 @@ wrong() { printf 'error: %s\n' "$*" >&2; exit 2; }
 root=$(realpath -- "$(dirname "$0")/..") || exit 1
 # What is named is named from where the caller stands; runs write down their settings, so paths stay short.
 place() { realpath -ms --relative-base="$root" -- "$1"; }
-runs=$(place "${RUNS:-$root/runs}") out=$(place "${OUT:-$root/results/gpu}")
-data=$(place "${DATA:-$root/data}") wheels=${WHEELS:+$(place "$WHEELS")}
 python=${PYTHON:-python} device=${DEVICE:-cuda} minutes=${MINUTES:-8}
+runs=$(place "${RUNS:-$root/runs}") out=$root/results/gpu
+if [ "$device" = cpu ]; then out=${RUNS:-$root/runs}/copies; fi
+out=$(place "${OUT:-$out}")
+data=$(place "${DATA:-$root/data}") wheels=${WHEELS:+$(place "$WHEELS")}
 case $python in */*) python=$(realpath -ms -- "$python") ;; esac
+command -v -- "$python" >/dev/null || wrong "PYTHON: no program $python"
 [[ $minutes =~ ^[0-9]+(\.[0-9]+)?$ ]] || wrong "MINUTES: expected a number, got $minutes"
 limit=$(awk -v minutes="$minutes" 'BEGIN { printf "%d", 60 * minutes }')
 ((limit > 0)) || wrong "MINUTES: expected a second or more, got $minutes"
@@ -41,7 +48,7 @@ for word in "$@"; do
     -h | --help) usage; exit ;;
     --all) for name in hierarchy grouping naive perceiver sequential; do wanted+=("$name:"{1,2,3}); done ;;
     *=*) settings+=("$word") ;;
-    *) [[ $word =~ .:[0-9]+$ ]] || wrong "expected CONFIG SEED or CONFIG:SEED, got $word; see --help"
+    *) [[ $word =~ .:(0|[1-9][0-9]*)$ ]] || wrong "expected CONFIG SEED or CONFIG:SEED, got $word; see --help"
       wanted+=("$word") ;;
   esac
 done
@@ -80,6 +87,7 @@ SMALL = {
 
 runs, data, device, *words = sys.argv[1:]
 end = words.index("--")
+begun = set()
 with one_line_errors():
     for word in words[:end]:
         cfg, _, seed = word.rpartition(":")
@@ -94,7 +102,13 @@ with one_line_errors():
         config = load_config(cfg, settings)
         if config.run.dir:
             raise ValueError(f"run.dir={config.run.dir}: it is RUNS/<config>_<seed> here; set RUNS")
+        for setting in words[end + 1 :]:
+            if setting.startswith("train.seed="):
+                raise ValueError(f"{setting}: the seed is CONFIG's here, as in {Path(cfg).stem}:{seed}")
         folder, root = Path(runs, name), Path(config.data.root)
+        if folder in begun:
+            raise ValueError(f"{folder} would hold two of the runs: name each once, and no two files alike")
+        begun.add(folder)
         if root.parts[:1] == ("data",):
             root = Path(data, *root.parts[1:])
         if (folder / "config.yaml").is_file():

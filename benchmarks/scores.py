@@ -92,7 +92,8 @@ def page(experiments: list[Experiment], published: dict[str, list[dict[str, Any]
 
 Ours: last epoch (moving average of the weights, where `train.ema_decay` is not 0), no voting; the test split
 was evaluated once a run and chose nothing. Mean ± standard deviation over the seeds. Minutes: of a run,
-evaluation included. GMAC: multiply-accumulates of a cloud in matrix products, forward.
+evaluation included. GMAC: multiply-accumulates of a cloud in matrix products, forward; of others, half the
+FLOPs they state.
 """
     for data_set in dict.fromkeys(title(e.config) for e in experiments):
         chosen = [e for e in experiments if title(e.config) == data_set]
@@ -102,7 +103,8 @@ evaluation included. GMAC: multiply-accumulates of a cloud in matrix products, f
         text += f"\n## {data_set}\n\n" + table(chosen, columns, beside)
         text += "\n" + "".join(f"- {command(e)}\n" for e in chosen)
         if name in published:
-            text += f"\nPublished by others, not measured here{WHERE.get(name, '')}; what is not known is left out:\n\n"
+            where = WHERE.get(name, "")
+            text += f"\nPublished by others, not measured here{where}; what is not known is left out:\n\n"
             text += published_table(published[name], columns)
     return f"{text}\nGathered by `{command_line('benchmarks.scores')}`.\n"
 

@@ -3,7 +3,8 @@
     python -m benchmarks.ship runs/modelnet40_cpu --name modelnet40_cpu --data "What they are; their licence."
 
 Of float16 and bfloat16 the one is kept that changes the outputs less, on shapes of the training split. The
-file that is kept is evaluated on the test split once, as tools/evaluate.py does it, and that chooses nothing.
+file that is kept is evaluated on the test split once, as tools/evaluate.py does it, in float32 arithmetic,
+as `Predictor` computes and every machine can, and that chooses nothing.
 Into weights/ go NAME.safetensors, NAME.predictions.npz and the cards (README.md), and bixt3d/weights.json
 lists them; with another folder (--out), all four go there.
 """
@@ -64,9 +65,13 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="name of the weights, such as that of the config")
     parser.add_argument("--data", required=True, help="what the data are, and their licence, for the card")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the files (weights)")
+    parser.add_argument("--replace", action="store_true", help="weights of that name that are listed")
     parser.add_argument("--root", help="data folder; that of the training by default")
     args = parser.parse_args()
     with one_line_errors():
+        listing = list_of(args.out)
+        if not args.replace and listing.exists() and args.name in json.loads(listing.read_text()):
+            raise ValueError(f"--name: {args.name} ships already, see {listing}; --replace takes this run")
         entry = ship(args.run, args.name, args.data, args.out, args.root)
         print(f"{args.out / entry['file']}: {entry['bytes']:,} bytes, {entry['card']['half']['kept']}")
 
@@ -103,7 +108,11 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
         if (size := made[SUFFIX].stat().st_size) > MOST_BYTES:
             raise ValueError(f"{name}: expected at most {MOST_BYTES:,} bytes, got {size:,}: it is too large")
         seen, test, _ = evaluate_checkpoint(
-            made[SUFFIX], "test", overrides=[f"data.root={root}"], device=CPU, out=Path(place) / "test"
+            made[SUFFIX],
+            "test",
+            overrides=[f"data.root={root}", "train.amp=false"],
+            device=CPU,
+            out=Path(place) / "test",
         )
         model = load_checkpoint(made[SUFFIX], CPU)[0]
         shapes = spread(test)
@@ -136,12 +145,17 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
             "measured": environment_line(CPU),
         },
     }
-    listing = LIST if out.resolve() == FOLDER else out / LIST.name
+    listing = list_of(out)
     listed = json.loads(listing.read_text()) if listing.exists() else {}
     listed = dict(sorted({**listed, name: entry}.items()))
     write_text(listing, json.dumps(listed, indent=2, ensure_ascii=False) + "\n")
     write_text(out / "README.md", page(listed))
     return entry
+
+
+def list_of(out: Path) -> Path:
+    """Return the list that goes with a folder of weights."""
+    return LIST if out.resolve() == FOLDER else out / LIST.name
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -247,6 +261,7 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
         for kind in HALVES
     )
     averaged = ", moving average of the weights" if told["averaged"] else ""
+    arithmetic = "computed in bfloat16 where autocast does" if ran.get("bfloat16") else "computed in float32"
     rows = {
         "what": f"{told['task']}: `{told['model']}`, {told['parameters']:,} parameters, {told['outputs']} "
         f"{kinds}",
@@ -258,12 +273,12 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
         "protocol": f"trained on `{split}` of `{told['dataset']}`, root `{told['root']}` ({count:,} shapes); "
         f"epoch {epoch} of {epochs}{averaged}; this file evaluated once on `test` ({tests:,} shapes), which "
         "chose nothing; no voting",
-        "score": percent(entry["score"]),
-        "in full precision": percent(told["full"]),
+        "score": f"{percent(entry['score'])}, computed in float32",
+        "score of the run": f"{percent(told['full'])}, before the weights were halved, {arithmetic}",
         "half precision": f"on {half['shapes']} shapes of `{split}`: {moved}",
         "trained by": f"`{told['command']}`",
         "trained on": f"{where}; torch {ran['torch']}, commit {ran['commit']}; {told['minutes']} minutes",
-        "score measured by": f"`python tools/evaluate.py {name}`. {told['measured']}",
+        "score measured by": f"`python tools/evaluate.py {name} --set train.amp=false`. {told['measured']}",
     }
     lines = [f"| {what} | {text} |" for what, text in rows.items()]
     return "\n".join([f"## {name}", "", "| | |", "|---|---|", *lines, ""])

@@ -207,7 +207,9 @@ def test_damaged_file_is_not_read(damage: str, shelf: Path, monkeypatch: pytest.
     if damage == "one bit":
         content[-3] ^= 1
         shelf.write_bytes(content)
-        bixt3d.load_model(shelf, "cpu")  # only the checksum can tell
+        elsewhere = shelf.parent.parent / "own.safetensors"
+        elsewhere.write_bytes(content)
+        bixt3d.load_model(elsewhere, "cpu")  # only the checksum can tell
     elif damage == "cut":
         shelf.write_bytes(content[:-1])
     else:
@@ -217,9 +219,22 @@ def test_damaged_file_is_not_read(damage: str, shelf: Path, monkeypatch: pytest.
     monkeypatch.setattr("bixt3d.training.checkpoint._read", lambda path: pytest.fail("it was read"))
     with pytest.raises(ValueError, match=r"tiny_cpu\.safetensors is not the file that was shipped: it has"):
         bixt3d.load_model("tiny_cpu", "cpu")
+    monkeypatch.chdir(shelf.parent)
+    for path in ("tiny_cpu", shelf, shelf.with_suffix(""), "./tiny_cpu.safetensors"):
+        with pytest.raises(ValueError, match="is not the file that was shipped"):
+            bixt3d.load_model(path, "cpu")
 
 
 # Types of what a file holds
+
+
+@pytest.fixture
+def own(shelf: Path, tmp_path: Path) -> Path:
+    """A copy where nothing is listed."""
+    path = tmp_path / "own" / shelf.name
+    path.parent.mkdir()
+    path.write_bytes(shelf.read_bytes())
+    return path
 
 
 def rewrite(path: Path, dtype: torch.dtype, change: dict[str, Any] | None = None, key: str = "") -> None:
@@ -235,9 +250,9 @@ def rewrite(path: Path, dtype: torch.dtype, change: dict[str, Any] | None = None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_every_kind_of_number_is_read_as_float32(dtype: torch.dtype, shelf: Path) -> None:
-    rewrite(shelf, dtype)
-    model = bixt3d.load_model(shelf, "cpu")
+def test_every_kind_of_number_is_read_as_float32(dtype: torch.dtype, own: Path) -> None:
+    rewrite(own, dtype)
+    model = bixt3d.load_model(own, "cpu")
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
@@ -251,21 +266,21 @@ def test_every_kind_of_number_is_read_as_float32(dtype: torch.dtype, shelf: Path
         (torch.float32, "tracked"),
     ],
 )
-def test_other_types_are_refused(dtype: torch.dtype, key: str, shelf: Path) -> None:
-    rewrite(shelf, dtype, key=key)
+def test_other_types_are_refused(dtype: torch.dtype, key: str, own: Path) -> None:
+    rewrite(own, dtype, key=key)
     with pytest.raises(ValueError, match=rf"tiny_cpu\.safetensors: expected .* in torch\..*, got {dtype}"):
-        bixt3d.load_model(shelf, "cpu")
+        bixt3d.load_model(own, "cpu")
 
 
-def test_number_beyond_float32_is_refused(shelf: Path) -> None:
-    rewrite(shelf, torch.float64)
-    state = load_file(shelf)
+def test_number_beyond_float32_is_refused(own: Path) -> None:
+    rewrite(own, torch.float64)
+    state = load_file(own)
     state["head.linear.bias"][0] = 1e300
-    with safe_open(shelf, framework="pt") as file:
+    with safe_open(own, framework="pt") as file:
         header = file.metadata()
-    save_file(state, shelf, header)
+    save_file(state, own, header)
     with pytest.raises(ValueError, match=r"head\.linear\.bias holds NaN or infinity"):
-        bixt3d.load_model(shelf, "cpu")
+        bixt3d.load_model(own, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -279,11 +294,11 @@ def test_number_beyond_float32_is_refused(shelf: Path) -> None:
     ],
 )
 def test_evil_description_of_half_precision_weights_is_refused(
-    change: dict[str, Any], message: str, shelf: Path
+    change: dict[str, Any], message: str, own: Path
 ) -> None:
-    rewrite(shelf, torch.float16, change)
+    rewrite(own, torch.float16, change)
     with pytest.raises(ValueError, match=rf"tiny_cpu\.safetensors.*{message}"):
-        bixt3d.load_model(shelf, "cpu")
+        bixt3d.load_model(own, "cpu")
 
 
 # The check of the slice

@@ -15,7 +15,7 @@ def main() -> None:
     options = parser(__doc__, "YAML file; by default the settings of the checkpoint's training")
     options.add_argument("checkpoint", help="weights file, run's folder (best, else last) or shipped name")
     options.add_argument("--split", default="test", help="train, val, trainval or test (default)")
-    options.add_argument("--out", type=Path, help="folder for the results; beside the checkpoint by default")
+    options.add_argument("--out", type=Path, help="for results; beside the checkpoint, or runs for a name")
     args = options.parse_args()
     with one_line_errors():
         device = pick_device(args.device)

@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="weights file, run's folder (best, else last) or shipped name")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="onnx, or torch's .pt2 (onnx)")
-    parser.add_argument("--out", type=Path, help="file to write; beside the checkpoint by default")
+    parser.add_argument("--out", type=Path, help="file; beside the checkpoint, or runs for a name")
     args = parser.parse_args()
     with one_line_errors():
         for chatty in ("onnx_ir", "onnxscript", "torch.onnx"):

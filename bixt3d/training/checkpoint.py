@@ -25,7 +25,7 @@ from bixt3d.config import CHOICES, MOST_POINTS
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.factory import create_model
 from bixt3d.suggest import nearest
-from bixt3d.training.weights import find_weights, list_weights
+from bixt3d.training.weights import checked, find_weights, list_weights
 
 logger = logging.getLogger(__name__)
 
@@ -132,13 +132,13 @@ def find_checkpoint(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_file():
-        return path
+        return checked(path)
     tried = [path / f"best{SUFFIX}", path / f"last{SUFFIX}"]
     if path.name:  # "." has none
         tried.insert(0, path.with_name(path.name + SUFFIX))
     for candidate in tried:
         if candidate.is_file():
-            return candidate
+            return checked(candidate)
     is_name = str(path) == path.name  # and names no folder
     if is_name and (shipped := find_weights(path.name)):
         return shipped

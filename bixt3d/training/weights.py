@@ -39,11 +39,24 @@ def find_weights(name: str) -> Path | None:
     path: Path = FOLDER / stated["file"]
     if not path.is_file():
         raise FileNotFoundError(
-            f"{name} ships with the project, but its file {path} is not here: an installed package comes "
-            f"without weights. Take weights/{path.name} ({stated['bytes']:,} bytes, sha256 "
-            f"{stated['sha256']}) from the project's repository and give its path instead of the name"
+            f"{name} ships with the project, but its file {path} is not here: a checkout has it back by "
+            f"`git checkout weights`, an installed package comes without. Take weights/{path.name} "
+            f"({stated['bytes']:,} bytes, sha256 {stated['sha256']}) from the project's repository "
+            "and give its path instead of the name"
         )
     check_file(path, stated)
+    return path
+
+
+def checked(path: Path) -> Path:
+    """Return a checkpoint's path; if it is a file that ships, however it was named, hold it against the list.
+
+    Raises:
+        ValueError: If it is not the file that was shipped.
+    """
+    stated = read_list().get(path.stem)
+    if stated is not None and path.resolve() == FOLDER / stated["file"]:
+        check_file(path, stated)
     return path
 
 

@@ -275,6 +275,7 @@ def test_page_table_and_picture(runs: Path, tmp_path: Path, monkeypatch: pytest.
     assert "![Accuracy against the severity of each corruption](corruption.png)" in page
     assert "Measured on" in page and "`python -m benchmarks.corruption " in page
     assert "trial" not in page and all(f"- {kind.name}: {kind.says}." in page for kind in SMALL)
+    assert "- naive/last: `bixt_ti_cls`, " in page and "1 epochs on `train`, 32 points" in page
     before = (out / "table.csv").read_bytes()
     command(monkeypatch, *asked, out)
     assert (out / "table.csv").read_bytes() == before
@@ -318,3 +319,18 @@ def test_models_of_other_data(runs: Path, tmp_path: Path) -> None:
     naive.model.description["classes"] = ["other"]  # type: ignore[union-attr, index]
     with pytest.raises(ValueError, match="naive knows other classes than shapes"):
         open_clouds([naive])
+
+
+# The results that are kept
+
+
+def test_kept_results_are_of_what_is_done_today() -> None:
+    folder = Path(__file__).parents[2] / "results" / "corruption"
+    with open(folder / "table.csv", newline="") as file:
+        _, *rows = csv.reader(file)
+    shown = [(kind.name, kind.shown(severity)) for kind in CORRUPTIONS for severity in kind.severities]
+    assert [tuple(row[:2]) for row in rows] == [("none", ""), *shown, ("mean", "")]
+    page = (folder / "README.md").read_text()
+    assert all(f"- {kind.name}: {kind.says}." in page for kind in CORRUPTIONS)
+    again = ", ".join(kind.name for kind in CORRUPTIONS if kind.normalized)
+    assert f"anew for these kinds alone: {again}." in page

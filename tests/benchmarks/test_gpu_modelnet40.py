@@ -201,6 +201,9 @@ def test_what_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
         (["hierarchie", "1"], "8", "no config file configs/hierarchie.yaml"),
         (["hierarchy", "1", "train.epoch=3"], "8", "did you mean 'epochs'?"),
         (["hierarchy", "1", "run.dir=here"], "8", "set RUNS"),
+        (["hierarchy", "1", "train.seed=2"], "8", "as in modelnet40_hierarchy:1"),
+        (["naive", "010"], "8", "got naive"),
+        (["naive:1", "naive:1"], "8", "modelnet40_naive_1_short would hold two of the runs"),
     ],
 )
 def test_wrong_call_trains_nothing(words: list[str], minutes: str, reason: str, tmp_path: Path) -> None:

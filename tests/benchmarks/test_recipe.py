@@ -156,8 +156,8 @@ def test_every_change_of_the_plan_can_be_trained() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--baselines", "smal"], "--baselines: unknown 'smal'; did you mean 'small'?; known: small"),
-        (["--only", "latent"], "unknown 'latent'; did you mean 'latents'?; known: latents, optimiser"),
+        (["--baselines", "smal"], "--baselines: unknown 'smal'; did you mean 'small'?; known: 'small'"),
+        (["--only", "latent"], "unknown 'latent'; did you mean 'latents'?; known: 'latents', 'optimiser'"),
     ],
 )
 def test_unknown_names(

@@ -55,7 +55,8 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (both["seeds"], both["OA %"], both["mAcc %"]) == ("1 2", "55.00 ± 7.07", "45.00 ± 7.07")
     assert (both["parameters"], both["minutes"], both["commit"]) == (f"{parameters:,}", "3", "abc, def")
     assert (both["hardware"], both["log"], both["points"]) == ("P, 1 thread", "[tiny](tiny)", "32")
-    macs = count_macs(Spec("", "bixt_ti_cls", {"num_classes": len(CATEGORIES), **ARGS}), 32, torch.device("cpu"))
+    spec = Spec("", "bixt_ti_cls", {"num_classes": len(CATEGORIES), **ARGS})
+    macs = count_macs(spec, 32, torch.device("cpu"))
     assert both["GMAC"] == f"{macs / 1e9:.3g}"
     assert (alone["seeds"], alone["OA %"], alone["hardware"]) == ("3", "70.00", "G")
     assert alone["log"] == "[large_machine](tiny/large_machine)"
@@ -78,3 +79,11 @@ def test_no_results(
 def test_every_published_score_names_its_source() -> None:
     for rows in yaml.safe_load(scores.PUBLISHED.read_text()).values():
         assert all(row["source"] and row["model"] for row in rows)
+
+
+def test_the_paper_is_quoted_alike() -> None:
+    published = yaml.safe_load(scores.PUBLISHED.read_text())
+    oa = [str(row["oa"]) for row in published["modelnet40"] if row["model"].startswith("BiXT")]
+    miou = [str(row["class"]) for row in published["shapenetpart"] if row["model"].startswith("BiXT")]
+    words = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
+    assert f"the paper reports {' / '.join(oa)} % OA" in words and f"and {' / '.join(miou)} % class" in words

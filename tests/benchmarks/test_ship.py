@@ -181,7 +181,7 @@ def test_mistakes_leave_the_folder_as_it_was(
         save_model(run / "last.safetensors", bixt3d.load_model(run / "last", "cpu"), {**config})
         root, words = str(tmp_path / "empty"), "modelnet40_ply_hdf5_2048"
     before = contents(out)
-    options = [str(run), "--name", name, "--data", note, "--out", str(out), "--root", root]
+    options = [str(run), "--name", name, "--data", note, "--out", str(out), "--root", root, "--replace"]
     monkeypatch.setattr(sys, "argv", ["ship", *options])
     with pytest.raises(SystemExit, match="^error: ") as ended:
         main()
@@ -196,6 +196,10 @@ def test_shipping_again_replaces_the_entry(
     shutil.copytree(place / "shelf", out)
     options = [str(place / "runs" / "tiny"), "--name", "tiny", "--data", "Other words.", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["ship", *options])
+    with pytest.raises(SystemExit, match="^error: --name: tiny ships already"):
+        main()
+    assert contents(out) == contents(place / "shelf")
+    monkeypatch.setattr(sys, "argv", ["ship", *options, "--replace"])
     main()
     listed, before = (json.loads((folder / "weights.json").read_text()) for folder in (out, place / "shelf"))
     assert list(listed) == list(ROOTS) and listed["tiny_parts"] == before["tiny_parts"]
