@@ -276,7 +276,7 @@ def evaluate_checkpoint(
     epoch = meta["metrics"]["epoch"]
     print(f"{text_table(rows)}\n\n{split_name}: {len(split)} shapes of {config.data.name}, epoch {epoch}")
     print(scores(seen))
-    learned = meta["config"]["data"]["train_split"]
+    learned = meta.get("config", {}).get("data", {}).get("train_split")
     if split_name in ("train", "trainval") or (split_name == "val" and learned == "trainval"):
         print(f"the model was trained on these shapes ({learned}): this says nothing about others")
     out = out or place_beside(path) / f"{path.stem}_{split_name}"

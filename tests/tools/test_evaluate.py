@@ -69,13 +69,19 @@ def test_other_split_settings_and_folder(workplace: Workplace, trained: Trained,
         *("evaluate", trained.run_dir, "--split", "val", "--out", tmp_path / "a" / "b"),
         *("--cfg", workplace.config, "--set", *settings),
     ).succeeded()
-    assert "val: 10 shapes of shapes" in outcome.out
+    assert "val: 10 shapes of shapes" in outcome.out and "trained on these" not in outcome.out
     assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == {
         "confusion.csv",
         "confusion.png",
         "result.json",
         "table.csv",
     }
+
+
+def test_scores_on_what_was_learned_say_so(workplace: Workplace, trained: Trained, tmp_path: Path) -> None:
+    asked = ["evaluate", trained.run_dir, "--out", tmp_path, "--split"]
+    for split, words in (("train", "trained on these shapes (train)"), ("trainval", "trained on these")):
+        assert words in workplace.run(*asked, split).succeeded().out
 
 
 @pytest.mark.parametrize(
