@@ -279,10 +279,10 @@ def run(args: argparse.Namespace) -> None:
     clean, scores = measure(models, split, device)
     rows = table(clean, scores)
     minutes = (time.perf_counter() - begun) / 60
+    about = f"`{command_line('benchmarks.corruption')}`, {minutes:.1f} minutes\n\n{environment_line(device)}"
     args.out.mkdir(parents=True, exist_ok=True)
     robustness_curves(clean, scores, args.out / "corruption.png")
     write_csv(rows, args.out / "table.csv")
-    about = f"`{command_line('benchmarks.corruption')}`, {minutes:.1f} minutes\n\n{environment_line(device)}"
     trial = len(whole) if len(split) < len(whole) else None
     write_text(args.out / "README.md", page(rows, models, split, trial, about))
     print(f"{markdown_table(rows[0], rows[1:])}\nwritten to {args.out}")
