@@ -102,6 +102,7 @@ def wait_for(browser: Any, path: Path, *colors: str) -> list[float]:
 @needs_browser
 def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
 
     page = write_page([cloud(), cloud(EVIL, 1)], tmp_path / "page.html", title="a <b>title</b>")
     browser.get(page.as_uri())
@@ -118,7 +119,7 @@ def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
         buttons[name].click()
         assert name in headline.text or name == "attention" and "layer 1 of 3" in headline.text
     browser.find_elements(By.CSS_SELECTOR, "#chooser button")[-1].click()
-    assert EVIL in headline.text
+    WebDriverWait(browser, 30).until(lambda _: EVIL in headline.text)  # its cloud is unpacked first
     assert browser.execute_script("return window.evil") is None
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     messages = [entry["message"] for entry in browser.get_log("performance")]
