@@ -94,6 +94,8 @@ Ours: last epoch (moving average of the weights, where `train.ema_decay` is not 
 was evaluated once a run and chose nothing. Mean ± standard deviation over the seeds. Minutes: of a run,
 evaluation included. GMAC: multiply-accumulates of a cloud in matrix products, forward; of others, half the
 FLOPs they state.
+A config may have changed since its run: each run's own settings are the config.yaml in its log, to be given
+as --cfg.
 """
     for data_set in dict.fromkeys(title(e.config) for e in experiments):
         chosen = [e for e in experiments if title(e.config) == data_set]
