@@ -24,17 +24,18 @@ from benchmarks.damage import CORRUPTIONS, Corruption
 from benchmarks.models import count_parameters
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d import open_dataset
-from bixt3d.config import Config, config_from
+from bixt3d.config import Config, config_from, override
 from bixt3d.datasets.loader import arrange_split
+from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.split import Split
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.training import load_checkpoint
-from bixt3d.training.checkpoint import write_text
 from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import pick_device
 from bixt3d.training.evaluate import evaluate
-from bixt3d.training.experiment import NO_PARTS, build_task
+from bixt3d.training.files import write_text
 from bixt3d.training.report import write_csv
+from bixt3d.training.splits import build_task
 from bixt3d.visualize.plots import robustness_curves
 
 Scores = dict[str, dict[str, dict[str, float | None]]]  # corruption -> model -> severity -> OA
@@ -56,12 +57,12 @@ class Trained:
     name: str
     model: nn.Module
     config: Config
-    channels: int
+    features: tuple[str, ...]
 
     def see(self, split: Split, corruption: Corruption | None, severity: float) -> Split:
         """Return the points that the model looks at; a split that is damaged already, or is to be thinned."""
         data = self.config.data
-        split = replace(split, points=split.points[..., : self.channels])
+        split = split.with_features(self.features)
         if corruption is None or corruption.change is not None:
             return choose(split, data.num_points, data.order)
         few = choose(split, int(severity), data.order)
@@ -79,7 +80,8 @@ class Trained:
     def accuracy(self, split: Split, device: torch.device) -> float:
         """Return the overall accuracy on a split as `see` gives it."""
         split, train = split.to(device), self.config.train
-        task = build_task(self.config, split)
+        task = build_task(self.config)
+        task.set_facts(task.facts(split))
         return evaluate(self.model, split, task, train.eval_batch_size, train.amp).metrics["oa"]
 
 
@@ -93,16 +95,15 @@ def load(run: str, name: str, overrides: Sequence[str], device: torch.device) ->
     model, meta = load_checkpoint(run, device)
     if not isinstance(model, PointClassifier):
         raise ValueError(f"{run}: expected a classifier, got a model of parts ({meta['model']['name']})")
-    config = config_from(meta["config"], overrides)
-    config.model.name = meta["model"]["name"]
-    return Trained(name, model, config, model.in_dims)
+    config = override(config_from(meta["config"], overrides), model={"name": meta["model"]["name"]})
+    return Trained(name, model, config, model.description.preprocess.features)
 
 
 def open_clouds(models: Sequence[Trained]) -> Split:
     """Open the test split of the data set that all models were trained on, with all stored points.
 
     Raises:
-        ValueError: If the models are of several data sets, or know other classes or channels than the data.
+        ValueError: If the models are of several data sets, or know other classes or features than the data.
     """
     data = models[0].config.data
     for other in models:
@@ -112,15 +113,18 @@ def open_clouds(models: Sequence[Trained]) -> Split:
                 f"{other.config.data.name} in {other.config.data.root} for {other.name}; --set data.root=... "
                 "if it only moved"
             )
-    split = replace(open_dataset(data.name, data.root, "test"), **NO_PARTS)
+    split = normalize_split(open_dataset(data.name, data.root, "test").without_parts())
     if split.count is not None:
         raise ValueError(f"{data.name} in {data.root}: expected clouds of equally many points of their own")
     for trained in models:
         assert isinstance(trained.model, PointClassifier) and trained.model.description is not None
-        if trained.model.description["classes"] != list(split.classes):
+        if list(trained.model.description.facts["classes"]) != list(split.classes):
             raise ValueError(f"{trained.name} knows other classes than {data.name} in {data.root} has")
-        if trained.channels > split.channels:
-            raise ValueError(f"{trained.name} takes normals, and {data.name} in {data.root} has none")
+        if not set(trained.features) <= set(split.features):
+            raise ValueError(
+                f"{trained.name} takes {', '.join(trained.features)}: expected {data.name} in {data.root} to "
+                f"have it, got {', '.join(split.features) or 'xyz alone'}; damage is of xyz and normals"
+            )
     return split
 
 
@@ -152,14 +156,14 @@ def _row(
     severity: float,
     device: torch.device,
 ) -> dict[str, float | None]:
-    chosen: dict[tuple[int, str, int], Split] = {}  # models that take the same points share their search
+    chosen: dict[tuple[int, str, tuple[str, ...]], Split] = {}  # models that take the same points share their search
     row: dict[str, float | None] = {}
     fewer = corruption is not None and corruption.change is None
     for trained in models:
         if fewer and severity > split.num_points:
             row[trained.name] = None
             continue
-        key = trained.config.data.num_points, trained.config.data.order, trained.channels
+        key = trained.config.data.num_points, trained.config.data.order, trained.features
         if key not in chosen:
             chosen[key] = trained.see(split, corruption, severity)
         try:

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from bixt3d.datasets import augment
-from bixt3d.datasets.split import unit_sphere
+from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.ops import gather_points
 
 Change = Callable[[Tensor, float, Generator], Tensor]

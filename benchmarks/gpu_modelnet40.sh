@@ -74,10 +74,10 @@ import inspect
 import sys
 from pathlib import Path
 
-from bixt3d.config import load_config
+from bixt3d.config import load_config, override
 from bixt3d.models.factory import MODELS
-from bixt3d.presets import labels_parts
 from bixt3d.training.command import one_line_errors
+from bixt3d.training.splits import build_task
 
 SMALL = {
     **{"dim": 12, "depth": 2, "num_blocks": 2, "self_attends_per_block": 1, "num_heads": 2, "num_latents": 4},
@@ -100,7 +100,7 @@ with one_line_errors():
             settings = ["data.num_points=64", "train.epochs=1", *small, *settings]
         settings += [f"train.seed={seed}", "run.tensorboard=false"]
         config = load_config(cfg, settings)
-        if config.run.dir:
+        if config.run.dir != f"runs/{Path(cfg).stem}":
             raise ValueError(f"run.dir={config.run.dir}: it is RUNS/<config>_<seed> here; set RUNS")
         for setting in words[end + 1 :]:
             if setting.startswith("train.seed="):
@@ -113,10 +113,11 @@ with one_line_errors():
             root = Path(data, *root.parts[1:])
         if (folder / "config.yaml").is_file():
             before = load_config(folder / "config.yaml")
-            before.run, before.data.root = config.run, config.data.root  # where things are may change
+            # where things are may change
+            before = override(before, run=vars(config.run), data={"root": config.data.root})
             if before != config:
                 raise ValueError(f"{folder} was begun with other settings, see its config.yaml; change RUNS")
-        program = "seg_shapenetpart" if labels_parts(model) else "train_cls"
+        program = "seg_shapenetpart" if build_task(config).per_point else "train_cls"
         command = [f"tools/{program}.py", "--cfg", cfg, "--device", device, "--set", *settings]
         print(folder, *command, f"run.dir={folder}", f"data.root={root}", sep="\t")
 PYTHON

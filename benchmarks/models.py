@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +19,16 @@ from benchmarks.peers.pointmlp import pointmlp, pointmlp_elite
 from benchmarks.peers.pointnet import pointnet
 from benchmarks.peers.pointnet2 import pointnet2_ssg
 from bixt3d import create_model, list_models
-from bixt3d.config import CHOICES, Config
+from bixt3d.config import Config, TrainConfig, override
 from bixt3d.datasets.loader import Batch
-from bixt3d.datasets.shapenetpart import OFFICIAL
+from bixt3d.datasets.part_table import OFFICIAL
 from bixt3d.models.attention import BidirectionalCrossAttention
 from bixt3d.models.segmenter import PointSegmenter
+from bixt3d.settings import kinds_of
 from bixt3d.suggest import nearest
+from bixt3d.tasks import ClassificationTask, PartSegmentationTask, Task
 from bixt3d.training.device import Workers, autocast, has_bfloat16
 from bixt3d.training.step import Learner
-from bixt3d.training.tasks import ClassificationTask, PartSegmentationTask, Task
 
 PEERS: dict[str, Callable[..., nn.Module]] = {
     "pointmlp": pointmlp,
@@ -42,7 +43,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WAYS: dict[str, Sequence[str] | None] = {
     "threads": None,
     "dtype": tuple(DTYPES),
-    "compile": CHOICES["train.compile_mode"],
+    "compile": get_args(kinds_of(TrainConfig)["compile_mode"]),
 }
 
 
@@ -143,12 +144,16 @@ class Work:
         self.model = spec.build().to(device).train(mode == "training")
         self.device = device
         self.batch, self.task = batch_for(self.model, spec, num_points, batch, device)
-        config = Config()
-        config.train.amp = spec.ways.get("dtype", dtype) == "bfloat16"
+        config = override(
+            Config(),
+            train={
+                "amp": spec.ways.get("dtype", dtype) == "bfloat16",
+                "compile": "compile" in spec.ways,
+                "compile_mode": spec.ways.get("compile", "default"),
+            },
+        )
         if config.train.amp and not has_bfloat16(device):
             raise ValueError(f"{device} has no units for bfloat16 and would only emulate it: take float32")
-        config.train.compile = "compile" in spec.ways
-        config.train.compile_mode = spec.ways.get("compile", "default")
         self.config = config
         self.learner: Learner | None = None
         self.look = self.task.forward

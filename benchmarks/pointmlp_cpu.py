@@ -21,14 +21,15 @@ from torch.nn import functional as F
 
 from benchmarks.models import PEERS
 from benchmarks.timing import milliseconds
-from bixt3d.config import Config, load_config
+from bixt3d.config import Config, load_config, override
 from bixt3d.datasets.split import Split
 from bixt3d.training import ClassificationTask, Trainer, evaluate
 from bixt3d.training.device import has_bfloat16, keep_freed_memory, pick_device
-from bixt3d.training.experiment import open_splits
+from bixt3d.training.experiment import describe
 from bixt3d.training.log import environment
+from bixt3d.training.splits import open_splits
 
-CFG = Path(__file__).parent.parent / "configs" / "modelnet40_naive.yaml"
+CFG = Path(__file__).parent.parent / "configs" / "paper_naive.yaml"
 
 
 def main() -> None:
@@ -42,7 +43,6 @@ def main() -> None:
     args = parser.parse_args()
     begun = time.perf_counter()
     overrides = [
-        "preset=pointmlp",
         "data.train_split=trainval",
         f"data.root={args.data}",
         f"train.seed={args.seed}",
@@ -54,25 +54,27 @@ def main() -> None:
     config = load_config(CFG, overrides)
     device = pick_device(args.device)
     keep_freed_memory()
-    splits, _ = open_splits(config, device, ("trainval", "test"))
+    splits, stored_points = open_splits(config, device, ("trainval", "test"))
     train, test = splits["trainval"], splits["test"]
     torch.manual_seed(args.seed)
     model = PEERS[args.model](len(train.classes)).to(device)
     measured = {}
     for amp in (False, True) if has_bfloat16(device) else (False,):
-        config.train.amp = amp
+        config = override(config, train={"amp": amp})
         measured[amp] = rates(config, PEERS[args.model](len(train.classes)).to(device), train)
     # In the precision that is the faster one for it here.
-    config.train.amp = min(measured, key=lambda amp: measured[amp])
-    step, cloud = measured[config.train.amp]
+    amp = min(measured, key=lambda amp: measured[amp])
+    step, cloud = measured[amp]
     left = 60 * args.minutes - (time.perf_counter() - begun) - 1.1 * cloud * len(test)
     steps = int(0.95 * left / step)
     batch = config.train.batch_size
     print(f"{step:.2f} s a step of {batch}, {1e3 * cloud:.0f} ms a test cloud: {steps} steps", flush=True)
-    config.train.epochs = epochs = max(1, -(-steps * batch // len(train)))
-    task = ClassificationTask(train.classes, config.optim.label_smoothing)
+    epochs = max(1, -(-steps * batch // len(train)))
+    config = override(config, train={"amp": amp, "epochs": epochs})
+    task = ClassificationTask(train.classes)
+    task.configure(config)
     with tempfile.TemporaryDirectory() as folder:
-        about = {"model": {"name": args.model, "args": {}}, "classes": list(train.classes)}
+        about = describe(config, train, stored_points, task, model)
         trainer = Trainer(config, model, task, train, None, folder, about)
         # Shorter epochs, each of other clouds, as the order is drawn anew: the schedule fills the time.
         trainer.steps_per_epoch = max(1, steps // epochs)

@@ -20,7 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,15 +29,16 @@ import yaml
 
 from benchmarks.sweep import learn
 from benchmarks.table import markdown_table, spread
-from bixt3d.config import load_config
+from bixt3d.config import Config, load_config, override, to_dict
 from bixt3d.datasets.split import Split
-from bixt3d.models.factory import MODELS
+from bixt3d.models.factory import find_builder
 from bixt3d.suggest import nearest
-from bixt3d.training.checkpoint import write_text
+from bixt3d.tasks import metric_titles
 from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import LABELS, open_splits
+from bixt3d.training.files import write_text
 from bixt3d.training.log import environment
+from bixt3d.training.splits import open_splits
 from bixt3d.training.stop import Stopped
 
 INTRODUCTION = """# Recipe: single changes, on the validation split
@@ -144,24 +145,34 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def resolve(trial: Trial) -> dict[str, Any]:
     """Return every setting of a trial by its full name, defaults too, but the seed and where the run lies."""
-    config = load_config(trial.config, trial.settings)
-    takes = inspect.signature(MODELS[config.model.name]).parameters
+    return flat(load_config(trial.config, trial.settings))
+
+
+def flat(config: Config) -> dict[str, Any]:
+    takes = inspect.signature(find_builder(config.model.name)).parameters
     given = {key: p.default for key, p in takes.items() if p.default is not p.empty} | config.model.args
-    stated = {
-        f"{section}.{key}": value
-        for section, values in asdict(config).items()
-        if isinstance(values, dict)  # the preset's name says nothing that is not spelt out
-        for key, value in values.items()
-        if section != "run" and (section, key) not in (("model", "args"), ("train", "seed"))
-    }
+    stated: dict[str, Any] = {"task": config.task}
+    for section, values in to_dict(config).items():
+        if isinstance(values, dict) and section != "run":
+            stated |= {f"{section}.{key}": value for key, value in values.items()}
+    del stated["model.args"], stated["train.seed"]
     stated |= {f"model.args.{key}": value for key, value in given.items()}
     resolved: dict[str, Any] = json.loads(json.dumps(stated))
     return resolved
 
 
+@cache
+def defaults(model: str) -> dict[str, Any]:
+    """Return what every setting is where nothing is said."""
+    return flat(override(Config(), model={"name": model}))
+
+
 def is_of(row: Mapping[str, Any], resolved: Mapping[str, Any]) -> bool:
-    """Whether a row is of these settings; one that came later than the row has no say."""
-    return all(key in resolved and resolved[key] == value for key, value in row["resolved"].items())
+    """Whether a row is of these settings; one that came later than the row had its default then."""
+    known = dict(row["resolved"])
+    if "data.normals" in known:  # the older spelling
+        known["data.features"] = None if known.pop("data.normals") else []
+    return {**defaults(resolved["model.name"]), **known} == resolved
 
 
 def run(
@@ -221,7 +232,7 @@ def report(trials: list[Trial], rows: list[dict[str, Any]]) -> str:
                     " ".join(map(str, sorted(done))),
                 ]
             )
-        head = ["", "change", f"val {LABELS[goal]} %", "gain", "val loss", "time", "seeds"]
+        head = ["", "change", f"val {metric_titles()[goal]} %", "gain", "val loss", "time", "seeds"]
         minutes = statistics.mean(row["cpu_minutes"] for row in base.values())
         where = next(iter(base.values()))
         every = [row for t in alike for row in of[t].values()]

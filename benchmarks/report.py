@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.table import environment_line, markdown_table
-from bixt3d.training.checkpoint import write_text
+from bixt3d.training.files import write_text
 from bixt3d.training.log import environment
 
 WIDTH = 80

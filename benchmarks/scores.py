@@ -23,9 +23,10 @@ import yaml
 from benchmarks.models import Spec, count_macs, count_parameters
 from benchmarks.table import command_line, markdown_table, spread
 from bixt3d.config import Config, load_config
-from bixt3d.training.checkpoint import write_text
 from bixt3d.training.command import one_line_errors
-from bixt3d.training.experiment import describe, open_splits
+from bixt3d.training.experiment import describe
+from bixt3d.training.files import write_text
+from bixt3d.training.splits import open_splits
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 CPU = torch.device("cpu")
@@ -162,7 +163,7 @@ def published_table(rows: list[dict[str, Any]], columns: tuple[tuple[str, str, s
 def size_of(config: Config) -> tuple[int, int]:
     """Count parameters and multiply-accumulates of an experiment's model on its data."""
     splits, stored = open_splits(config, CPU, ("test",))
-    model = describe(config, splits["test"], stored)["model"]
+    model = describe(config, splits["test"], stored).model
     spec = Spec(model["name"], model["name"], model["args"])
     return count_parameters(spec.build()), count_macs(spec, config.data.num_points, CPU)
 

@@ -29,12 +29,15 @@ from torch import Tensor, nn
 from benchmarks.table import environment_line
 from bixt3d.config import Config, config_from, load_config
 from bixt3d.datasets.loader import CloudLoader
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.metrics import mask_logits
-from bixt3d.training.checkpoint import SUFFIX, load_checkpoint, save_model, write_atomically, write_text
+from bixt3d.tasks import Task, metric_titles
+from bixt3d.training.checkpoint import SUFFIX, load_checkpoint, save_model
 from bixt3d.training.command import one_line_errors
-from bixt3d.training.experiment import LABELS, build_task, evaluate_checkpoint, open_splits
-from bixt3d.training.tasks import Task
+from bixt3d.training.files import write_atomically, write_text
+from bixt3d.training.scoring import evaluate_checkpoint
+from bixt3d.training.splits import build_task, open_splits
 from bixt3d.training.weights import FOLDER, LIST, checksum
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +99,8 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
     root = root or meta["config"]["data"]["root"]
     config = config_from(meta["config"], [f"data.root={root}"])
     train = open_splits(config, CPU, (config.data.train_split,))[0][config.data.train_split]
-    part, task = train.select(spread(train)), build_task(config, train)
+    part, task = train.select(spread(train)), build_task(config)
+    task.set_facts(task.facts(train))
     changes = {kind: change(model, part, task, dtype) for kind, dtype in HALVES.items()}
     kept = min(changes, key=lambda kind: changes[kind]["logits"])
     out.mkdir(parents=True, exist_ok=True)
@@ -107,7 +111,7 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
         save_model(made[SUFFIX], halved(model, HALVES[kept]), about)
         if (size := made[SUFFIX].stat().st_size) > MOST_BYTES:
             raise ValueError(f"{name}: expected at most {MOST_BYTES:,} bytes, got {size:,}: it is too large")
-        seen, test, _ = evaluate_checkpoint(
+        scored = evaluate_checkpoint(
             made[SUFFIX],
             "test",
             overrides=[f"data.root={root}", "train.amp=false"],
@@ -115,15 +119,16 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
             out=Path(place) / "test",
         )
         model = load_checkpoint(made[SUFFIX], CPU)[0]
+        test = scored.split
         shapes = spread(test)
-        stored = predictions(model, test.select(shapes), build_task(config, test))
+        stored = predictions(model, test.select(shapes), scored.task)
         np.savez_compressed(made[".predictions.npz"], shapes=shapes.numpy(), of=len(test), **stored)
         files = [describe(path) for path in made.values()]
         for path in made.values():
             write_atomically(out / path.name, lambda target, path=path: shutil.copyfile(path, target))
     entry = {
         **files[0],
-        "score": seen.metrics,
+        "score": scored.seen.metrics,
         "predictions": files[1],
         "card": {
             "task": meta["task"],
@@ -137,7 +142,7 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
             "splits": {config.data.train_split: len(train), "test": len(test)},
             "epochs": [meta["metrics"]["epoch"], config.train.epochs],
             "averaged": config.train.ema_decay > 0,
-            "full": {key: value for key, value in told["result"]["last"].items() if key in LABELS},
+            "full": {key: value for key, value in told["result"]["last"].items() if key in metric_titles()},
             "half": {"kept": kept, "shapes": len(part), **changes},
             "command": command,
             "minutes": told["result"]["minutes"],
@@ -255,7 +260,8 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
     half, (epoch, epochs) = told["half"], told["epochs"]
     kinds = "parts" if "part" in told["task"] else "classes"
     where = ran["gpu"] or f"{ran['processor']}, {ran['threads']} thread{'s' if ran['threads'] > 1 else ''}"
-    sees = "xyz and normal" if preprocess["channels"] == 6 else "xyz"
+    features = Preprocess.from_dict(preprocess).features
+    sees = f"xyz and {', '.join(features)}" if features else "xyz"
     moved = "; ".join(
         f"{kind} changed a logit by {half[kind]['logits']:.1e} on average, and {half[kind]['labels']} labels"
         for kind in HALVES
@@ -263,7 +269,7 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
     averaged = ", moving average of the weights" if told["averaged"] else ""
     arithmetic = "computed in bfloat16 where autocast does" if ran.get("bfloat16") else "computed in float32"
     rows = {
-        "what": f"{told['task']}: `{told['model']}`, {told['parameters']:,} parameters, {told['outputs']} "
+        "what": f"{told['task'].replace('_', ' ')}: `{told['model']}`, {told['parameters']:,} parameters, {told['outputs']} "
         f"{kinds}",
         "takes": f"{preprocess['num_points']} points, {sees}, order `{preprocess['order']}`, of "
         f"{preprocess['stored_points']} stored",
@@ -285,7 +291,7 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def percent(score: Mapping[str, float]) -> str:
-    return ", ".join(f"{LABELS[key]} {100 * value:.2f} %" for key, value in score.items())
+    return ", ".join(f"{metric_titles()[key]} {100 * value:.2f} %" for key, value in score.items())
 
 
 if __name__ == "__main__":

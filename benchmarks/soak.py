@@ -36,7 +36,8 @@ from bixt3d.config import Config, load_config
 from bixt3d.datasets.shapes import write_shapes
 from bixt3d.inference import Predictor
 from bixt3d.training.checkpoint import load_checkpoint, save_model
-from bixt3d.training.experiment import evaluate_checkpoint, train_model
+from bixt3d.training.experiment import train
+from bixt3d.training.scoring import evaluate_checkpoint
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUICKSTART, PARTSEG = "shapes_quickstart", "shapes_partseg"
@@ -178,7 +179,7 @@ class Rounds:
         overrides = [
             f"data.root={self.folder / ('data/shapes' if name == PARTSEG else 'data')}",
             "data.num_points=256",
-            "data.normals=false",
+            "data.features=[]",
             "train.epochs=1",
             "train.batch_size=16",
             "optim.warmup_epochs=0",
@@ -190,7 +191,7 @@ class Rounds:
         """Train both from the start, with their evaluation and checkpoints."""
         for name in (QUICKSTART, PARTSEG):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            train_model(self.config(name), CPU)
+            train(self.config(name), device=CPU)
 
     def evaluate(self) -> None:
         """Evaluate both checkpoints."""

@@ -17,9 +17,10 @@ import statistics
 from pathlib import Path
 
 from benchmarks.table import markdown_table
+from bixt3d.tasks import metric_titles
 from bixt3d.training import load_checkpoint
-from bixt3d.training.experiment import LABELS, evaluate_checkpoint
 from bixt3d.training.report import text_table, write_confusion
+from bixt3d.training.scoring import evaluate_checkpoint
 from bixt3d.visualize.plots import confusion_matrix, read_metrics, training_curves
 
 
@@ -35,7 +36,7 @@ def main() -> None:
         result = json.loads((run / "result.json").read_text())
         environment = json.loads((run / "environment.json").read_text())
         seeds.append(load_checkpoint(run / "last", "cpu")[1]["config"]["train"]["seed"])
-        scores.append({key: 100 * value for key, value in result["last"].items() if key in LABELS})
+        scores.append({key: 100 * value for key, value in result["last"].items() if key in metric_titles()})
         shown = [f"{value:.2f}" for value in scores[-1].values()]
         rows.append(
             [seeds[-1], *shown, f"{result['minutes']:.1f}", environment["threads"], environment["commit"]]
@@ -48,7 +49,7 @@ def main() -> None:
         columns = [[score[key] for score in scores] for key in scores[0]]
         spread = [f"{statistics.mean(v):.2f} ± {statistics.stdev(v):.2f}" for v in columns]
         rows.append(["mean ± std", *spread, "", "", ""])
-    names = [f"{LABELS[key]} %" for key in scores[0]]
+    names = [f"{metric_titles()[key]} %" for key in scores[0]]
     table = markdown_table(["seed", *names, "minutes", "threads", "commit"], rows)
     curves = {f"seed {seed}": read_metrics(run) for seed, run in zip(seeds, args.runs, strict=True)}
     training_curves(curves, args.out / "curves.png")
@@ -68,12 +69,13 @@ def main() -> None:
 
 def evaluation(run: Path, out: Path) -> str:
     """Evaluate a run's last epoch once more for its tables; return the line that shows its picture."""
-    seen, split, _ = evaluate_checkpoint(run / "last", out=out)
+    scored = evaluate_checkpoint(run / "last", out=out)
     (out / "result.json").unlink()  # each run's own lies beside its settings
-    if split.parts is not None:
+    confusion = scored.task.confusion(scored.seen.counts)
+    if confusion is None:
         return ""
-    confusion_matrix(seen.counts, split.classes, out / "confusion.png")
-    write_confusion(seen.counts, split.classes, out / "confusion.csv")
+    confusion_matrix(*confusion, out / "confusion.png")
+    write_confusion(*confusion, out / "confusion.csv")
     return "![confusion matrix](confusion.png)\n\n"
 
 

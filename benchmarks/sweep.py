@@ -23,7 +23,8 @@ from bixt3d.config import Config, load_config
 from bixt3d.datasets.split import Split
 from bixt3d.training import Trainer
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import LABELS, build_model, build_task, describe, open_splits
+from bixt3d.training.experiment import build_model, describe
+from bixt3d.training.splits import build_task, open_splits
 
 
 def main() -> None:
@@ -56,11 +57,11 @@ def main() -> None:
             minutes.append((time.process_time() - begun) / 60)
             scores.append(row)
             print(json.dumps({args.key: value, "seed": seed, **row}), flush=True)
-        task = build_task(config, opened[data][0]["train"])
+        task = build_task(config)
         shown = [[100 * row[f"val_{name}"] for row in scores] for name in task.shown]
         loss = statistics.mean(row["train_loss"] for row in scores)
         rows.append([value, *map(spread, shown), f"{loss:.3f}", f"{statistics.mean(minutes):.1f}"])
-    names = [f"val {LABELS[name]} %" for name in task.shown]
+    names = [f"val {task.titles.get(name, name)} %" for name in task.shown]
     table = markdown_table([args.key, *names, "train loss", "CPU minutes"], rows)
     changed = f" --set {' '.join(args.set)}" if args.set else ""
     command = (
@@ -77,8 +78,11 @@ def main() -> None:
 def learn(config: Config, splits: dict[str, Split], stored_points: int) -> list[dict[str, Any]]:
     """Train once; the metrics of every epoch, as in metrics.jsonl."""
     train = splits["train"]
-    description = describe(config, train, stored_points)
-    task, model = build_task(config, train), build_model(config, description)
+    task = build_task(config)
+    task.set_facts(task.facts(train))
+    description = describe(config, train, stored_points, task)
+    model = build_model(config, description)
+    task.bind_model(model)
     with tempfile.TemporaryDirectory() as folder:
         Trainer(config, model, task, train, splits["val"], folder, description, progress=False).fit()
         return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]

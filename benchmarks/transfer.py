@@ -19,10 +19,11 @@ import torch
 from benchmarks.sweep import learn
 from benchmarks.table import command_line, environment_line, markdown_table, spread
 from bixt3d.config import load_config
-from bixt3d.training.checkpoint import write_text
+from bixt3d.tasks import metric_titles
 from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import LABELS, build_task, open_splits
+from bixt3d.training.files import write_text
+from bixt3d.training.splits import build_task, open_splits
 
 STARTS = ("scratch", "ImageNet")
 MOST_ROWS = 20  # epochs in the table
@@ -50,7 +51,7 @@ def summary(curves: dict[str, list[Rows]], goal: str) -> str:
         body.append([seen["scratch"][0][index]["epoch"], *map(spread, (scratch, started, gain))])
     minutes = ([sum(row["seconds"] for row in rows) / 60 for rows in curves[start]] for start in STARTS)
     body.append(["minutes", *map(spread, minutes), ""])
-    label = f"val {LABELS[goal]} %"
+    label = f"val {metric_titles()[goal]} %"
     return markdown_table(["epoch", *(f"{label}, {start}" for start in STARTS), "difference of pairs"], body)
 
 
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
             config = load_config(args.cfg, [*args.set, "data.train_split=train", *pair])
             curves[start].append(learn(config, *opened))
             print(json.dumps({"start": start, "seed": seed, **curves[start][-1][-1]}), flush=True)
-    table = summary(curves, build_task(first, opened[0]["train"]).goal)
+    table = summary(curves, build_task(first).goal)
     text = (
         f"# From ImageNet\n\n{table}\n\nMean and standard deviation over the seeds "
         f"{', '.join(map(str, args.seeds))}. Only the trunk starts from the checkpoint; tokenizer, head, "

@@ -1,259 +1,341 @@
-"""Experiment settings: the dataclasses of `bixt3d.settings`, filled from YAML and the command line.
-
-A preset is a named bundle of settings. ``preset: x`` in a file stands below the file's own keys; given as
-an override it stands above the file and below the other overrides.
-"""
+"""The settings of an experiment: a frozen dataclass a section, filled from YAML, overrides or Python."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
-from bixt3d.presets import PART_PRESETS, PRESETS, labels_parts
-from bixt3d.settings import (
-    AugmentConfig,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    TrainConfig,
-)
-from bixt3d.suggest import nearest
-
-__all__ = [
-    "CHOICES",
-    "MOST_BYTES",
-    "MOST_POINTS",
-    "AugmentConfig",
-    "Config",
-    "DataConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "RunConfig",
-    "TrainConfig",
-    "check_config",
-    "config_from",
-    "load_config",
-]
+from bixt3d.settings import Section, build, check_layer, check_names, convert, merge, settings
 
 MOST_BYTES = 1_000_000  # of a file of settings
 MOST_POINTS = 10_000_000  # of a cloud
-CHOICES = {
-    "data.order": ("stored", "fps", "random"),
-    "data.train_split": ("train", "trainval"),
-    "optim.name": ("adamw", "muon", "sgd", "adam"),
-    "optim.schedule": ("cosine", "step"),
-    "optim.schedule_unit": ("step", "epoch"),
-    "train.compile_mode": ("default", "reduce-overhead", "max-autotune"),
-}
+Order = Literal["stored", "fps", "random"]
+ORDERS: tuple[str, ...] = get_args(Order)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+@settings
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Which clouds, and how they are laid out before training."""
+
+    section: ClassVar[str] = "data"
+    # A data set of `bixt3d.open_dataset`, registered ones included.
+    name: str = "modelnet40"
+    root: str = "data"
+    num_points: int = 1024
+    # "stored": the first num_points as stored (PointMLP's protocol); "fps": farthest-point order; "random":
+    # others every epoch, a fixed draw for evaluation. Part segmentation needs "random", and labels all
+    # points.
+    order: Order = "stored"
+    # "train" holds out a fixed validation part; "trainval" trains on all of the official training set.
+    train_split: Literal["train", "trainval"] = "train"
+    # Features of a point beside xyz, by name and in this order; null: the normals, where the data set has
+    # them. [] is xyz alone.
+    features: tuple[str, ...] | None = None
+
+    def check(self) -> None:
+        """Raise ValueError for a value out of its range."""
+        self.expect("more than 0", lambda value: value > 0, "num_points")
+        self.expect(f"up to {MOST_POINTS:,}", lambda value: value <= MOST_POINTS, "num_points")
+        self.expect("a name", bool, "name")
+
+
+@settings
+@dataclass(frozen=True)
+class AugmentConfig(Section):
+    """Random changes to training clouds; the defaults are PointMLP's (scale an axis, shift, shuffle)."""
+
+    section: ClassVar[str] = "augment"
+    scale_low: float = 2.0 / 3.0
+    scale_high: float = 1.5
+    shift: float = 0.2
+    jitter_std: float = 0.0
+    jitter_clip: float = 0.05
+    rotate_degrees: float = 0.0
+    dropout: float = 0.0
+    # Probability of a cloud to be mirrored along x, and along z.
+    mirror: float = 0.0
+    # Probability of a cloud to lose its normals.
+    normal_dropout: float = 0.0
+    # The same for other features, by name.
+    feature_dropout: dict[str, float] = field(default_factory=dict)
+    # Deviation of normal noise on features, by name; normals have none.
+    feature_jitter: dict[str, float] = field(default_factory=dict)
+    shuffle: bool = True
+    # Pass over up to this share of a cloud's stored points, others every time, before num_points are kept.
+    thin: float = 0.0
+    # Probability of a cloud to be mixed with another of its batch (PointCutMix-R); for classification.
+    mix: float = 0.0
+
+    def check(self) -> None:
+        """Raise ValueError for a value out of its range."""
+        self.expect("more than 0", lambda value: 0 < value < inf, "scale_low")
+        self.expect(
+            "0 <= value < 1", lambda value: 0 <= value < 1, "dropout", "mirror", "normal_dropout", "thin"
+        )
+        self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix")
+        self.expect("at least scale_low", lambda value: self.scale_low <= value < inf, "scale_high")
+        zero_or_more = ("shift", "jitter_std", "jitter_clip", "rotate_degrees")
+        self.expect("0 or more", lambda value: 0 <= value < inf, *zero_or_more)
+        self.expect(
+            "0 <= value < 1 a feature",
+            lambda value: all(0 <= share < 1 for share in value.values()),
+            "feature_dropout",
+        )
+        self.expect(
+            "0 or more a feature",
+            lambda value: all(0 <= std < inf for std in value.values()),
+            "feature_jitter",
+        )
+
+
+@settings
+@dataclass(frozen=True)
+class ModelConfig(Section):
+    """A model's name and its own arguments, as `bixt3d.create_model` takes them."""
+
+    section: ClassVar[str] = "model"
+    name: str = "bixt_ti_cls"
+    args: dict[str, Any] = field(default_factory=dict)
+    # An official ImageNet BiXT checkpoint whose trunk the model starts from.
+    init_from: str | None = None
+
+
+@settings
+@dataclass(frozen=True)
+class OptimConfig(Section):
+    """Optimiser, schedule and loss."""
+
+    section: ClassVar[str] = "optim"
+    name: Literal["adamw", "muon", "sgd", "adam"] = "adamw"
+    lr: float = 1e-3
+    min_lr: float = 1e-6
+    momentum: float = 0.9
+    weight_decay: float = 0.05
+    # Decay biases, norms and latents as well.
+    decay_all: bool = False
+    warmup_epochs: float = 10.0
+    # "cosine" down to min_lr, or "step": multiplied by step_factor every step_epochs, down to min_lr.
+    schedule: Literal["cosine", "step"] = "cosine"
+    step_epochs: int = 40
+    step_factor: float = 0.5
+    # Change the learning rate at every "step" or every "epoch".
+    schedule_unit: Literal["step", "epoch"] = "step"
+    clip_norm: float = 1.0
+    # Mass moved from the true class to the others together (PointMLP's and PointNeXt's definition).
+    label_smoothing: float = 0.2
+
+    def check(self) -> None:
+        """Raise ValueError for a value out of its range."""
+        self.expect("more than 0", lambda value: 0 < value < inf, "lr", "step_epochs", "step_factor")
+        self.expect("0 <= value < 1", lambda value: 0 <= value < 1, "label_smoothing", "momentum")
+        self.expect(f"at most optim.lr={self.lr}", lambda value: value <= self.lr, "min_lr")
+        zero_or_more = ("weight_decay", "warmup_epochs", "clip_norm", "min_lr")
+        self.expect("0 or more", lambda value: 0 <= value < inf, *zero_or_more)
+
+
+@settings
+@dataclass(frozen=True)
+class TrainConfig(Section):
+    """The loop."""
+
+    section: ClassVar[str] = "train"
+    epochs: int = 300
+    batch_size: int = 32
+    # Batches whose gradients are added up before a step.
+    accumulate: int = 1
+    eval_batch_size: int = 64
+    # Epochs between evaluations of the validation split; the last epoch is always evaluated.
+    eval_every: int = 1
+    # 0 turns the moving average of the weights off.
+    ema_decay: float = 0.999
+    # bfloat16 autocast, where the device has units for it; float32 elsewhere.
+    amp: bool = False
+    # torch.compile of the model and its loss; the first step then takes minutes.
+    compile: bool = False
+    # torch.compile's own: "default", or "reduce-overhead" (on a GPU, steps are CUDA graphs), "max-autotune".
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    # Steps whose gradients are not finite are left out; after so many in a row (on a GPU, at most twice as
+    # many) the run stops.
+    max_skipped: int = 10
+    # Over several processes, batch norms in training take the statistics of all, as a single process does.
+    sync_batchnorm: bool = True
+    seed: int = 42
+
+    def check(self) -> None:
+        """Raise ValueError for a value out of its range."""
+        sizes = ("epochs", "batch_size", "accumulate", "eval_batch_size", "eval_every", "max_skipped")
+        self.expect("more than 0", lambda value: value > 0, *sizes)
+        self.expect("0 to 2**63 - 1", lambda value: 0 <= value < 1 << 63, "seed")
+        self.expect("0 <= value < 1", lambda value: 0 <= value < 1, "ema_decay")
+
+
+@settings
+@dataclass(frozen=True)
+class RunConfig(Section):
+    """Where results go."""
+
+    section: ClassVar[str] = "run"
+    # `load_config` puts runs/<name of the file> where a file names none.
+    dir: str = "runs/unnamed"
+    tensorboard: bool = True
+
+    def check(self) -> None:
+        """Raise ValueError for a value out of its range."""
+        self.expect("a folder", lambda value: bool(value.strip()), "dir")
+
+
+@settings
+@dataclass(frozen=True)
+class Config(Section):
+    """One experiment."""
+
+    # A task of `bixt3d.tasks`, registered ones included; "": the one that the model is built for.
+    task: str = ""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def check(self) -> None:
+        """Raise ValueError for settings that do not fit together."""
+        order, augment = self.data.order, self.augment
+        if self.model.args.get("sampling") == "prefix" and (order != "fps" or augment.shuffle):
+            raise ValueError(
+                "model.args.sampling=prefix takes the first points for the farthest-point sample: it needs "
+                f"data.order=fps and augment.shuffle=false, got {order} and {augment.shuffle}"
+            )
+        if augment.thin and order == "random":
+            raise ValueError("augment.thin: data.order=random draws other points every epoch already")
+
+
+def load_config(path: str | Path | Config, overrides: Sequence[str] = ()) -> Config:
     """Read an experiment's settings.
 
     A file from anywhere may be read: it executes nothing and reaches no variable of the environment. Look at
     ``data.root`` and ``model.init_from``, which a training reads, and ``run.dir``, where it writes.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, or settings that the overrides change.
         overrides: Settings such as ``"optim.lr=1e-3"``, which go before the file's.
 
     Returns:
-        The settings, every key known and of the right type.
+        The settings, every key known and of the right type; ``run.dir`` is ``runs/<name of the file>`` where
+        nothing else is said.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: For an unknown key (naming the nearest), a wrong type, or a value out of range.
     """
-    from omegaconf import OmegaConf
-
-    path = Path(path)
+    if isinstance(path, Config):
+        return config_from(to_dict(path), overrides)
+    path = Path(path).expanduser()
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; {path.parent} holds {', '.join(beside)}" if beside else ""
         raise FileNotFoundError(f"no config file {path}{hint}")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path}: expected settings, {MOST_BYTES:,} bytes at most, got a larger file")
+    from bixt3d.yaml import parse_yaml
+
     try:
-        _refuse_aliases(path)
-        stated = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML has its own family of errors, which quote line and column.
+        stated = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
-    return _combine(stated, overrides, str(path))
+    return _combine({} if stated is None else stated, overrides, str(path), f"runs/{path.stem}")
 
 
-def _refuse_aliases(path: Path) -> None:
-    """Raise ValueError for YAML's ``*name``: ten lines of them can stand for more than any memory holds."""
-    import yaml  # type: ignore[import-untyped]
-
-    for token in yaml.scan(path.read_text(encoding="utf-8")):
-        if isinstance(token, yaml.AliasToken):
-            raise ValueError(f"*{token.value}: aliases are not taken, write the values out")
-
-
-def _check_plain(value: Any, key: str, source: str) -> None:
-    """Raise ValueError for what OmegaConf would put together from elsewhere, such as the environment."""
-    if isinstance(value, str) and "${" in value:
-        raise ValueError(f"{source}: {key}: expected a value, got {value!r}, which stands for another")
-    entries: Mapping[Any, Any] = value if isinstance(value, Mapping) else {}
-    for name, inner in entries.items():
-        if not isinstance(name, str):
-            raise ValueError(f"{source}: {key}: expected names as keys, got {name!r}")
-        _check_plain(inner, f"{key}.{name}" if key else name, source)
-    for inner in value if isinstance(value, (list, tuple)) else ():
-        _check_plain(inner, key, source)
-
-
-def config_from(stated: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+def config_from(stated: Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
     """Check settings that come as a dictionary, such as a checkpoint's, and apply overrides.
 
     Raises:
         ValueError: As `load_config`.
     """
+    if isinstance(stated, Config):
+        stated = to_dict(stated)
+    elif isinstance(stated, Mapping):
+        # Checkpoints of before name a bundle whose settings they all state beside it, and may name no folder.
+        stated = {name: value for name, value in stated.items() if name != "preset"}
+        run = stated.get("run")
+        if isinstance(run, Mapping) and run.get("dir") == "":
+            stated["run"] = {name: value for name, value in run.items() if name != "dir"}
     return _combine(stated, overrides, "config")
 
 
-def _combine(stated: Any, overrides: Sequence[str], source: str) -> Config:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+def check_config(config: Config) -> Config:
+    """Return the settings, checked anew from the values that they have now.
 
-    for text in overrides:
-        if "=" not in text:
-            raise ValueError(f"override {text!r}: expected key=value, such as optim.lr=1e-3")
-    try:
-        given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    except Exception as error:  # the value of an override is YAML, with that family of errors
-        raise ValueError(f"overrides {' '.join(overrides)}: {error}") from None
-    if not isinstance(stated, Mapping) or not isinstance(given, Mapping):
-        raise ValueError(f"{source}: expected keys and values at the top, got {type(stated).__name__}")
-    parts = labels_parts(_model_name(given, _model_name(stated, "")))
-    layers = [_preset(stated, source, parts), stated, _preset(given, "override", parts), given]
-    merged = OmegaConf.structured(Config)
-    for origin, layer in zip((source, source, "override", "override"), layers, strict=True):
-        _check_keys(Config, layer, "", origin)
-        _check_plain(layer, "", origin)
+    Raises:
+        ValueError: For a setting of another type, out of its choices or range.
+    """
+    checked: Config = build(Config, config, "")
+    return checked
+
+
+def override(config: Config, **sections: Mapping[str, Any]) -> Config:
+    """Return the settings with others in some sections: ``override(config, train={"epochs": 3})``.
+
+    Raises:
+        ValueError: For an unknown section or name, a wrong type, or a value out of range.
+    """
+    check_names(Config, sections, "")
+    changed = {}
+    for name, values in sections.items():
+        section = getattr(config, name)
+        check_names(type(section), values, name)
+        changed[name] = replace(section, **values)
+    return replace(config, **changed)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the settings as dictionaries of JSON's and YAML's own kinds."""
+    sections = asdict(config)
+    features = sections["data"]["features"]
+    sections["data"]["features"] = None if features is None else list(features)
+    return sections
+
+
+def _combine(stated: Any, overrides: Sequence[str], source: str, folder: str | None = None) -> Config:
+    from bixt3d.yaml import parse_overrides
+
+    given = parse_overrides(overrides)
+    merged: dict[str, Any] = {} if folder is None else {"run": {"dir": folder}}
+    for origin, layer in ((source, stated), ("override", given)):
+        if not isinstance(layer, Mapping):
+            raise ValueError(f"{origin}: expected keys and values at the top, got {type(layer).__name__}")
         try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            key = getattr(error, "full_key", "") or ""
-            raise ValueError(f"{origin}: {key}: {str(error).splitlines()[0]}") from None
-    config = OmegaConf.to_object(merged)
-    assert isinstance(config, Config)
-    check_config(config)
+            layer = _present(layer)
+            check_layer(Config, layer, "")
+        except ValueError as error:
+            raise ValueError(f"{origin}: {error}") from None
+        merged = merge(merged, layer)
+    config: Config = build(Config, merged, "")
     return config
 
 
-def check_config(config: Config) -> None:
-    """Raise ValueError for a setting out of its range or choices."""
-    for key, known in CHOICES.items():
-        section, name = key.split(".")
-        value = getattr(getattr(config, section), name)
-        if value not in known:
-            hint = nearest(value, known)
-            raise ValueError(f"{key}: expected one of {', '.join(known)}, got {value!r}{hint}")
-    optim, train, augment = config.optim, config.train, config.augment
-    positive = {
-        "data.num_points": config.data.num_points,
-        "train.epochs": train.epochs,
-        "train.batch_size": train.batch_size,
-        "train.accumulate": train.accumulate,
-        "train.eval_batch_size": train.eval_batch_size,
-        "train.eval_every": train.eval_every,
-        "train.max_skipped": train.max_skipped,
-        "optim.lr": optim.lr,
-        "optim.step_epochs": optim.step_epochs,
-        "optim.step_factor": optim.step_factor,
-        "augment.scale_low": augment.scale_low,
-    }
-    for key, value in positive.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{key}: expected more than 0, got {value}")
-    if config.data.num_points > MOST_POINTS:
-        raise ValueError(f"data.num_points: expected up to {MOST_POINTS:,}, got {config.data.num_points:,}")
-    if not 0 <= train.seed < 1 << 63:
-        raise ValueError(f"train.seed: expected 0 to 2**63 - 1, got {train.seed}")
-    share = {
-        "train.ema_decay": train.ema_decay,
-        "optim.label_smoothing": optim.label_smoothing,
-        "augment.dropout": augment.dropout,
-        "augment.mirror": augment.mirror,
-        "augment.normal_dropout": augment.normal_dropout,
-        "augment.thin": augment.thin,
-        "optim.momentum": optim.momentum,
-    }
-    for key, value in share.items():
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"{key}: expected 0 <= value < 1, got {value}")
-    if not 0.0 <= augment.mix <= 1.0:
-        raise ValueError(f"augment.mix: expected 0 <= value <= 1, got {augment.mix}")
-    if not augment.scale_low <= augment.scale_high < math.inf:
-        raise ValueError(f"augment.scale_high: expected at least scale_low, got {augment.scale_high}")
-    if not optim.min_lr <= optim.lr:
-        raise ValueError(f"optim.min_lr: expected at most optim.lr={optim.lr}, got {optim.min_lr}")
-    if config.model.args.get("sampling") == "prefix" and (config.data.order != "fps" or augment.shuffle):
+def _present(layer: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a layer with settings of older names by their present ones.
+
+    Raises:
+        ValueError: For a bundle of settings, which configs now state themselves.
+    """
+    optim = layer.get("optim")
+    # A run's own config.yaml of before names one, or "", beside every setting that it stood for.
+    whole = isinstance(optim, Mapping) and {"name", "lr", "min_lr", "decay_all", "clip_norm"} <= set(optim)
+    if layer.get("preset", "") != "" and not whole:
         raise ValueError(
-            "model.args.sampling=prefix takes the first points for the farthest-point sample: it needs "
-            f"data.order=fps and augment.shuffle=false, got {config.data.order} and {augment.shuffle}"
+            "preset: configs state all of their settings: expected PointMLP's in configs/paper_*.yaml, "
+            f"got preset {layer['preset']!r}"
         )
-    if augment.thin and config.data.order == "random":
-        raise ValueError("augment.thin: data.order=random draws other points every epoch already")
-    if labels_parts(config.model.name) and config.data.order != "random":
-        raise ValueError(
-            f"data.order: models of parts take other points every epoch and label all: expected random, got "
-            f"{config.data.order}"
-        )
-    if labels_parts(config.model.name) and augment.mix:
-        raise ValueError(
-            f"augment.mix: clouds are mixed for classification alone: expected 0 for models of parts, got "
-            f"{augment.mix}"
-        )
-    for key, value in {
-        "augment.shift": augment.shift,
-        "augment.jitter_std": augment.jitter_std,
-        "augment.jitter_clip": augment.jitter_clip,
-        "augment.rotate_degrees": augment.rotate_degrees,
-        "optim.weight_decay": optim.weight_decay,
-        "optim.warmup_epochs": optim.warmup_epochs,
-        "optim.clip_norm": optim.clip_norm,
-        "optim.min_lr": optim.min_lr,
-    }.items():
-        if not 0.0 <= value < math.inf:
-            raise ValueError(f"{key}: expected 0 or more, got {value}")
-
-
-def _model_name(layer: Mapping[Any, Any], otherwise: str) -> str:
-    model = layer.get("model")
-    return str(model.get("name", otherwise)) if isinstance(model, Mapping) else otherwise
-
-
-def _preset(layer: Mapping[Any, Any], source: str, parts: bool) -> Mapping[str, Any]:
-    name = layer.get("preset", "")
-    if not name:
-        return {}
-    if not isinstance(name, str) or name not in PRESETS:
-        known = tuple(PRESETS)
-        raise ValueError(
-            f"{source}: unknown preset {name!r}{nearest(name, known)}; known: {', '.join(known)}"
-        )
-    return PART_PRESETS.get(name, PRESETS[name]) if parts else PRESETS[name]
-
-
-def _check_keys(schema: type, layer: Mapping[Any, Any], prefix: str, source: str) -> None:
-    known = {f.name: f for f in fields(schema)}
-    for key, value in layer.items():
-        if key not in known:
-            raise ValueError(
-                f"{source}: unknown key {prefix}{key}{nearest(key, tuple(known))}; "
-                f"{prefix.rstrip('.') or 'the top level'} has: {', '.join(known)}"
-            )
-        default = known[key].default_factory
-        if default is dict and not isinstance(value, Mapping):
-            raise ValueError(f"{source}: {prefix}{key}: expected keys and values, got {value!r}")
-        if isinstance(default, type) and is_dataclass(default):
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{source}: {prefix}{key}: expected keys and values, got {value!r}")
-            _check_keys(default, value, f"{prefix}{key}.", source)
+    layer = {name: value for name, value in layer.items() if name != "preset"}
+    data = layer.get("data")
+    if not isinstance(data, Mapping) or "normals" not in data:
+        return layer
+    others = {name: value for name, value in data.items() if name != "normals"}
+    normals = convert(data["normals"], bool, "data.normals")
+    return {**layer, "data": {"features": None if normals else [], **others}}

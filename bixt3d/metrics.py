@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,6 +183,13 @@ def part_miou(
     """
     iou = part_iou(logits, parts, category, parts_of_category, convention, valid)
     return mean_over_categories(*sum_by_category(iou, category, len(parts_of_category)))
+
+
+def shape_iou(prediction: Any, truth: Any, ids: Sequence[int]) -> float:
+    """Compute the part IoU (pointnet2) of one shape: parts (N,), among the part ids of its category."""
+    predicted, true = (torch.as_tensor(parts, dtype=torch.int64)[None] for parts in (prediction, truth))
+    category = torch.zeros(1, dtype=torch.int64)
+    return float(iou_of(predicted, true, category, [ids], "pointnet2", max(ids) + 1)[0])
 
 
 def sum_by_category(values: Tensor, category: Tensor, num_categories: int) -> tuple[Tensor, Tensor]:

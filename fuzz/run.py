@@ -50,7 +50,7 @@ def find_target(name: str) -> Target:
 
     with atheris.instrument_imports(include=["bixt3d", "trimesh"]):
         from bixt3d.config import load_config
-        from bixt3d.datasets import shapenetpart
+        from bixt3d.datasets import part_table, shapenetpart
         from bixt3d.datasets.archives import unpack
         from bixt3d.datasets.files import read_lines, read_rows
         from bixt3d.datasets.hdf5 import read_hdf5
@@ -66,7 +66,7 @@ def find_target(name: str) -> Target:
             unpack(path, Path(folder), 1 << 20)
 
     def table(path: Path) -> object:
-        return shapenetpart._part_table(path.parent, ("Mug", "Lamp"))
+        return part_table.read_part_table(path.parent, ("Mug", "Lamp"))
 
     def listed(path: Path) -> object:
         return shapenetpart._read_list(path.parent.parent, "train", {"Mug": "one"})

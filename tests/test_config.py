@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bixt3d.presets import PART_PRESETS, PRESETS
 
 import bixt3d
 from bixt3d.config import CHOICES, Config, OptimConfig, check_config, config_from, load_config
-from bixt3d.presets import PART_PRESETS, PRESETS
 
 Load = Callable[..., Config]
 

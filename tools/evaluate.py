@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bixt3d.training.command import one_line_errors, parser
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import evaluate_checkpoint
 from bixt3d.training.report import write_confusion
+from bixt3d.training.scoring import evaluate_checkpoint
 from bixt3d.visualize.plots import confusion_matrix
 
 
@@ -17,16 +17,14 @@ def main() -> None:
     options.add_argument("--split", default="test", help="train, val, trainval or test (default)")
     options.add_argument("--out", type=Path, help="for results; beside the checkpoint, or runs for a name")
     args = options.parse_args()
-    with one_line_errors():
+    with one_line_errors(args=args):
         device = pick_device(args.device)
-        seen, split, out = evaluate_checkpoint(
-            args.checkpoint, args.split, args.cfg, args.set, device, args.out
-        )
-        if split.parts is None:
-            write_confusion(seen.counts, split.classes, out / "confusion.csv")
-            picture = confusion_matrix(seen.counts, split.classes, out / "confusion.png")
+        scored = evaluate_checkpoint(args.checkpoint, args.split, args.cfg, args.set, device, args.out)
+        if confusion := scored.task.confusion(scored.seen.counts):
+            write_confusion(*confusion, scored.out / "confusion.csv")
+            picture = confusion_matrix(*confusion, scored.out / "confusion.png")
             print(f"confusion matrix: {picture}")
-        print(f"tables and scores are in {out}")
+        print(f"tables and scores are in {scored.out}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main() -> None:
             said += plot_runs(runs, args.out, f".{args.format}", args.convention)
         if args.throughput:
             rows = read_throughput(args.throughput)
-            said.append(str(throughput(rows, Path(args.out) / f"throughput.{args.format}")))
+            said.append(str(throughput(rows, Path(args.out).expanduser() / f"throughput.{args.format}")))
     for line in said:
         print(textwrap.fill(line, 80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 

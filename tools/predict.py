@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bixt3d.inference import Predictor
-from bixt3d.training.command import one_line_errors
+from bixt3d.training.command import add_plugins, one_line_errors
 from bixt3d.training.device import pick_device
 from bixt3d.visualize import Gallery
 from bixt3d.visualize.listing import FORMATS, class_row, listing, part_row
@@ -25,13 +25,14 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=3, help="how many classes to show (3)")
     parser.add_argument("--ply", type=Path, metavar="FOLDER", help="write clouds coloured by part")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
+    add_plugins(parser)
     args = parser.parse_args()
     if args.top < 1:
         parser.error(f"--top: expected 1 or more, got {args.top}")
     rows = []
-    with one_line_errors():
+    with one_line_errors(args=args):
         predictor = Predictor(args.checkpoint, pick_device(args.device))
-        if (args.ply or args.category) and not predictor.labels_parts:
+        if (args.ply or args.category) and not predictor.task.per_point:
             raise ValueError(f"--ply and --category are for models of parts; {args.checkpoint} names classes")
         if args.ply:
             args.ply.mkdir(parents=True, exist_ok=True)
@@ -40,7 +41,7 @@ def main() -> None:
         try:
             for index, (name, ply) in enumerate(zip(args.files, ply_names(args.files), strict=True)):
                 try:
-                    if not predictor.labels_parts:
+                    if not predictor.task.per_point:
                         row = class_row(name, predictor(name), predictor.classes, args.top)
                     else:
                         row = part_row(name, clouds[index])

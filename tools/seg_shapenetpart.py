@@ -7,7 +7,8 @@ from pathlib import Path
 from bixt3d.inference import Predictor
 from bixt3d.training.command import RESUMABLE, experiment, one_line_errors, parser
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import evaluate_checkpoint, train_model
+from bixt3d.training.experiment import train
+from bixt3d.training.scoring import evaluate_checkpoint
 from bixt3d.visualize import Gallery, part_picture
 
 CFG = Path(__file__).parent.parent / "configs" / "shapenetpart_encdec.yaml"
@@ -25,20 +26,23 @@ def main() -> None:
         options.error("--checkpoint only evaluates, --resume trains: give one of them")
     if not args.checkpoint and (args.split or args.out or args.picture is not None):
         options.error("--split, --out and --picture belong to --checkpoint")
-    with one_line_errors(RESUMABLE):
+    with one_line_errors(RESUMABLE, args) as ending:
         device = pick_device(args.device)
         if args.checkpoint:
-            _, split, out = evaluate_checkpoint(
+            scored = evaluate_checkpoint(
                 args.checkpoint, args.split or "test", args.cfg, args.set, device, args.out
             )
-            if split.category is not None and args.picture != 0:
-                numbers = split.category.tolist()
+            if scored.task.per_point and args.picture != 0:
+                numbers = scored.task.groups(scored.split)[1].tolist()
                 firsts = [numbers.index(number) for number in sorted(set(numbers))][: args.picture]
-                clouds = Gallery.of_split(Predictor(args.checkpoint, device), split, firsts, attention=False)
-                print(f"picture: {part_picture(clouds, out / 'parts.png')}")
-            print(f"tables and scores are in {out}")
-        else:
-            train_model(experiment(args.cfg or str(CFG), args.set, parts=True), device, args.resume)
+                predictor = Predictor(args.checkpoint, device)
+                clouds = Gallery.of_split(predictor, scored.split, firsts, attention=False)
+                print(f"picture: {part_picture(clouds, scored.out / 'parts.png')}")
+            print(f"tables and scores are in {scored.out}")
+            return
+        config = experiment(args.cfg or str(CFG), args.set, parts=True)
+        ending.folder = Path(config.run.dir).expanduser()
+        train(config, device=device, resume=args.resume)
 
 
 if __name__ == "__main__":

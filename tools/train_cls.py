@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bixt3d.training.command import RESUMABLE, experiment, one_line_errors, parser
 from bixt3d.training.device import pick_device
-from bixt3d.training.experiment import train_model
+from bixt3d.training.experiment import train
 
 
 def main() -> None:
@@ -13,8 +15,10 @@ def main() -> None:
     args = options.parse_args()
     if args.cfg is None:
         options.error("the following arguments are required: --cfg")
-    with one_line_errors(RESUMABLE):
-        train_model(experiment(args.cfg, args.set, parts=False), pick_device(args.device), args.resume)
+    with one_line_errors(RESUMABLE, args) as ending:
+        config = experiment(args.cfg, args.set, parts=False)
+        ending.folder = Path(config.run.dir).expanduser()
+        train(config, device=pick_device(args.device), resume=args.resume)
 
 
 if __name__ == "__main__":

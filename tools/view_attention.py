@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bixt3d.inference import Predictor
-from bixt3d.training.command import one_line_errors
+from bixt3d.training.command import add_plugins, one_line_errors
 from bixt3d.training.device import pick_device
 from bixt3d.visualize.attention import attention_picture, symmetry_picture
 from bixt3d.visualize.gallery import training_split
@@ -18,7 +18,7 @@ from bixt3d.visualize.gallery import training_split
 def symmetry(predictor: Predictor, split_name: str, root: str | None, shapes: int) -> list[Any]:
     """Measure a model on the first clouds of its data's split: for each layer (clouds, heads)."""
     split = training_split(predictor, split_name, root)
-    of_cloud = split.category if predictor.labels_parts else None
+    of_cloud = predictor.task.groups(split)[1] if predictor.task.per_point else None
     values = [
         predictor.attention_symmetry(split.points[i], None if of_cloud is None else int(of_cloud[i]))
         for i in range(0, len(split), max(1, len(split) // shapes))
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--heads", type=int, metavar="LATENT", help="show the heads of this latent, from 1")
     parser.add_argument("--out", type=Path, default=Path("attention.png"), help="picture (attention.png)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
+    add_plugins(parser)
     args = parser.parse_args()
     if len(args.checkpoint) > 1 and not args.symmetry:
         parser.error("several checkpoints are compared with --symmetry only; a file goes before --checkpoint")
@@ -49,7 +50,7 @@ def main() -> None:
         parser.error("--symmetry measures shapes of the data: give no file with it")
     if args.shapes < 1 or min(args.latents or [1]) < 1 or (args.heads is not None and args.heads < 1):
         parser.error("--shapes, --latents and --heads: expected numbers from 1")
-    with one_line_errors():
+    with one_line_errors(args=args):
         predictors = {name: Predictor(name, pick_device(args.device)) for name in args.checkpoint}
         if args.symmetry:
             found = {name: symmetry(p, args.split, args.data, args.shapes) for name, p in predictors.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bixt3d.inference import Predictor
 from bixt3d.suggest import nearest
-from bixt3d.training.command import one_line_errors
+from bixt3d.training.command import add_plugins, one_line_errors
 from bixt3d.training.device import pick_device
 from bixt3d.visualize.gallery import Gallery, training_split
 from bixt3d.visualize.pictures import PICTURES, readable, spread, write_pictures
@@ -47,10 +47,11 @@ def main() -> None:
     parser.add_argument("--png", type=Path, metavar="FOLDER", help="write pictures instead of a window (6)")
     parser.add_argument("--out", type=Path, default=Path("views"), help="folder for the window's pictures")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
+    add_plugins(parser)
     args = parser.parse_args()
     if args.shapes is not None and args.shapes < 1:
         parser.error(f"--shapes: expected 1 or more, got {args.shapes}")
-    with one_line_errors():
+    with one_line_errors(args=args):
         gallery = open_gallery(args, args.shapes or (50 if args.html else None))
         title = f"bixt3d · {args.checkpoint}"
         if args.html:

@@ -2,52 +2,133 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from bixt3d.datasets.features import parse_features
 from bixt3d.datasets.folder import read_folder
+from bixt3d.datasets.holdout import check_request, hold_out
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER, read_modelnet40, read_modelnet40_normal
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.shapenetpart import read_shapenetpart
-from bixt3d.datasets.split import Split, check_request, hold_out, unit_sphere
+from bixt3d.datasets.spheres import unit_sphere
+from bixt3d.datasets.split import Cloud, PartCloud, Split
 from bixt3d.suggest import nearest
 
-__all__ = ["Split", "hold_out", "open_dataset", "unit_sphere"]
+__all__ = [
+    "Cloud",
+    "PartCloud",
+    "Preprocess",
+    "Split",
+    "hold_out",
+    "list_datasets",
+    "open_dataset",
+    "register_dataset",
+    "unit_sphere",
+]
+
+Reader = Callable[..., Split]
 
 logger = logging.getLogger(__name__)
 
 
-def open_dataset(name: str, root: str | os.PathLike[str], split: str, num_points: int | None = None) -> Split:
+def open_dataset(
+    name: str,
+    root: str | os.PathLike[str],
+    split: str,
+    num_points: int | None = None,
+    features: Sequence[str] | None = None,
+) -> Split:
     """Opens one split of a data set.
 
     Args:
-        name: `folder`, `modelnet40`, `modelnet40_normal`, `shapenetpart` or `shapes`. `folder` is your own
-            meshes and clouds, `<root>/<split>/<class>/<file>`; `shapes` is made by this project, on first
-            use; `shapenetpart` reads any part data in its layout.
+        name: `folder`, `modelnet40`, `modelnet40_normal`, `shapenetpart`, `shapes`, or a registered name.
+            `folder` is your own meshes and clouds, `<root>/<split>/<class>/<file>`; `shapes` is made by this
+            project, on first use; `shapenetpart` reads any part data in its layout.
         root: The data folder, or the data set's own folder; data/README.md shows the layouts.
         split: train, val, test, or trainval. Where a data set has no val split it is cut from the official
             train set by a fixed seed: the two are disjoint and add up to it; trainval is all of it in file
             order.
         num_points: The first so many stored points of each shape; None keeps all (`folder`: 2,048).
+        features: Names of what stands beside xyz, in order; [] is xyz alone. None: the normals, where the
+            data set has them.
 
     Returns:
-        The split: points (S, N, C) float32, label (S,) int64, classes; part data also parts (S, N), category
-        (S,), categories, parts_of_category, part_names; count (S,) where shapes repeat their own points: rows
-        from there on do. `shapes` comes without its parts: open `shapenetpart` with the root `data/shapes`.
+        The split: points (S, N, 3 + F) float32, label (S,) int64, classes, features; part data also parts
+        (S, N), category (S,), categories, parts_of_category, part_names; count (S,) where shapes repeat their
+        own points: rows from there on do. `shapes` comes without its parts: open `shapenetpart` with the root
+        `data/shapes`.
 
     Raises:
         FileNotFoundError: The data set, or a file that it names, is missing.
-        ValueError: The name or split is unknown, a file is damaged, or it stores too few points.
+        ValueError: The name or split is unknown, a file is damaged, or it stores too few points, or lacks a
+            feature.
     """
     if name not in _READERS:
-        known = ", ".join(_READERS)
+        known = ", ".join(list_datasets())
         raise ValueError(f"name: expected a data set out of {known}, came {name!r}{nearest(name, _READERS)}")
     check_request(split, num_points)
-    return _READERS[name](root, split, num_points)
+    wanted = None if features is None else parse_features(features)
+    reader = _READERS[name]
+    asked = {"num_points": num_points, "features": wanted}
+    taken = _options(reader)
+    options = {key: value for key, value in asked.items() if taken is None or key in taken}
+    opened = reader(Path(root).expanduser(), split, **options)
+    if not isinstance(opened, Split):
+        raise ValueError(
+            f"data set {name}: expected its reader to return a Split, got {type(opened).__name__}"
+        )
+    if wanted is not None and "features" not in options:
+        opened = opened.with_features(wanted)
+    if num_points is not None and "num_points" not in options:
+        opened = opened.first_points(num_points)
+    return opened
 
 
-def _read_shapes(root: str | os.PathLike[str], split: str, num_points: int | None = None) -> Split:
+def list_datasets() -> list[str]:
+    """Returns the names that `open_dataset` knows, sorted."""
+    return sorted(_READERS)
+
+
+def register_dataset(name: str, reader: Reader) -> None:
+    """Makes a data set known by a name, which `open_dataset` and ``data.name`` of a config then take.
+
+    Args:
+        name: The name; one that ships with the package is not replaced.
+        reader: ``reader(root, split)`` returns a `Split`. With a parameter ``num_points`` or ``features`` it
+            is told what is wanted of them; without, the split is cut to it.
+
+    Raises:
+        ValueError: If the name is taken by a data set of the package, or no name.
+        TypeError: If the reader cannot be called.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name: expected a name, got {name!r}")
+    if name in _OWN:
+        raise ValueError(f"name: {name} is a data set of the package: expected another name")
+    if not callable(reader):
+        raise TypeError(f"reader: expected a function (root, split) -> Split, got {type(reader).__name__}")
+    _READERS[name] = reader
+
+
+def _options(reader: Reader) -> set[str] | None:
+    """Return the names of a reader's parameters, None for any."""
+    parameters = inspect.signature(reader).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return None
+    return set(parameters)
+
+
+def _read_shapes(
+    root: str | os.PathLike[str],
+    split: str,
+    num_points: int | None = None,
+    features: Sequence[str] | None = None,
+) -> Split:
     base = Path(root).expanduser().absolute()
     own = base if base.name == "shapes" and not (base / "shapes").is_dir() else base / "shapes"
     if not (own / HDF5_FOLDER).is_dir():
@@ -55,13 +136,14 @@ def _read_shapes(root: str | os.PathLike[str], split: str, num_points: int | Non
 
         logger.info("shapes: not there yet, making it in %s", own)
         write_shapes(own.parent)
-    return read_modelnet40(own, split, num_points)
+    return read_modelnet40(own, split, num_points, features)
 
 
-_READERS: dict[str, Callable[[str | os.PathLike[str], str, int | None], Split]] = {
+_READERS: dict[str, Any] = {
     "folder": read_folder,
     "modelnet40": read_modelnet40,
     "modelnet40_normal": read_modelnet40_normal,
     "shapenetpart": read_shapenetpart,
     "shapes": _read_shapes,
 }
+_OWN = frozenset(_READERS)

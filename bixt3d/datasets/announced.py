@@ -34,23 +34,33 @@ def check_unpacked(announced: int, held: int) -> None:
         )
 
 
-def read_array(path: Path) -> Any:
-    """Reads the array of a .npy file, or of a .npz file the one named `points` or the only one.
+def read_arrays(path: Path) -> dict[str, Any]:
+    """Reads the array of a .npy file, or those of a .npz file, by name; the cloud's points are under "".
+
+    Of a .npz file they are the array named `points` or `xyz`, or the only one.
 
     Raises:
         ValueError: The file is damaged, holds other things than numbers, or announces more than it holds.
     """
     if path.suffix.lower() == ".npy":
         with path.open("rb") as file:
-            return _read_npy(file, path.stat().st_size)
+            return {"": _read_npy(file, path.stat().st_size)}
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        if "points" not in entries and len(entries) != 1:
-            raise ValueError(f"expected the key 'points' or one array, came {', '.join(entries)}")
-        entry = entries["points"] if "points" in entries else next(iter(entries.values()))
-        check_unpacked(entry.file_size, min(entry.compress_size, path.stat().st_size))
-        with archive.open(entry) as file:
-            return _read_npy(file, entry.file_size)
+        main: str | None = next((name for name in ("points", "xyz") if name in entries), None)
+        if main is None and len(entries) != 1:
+            raise ValueError(f"expected the key 'points' or 'xyz', or one array, got {', '.join(entries)}")
+        main = main or next(iter(entries))
+        arrays = {}
+        for name, entry in entries.items():
+            check_unpacked(entry.file_size, min(entry.compress_size, path.stat().st_size))
+            try:
+                with archive.open(entry) as file:
+                    arrays["" if name == main else name] = _read_npy(file, entry.file_size)
+            except ValueError:
+                if name == main:
+                    raise  # what else lies there need not be numbers
+        return arrays
 
 
 def _read_npy(file: Any, size: int) -> Any:

@@ -1,21 +1,27 @@
 """Random changes to a batch of clouds: pure functions with an explicit generator.
 
-Points are (B, N, 3) xyz or (B, N, 6) xyz and unit normal, y up. There are three kinds, in the order in which
-they are applied. `choose_points` and what it is made of say which points a batch takes, as indices, so that
-labels of points travel with them. `mix_clouds` puts points of one cloud into another. `augment` and what it
-is made of say where the points go; normals follow their surface: they turn with a rotation and scale
-inversely under an anisotropic scale.
+Points are (B, N, 3 + F): xyz, y up, and the features that ``features`` names. There are three kinds, in the
+order in which they are applied. `choose_points` and what it is made of say which points a batch takes, as
+indices, so that labels of points travel with them. `mix_clouds` puts points of one cloud into another.
+`augment` and what it is made of say where the points go. Normals follow their surface: they turn with a
+rotation and scale inversely under an anisotropic scale. Other features stay as they are, but for noise and
+dropping of their own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from bixt3d.datasets.features import columns_of, name_of
 from bixt3d.ops import gather_points
+
+# Names of what stands beside xyz; None: the normals, where points have six channels.
+Features = Sequence[str] | None
 
 
 def _uniform(points: Tensor, shape: tuple[int, ...], low: float, high: float, generator: Generator) -> Tensor:
@@ -23,14 +29,13 @@ def _uniform(points: Tensor, shape: tuple[int, ...], low: float, high: float, ge
     return low + (high - low) * drawn
 
 
-def scale(points: Tensor, low: float, high: float, generator: Generator) -> Tensor:
+def scale(points: Tensor, low: float, high: float, generator: Generator, features: Features = None) -> Tensor:
     """Scale each axis of each cloud by a factor from U(low, high) (PointMLP's training script)."""
     factor = _uniform(points, (points.shape[0], 1, 3), low, high, generator)  # (B, 1, 3)
-    xyz = points[..., :3] * factor
-    if points.shape[-1] == 3:
-        return xyz
     # A surface stretched along an axis turns its normals away from it. Normals of zero stay zero.
-    return torch.cat([xyz, F.normalize(points[..., 3:] / factor, dim=-1)], -1)
+    return _change(
+        points, features, lambda xyz: xyz * factor, lambda normal: F.normalize(normal / factor, dim=-1)
+    )
 
 
 def shift(points: Tensor, reach: float, generator: Generator) -> Tensor:
@@ -46,30 +51,81 @@ def jitter(points: Tensor, std: float, clip: float, generator: Generator) -> Ten
     return torch.cat([xyz + (std * noise).clamp(-clip, clip), points[..., 3:]], -1)
 
 
-def rotate_up(points: Tensor, degrees: float, generator: Generator) -> Tensor:
+def rotate_up(points: Tensor, degrees: float, generator: Generator, features: Features = None) -> Tensor:
     """Turn each cloud about the up axis y by an angle from U(-degrees, degrees)."""
     reach = math.radians(degrees)
     angle = _uniform(points, (points.shape[0],), -reach, reach, generator)  # (B,)
     sin, cos, zero, one = angle.sin(), angle.cos(), torch.zeros_like(angle), torch.ones_like(angle)
     rows = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], -1).view(-1, 3, 3)  # (B, 3, 3)
-    vectors = points.reshape(*points.shape[:2], -1, 3)  # (B, N, 1 or 2, 3)
-    return torch.einsum("bij,bnvj->bnvi", rows, vectors).flatten(2)  # (B, N, 3 or 6)
+
+    def turn(vectors: Tensor) -> Tensor:
+        return torch.einsum("bij,bnj->bni", rows, vectors)  # (B, N, 3)
+
+    return _change(points, features, turn, turn)
 
 
-def mirror(points: Tensor, probability: float, generator: Generator) -> Tensor:
+def mirror(points: Tensor, probability: float, generator: Generator, features: Features = None) -> Tensor:
     """Mirror each cloud along x, and apart from that along z, each with the given probability."""
     flipped = _uniform(points, (points.shape[0], 1, 2), 0.0, 1.0, generator) < probability  # (B, 1, 2)
     sign = 1.0 - 2.0 * flipped.to(points.dtype)
     signs = torch.stack([sign[..., 0], torch.ones_like(sign[..., 0]), sign[..., 1]], -1)  # (B, 1, 3)
-    return points * signs.repeat(1, 1, points.shape[-1] // 3)
+    return _change(points, features, lambda xyz: xyz * signs, lambda normal: normal * signs)
 
 
-def drop_normals(points: Tensor, probability: float, generator: Generator) -> Tensor:
-    """Set all normals of a cloud to zero with the given probability (PointNeXt, section 3.1)."""
-    if points.shape[-1] == 3:
+def drop_feature(
+    points: Tensor, feature: str, probability: float, generator: Generator, features: Features = None
+) -> Tensor:
+    """Set a feature of a whole cloud to zero with the given probability (PointNeXt, section 3.1)."""
+    column = _columns(points, features).get(feature)
+    if column is None:
         return points
     kept = _uniform(points, (points.shape[0], 1, 1), 0.0, 1.0, generator) >= probability  # (B, 1, 1)
-    return torch.cat([points[..., :3], points[..., 3:] * kept], -1)
+    return _put(points, column, points[..., column] * kept)
+
+
+def drop_normals(
+    points: Tensor, probability: float, generator: Generator, features: Features = None
+) -> Tensor:
+    """Set all normals of a cloud to zero with the given probability; see `drop_feature`."""
+    return drop_feature(points, "normal", probability, generator, features)
+
+
+def jitter_feature(
+    points: Tensor, feature: str, std: float, generator: Generator, features: Features = None
+) -> Tensor:
+    """Change a feature of each point by normal noise of the given deviation; colours stay in 0 to 1."""
+    column = _columns(points, features).get(feature)
+    if column is None:
+        return points
+    values = points[..., column]
+    noise = torch.randn(values.shape, generator=generator, device=points.device, dtype=points.dtype)
+    values = values + std * noise
+    return _put(points, column, values.clamp(0.0, 1.0) if feature == "color" else values)
+
+
+def _columns(points: Tensor, features: Features) -> dict[str, slice]:
+    """Return where the features stand; six channels of which nothing is said are xyz and normal."""
+    if features is None:
+        features = ("normal",) if points.shape[-1] == 6 else ()
+    return columns_of(features)
+
+
+def _put(points: Tensor, column: slice, values: Tensor) -> Tensor:
+    return torch.cat([points[..., : column.start], values, points[..., column.stop :]], -1)
+
+
+def _change(
+    points: Tensor,
+    features: Features,
+    move: Callable[[Tensor], Tensor],
+    turn: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Move xyz, turn the normals with their surface, and leave the other features as they are."""
+    column = _columns(points, features).get("normal")
+    moved = torch.cat([move(points[..., :3]), points[..., 3:]], -1) if points.shape[-1] > 3 else None
+    if moved is None:
+        return move(points)
+    return moved if column is None else _put(moved, column, turn(points[..., column]))
 
 
 def draw_points(points: Tensor, count: Tensor | None, num_points: int, generator: Generator) -> Tensor:
@@ -154,9 +210,7 @@ def choose_points(
     return index
 
 
-def mix_clouds(
-    points: Tensor, generator: Generator, *, probability: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def mix_clouds(points: Tensor, generator: Generator, *, probability: float) -> tuple[Tensor, Tensor, Tensor]:
     """Replace points of some clouds by those at the same places of another (PointCutMix-R).
 
     A cloud is mixed with the given probability. Each of its points then goes with a probability from U(0, 1),
@@ -193,24 +247,46 @@ def augment(
     rotate_degrees: float = 0.0,
     mirror_probability: float = 0.0,
     normal_dropout: float = 0.0,
+    feature_dropout: Mapping[str, float] | None = None,
+    feature_jitter: Mapping[str, float] | None = None,
+    features: Features = None,
 ) -> Tensor:
-    """Apply the changes that are switched on, in a fixed order, to points (B, N, 3) or (B, N, 6).
+    """Apply the changes that are switched on, in a fixed order, to points (B, N, 3 + F).
 
     Raises:
-        ValueError: If the points have another shape.
+        ValueError: If the points have another shape, or lack a feature that is to be changed.
     """
-    if points.ndim != 3 or points.shape[-1] not in (3, 6):
-        raise ValueError(f"points: expected (B, N, 3) or (B, N, 6), got {tuple(points.shape)}")
+    width = points.shape[-1] if points.ndim == 3 else 0
+    if width < 3 or (features is None and width not in (3, 6)):
+        raise ValueError(
+            f"points: expected (B, N, 3) or (B, N, 6), or names of features, got {tuple(points.shape)}"
+        )
     if mirror_probability:
-        points = mirror(points, mirror_probability, generator)
+        points = mirror(points, mirror_probability, generator, features)
     if rotate_degrees:
-        points = rotate_up(points, rotate_degrees, generator)
+        points = rotate_up(points, rotate_degrees, generator, features)
     if (scale_low, scale_high) != (1.0, 1.0):
-        points = scale(points, scale_low, scale_high, generator)
+        points = scale(points, scale_low, scale_high, generator, features)
     if shift_reach:
         points = shift(points, shift_reach, generator)
     if jitter_std:
         points = jitter(points, jitter_std, jitter_clip, generator)
     if normal_dropout:
-        points = drop_normals(points, normal_dropout, generator)
+        points = drop_normals(points, normal_dropout, generator, features)
+    for name, std in sorted((feature_jitter or {}).items()):
+        points = jitter_feature(points, name, std, generator, features)
+    for name, probability in sorted((feature_dropout or {}).items()):
+        points = drop_feature(points, name, probability, generator, features)
     return points
+
+
+def check_changes(changes: Mapping[str, float], features: Sequence[str], key: str) -> None:
+    """Raise ValueError for a change of a feature that points do not have, or, as noise, of normals."""
+    known = [name_of(feature) for feature in features]
+    for name in changes:
+        if name not in known:
+            raise ValueError(
+                f"{key}: expected features of the data ({', '.join(known) or 'xyz alone'}), got {name!r}"
+            )
+        if name == "normal" and key.endswith("jitter"):
+            raise ValueError(f"{key}: normals have length 1 and no noise; expected another feature")

@@ -21,12 +21,15 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from bixt3d.datasets.cache import Arrays, cached
+from bixt3d.datasets.features import FeatureError, channel_count, log_notes, parse_features
+from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.meshes import SUFFIXES, read_cloud
-from bixt3d.datasets.split import Split, check_extent, check_request, cut_train, unit_sphere
+from bixt3d.datasets.preprocess import STORED_POINTS
+from bixt3d.datasets.spheres import check_extent, unit_sphere
+from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest
 
 FOLDERS = ("train", "val", "test")
-STORED_POINTS = 2048  # as many as ModelNet40 stores; more where more are asked for
 UNREADABLE = 0.1  # the share of a split's files that may be damaged
 LARGEST = 1e100  # coordinates beyond are damage; their squares would overflow
 SHOWN = 10  # damaged files that are named one by one
@@ -44,7 +47,7 @@ class Listing(NamedTuple):
 
 
 class Shapes(NamedTuple):
-    """A split as parsed: of each shape its points (S, P, 3 or 6), how many are its own (S,), and its name.
+    """A split as parsed: of each shape its points (S, P, 3 + F), how many are its own (S,), and its name.
 
     `bare` are the shapes without normals, `damaged` the files that could not be read, each with the reason.
     """
@@ -56,8 +59,13 @@ class Shapes(NamedTuple):
     damaged: list[str]
 
 
-def read_folder(root: str | os.PathLike[str], split: str, num_points: int | None = None) -> Split:
-    """Reads a folder of meshes and clouds: xyz in the unit sphere, unit normals where all files have them.
+def read_folder(
+    root: str | os.PathLike[str],
+    split: str,
+    num_points: int | None = None,
+    features: Sequence[str] | None = None,
+) -> Split:
+    """Reads a folder of meshes and clouds: xyz in the unit sphere, and features.
 
     Each shape stores 2,048 points, or `num_points` where that is larger, in a drawn order: the first so many
     are a fair sample, whatever their number. A mesh is sampled evenly by area; a cloud gives points of its
@@ -68,16 +76,19 @@ def read_folder(root: str | os.PathLike[str], split: str, num_points: int | None
         root: The folder that holds `train`, `test` and perhaps `val`.
         split: train, val, test, or trainval. Without a folder `val` it is cut from train, see `hold_out`.
         num_points: The first so many stored points of each shape; None takes 2,048.
+        features: Features that every file has, in order; see `bixt3d.datasets.meshes.read_cloud`. None: the
+            normals, where all files of all splits have them.
 
     Returns:
-        points (S, num_points, 6), or (S, num_points, 3) where a file of any split has no normals; label (S,);
+        points (S, num_points, 3 + F); label (S,);
         classes, those of all splits sorted by name; names `<class>/<file>`; count (S,) where shapes repeat
         points.
 
     Raises:
         FileNotFoundError: The folder, `train` in it, or the split asked for is missing.
         ValueError: A class of val or test is not in train, a class has no file that can be read, or more than
-            one in ten files of a split cannot. Fewer are left out, and named in the log every time.
+            one in ten files of a split cannot. Fewer are left out, and named in the log every time. A file
+            lacks one of ``features``.
         PermissionError: A file may not be read.
     """
     check_request(split, num_points)
@@ -89,15 +100,18 @@ def read_folder(root: str | os.PathLike[str], split: str, num_points: int | None
         )
     classes = _classes(listings)
     stored = max(num_points or 0, STORED_POINTS)
-    # every split is read, whichever is asked for, as all must have the same channels
-    read = {name: _read_split(base, name, listing, stored) for name, listing in listings.items()}
-    bare = [f"{name}/{file}" for name, shapes in read.items() for file in shapes.bare]
-
     if "val" in listings:
         parts = ("train", "val") if split == "trainval" else (split,)
     else:
         parts = ("test",) if split == "test" else ("train",)
-    channels = 3 if bare else 6
+    wanted = None if features is None else parse_features(features)
+    # every split is read, whichever is asked for, where all must have normals for one to have them
+    needed = listings if wanted is None else parts
+    read = {name: _read_split(base, name, listings[name], stored, wanted) for name in needed}
+    bare = [f"{name}/{file}" for name, shapes in read.items() for file in shapes.bare]
+    if wanted is None:
+        wanted = () if bare else ("normal",)
+    channels = channel_count(wanted)
     names = [file for part in parts for file in read[part].names]
     points = np.concatenate([read[part].points[:, :num_points, :channels] for part in parts])  # (S, N, C)
     count = np.concatenate([read[part].own for part in parts]).clip(max=points.shape[1])  # (S,)
@@ -107,11 +121,15 @@ def read_folder(root: str | os.PathLike[str], split: str, num_points: int | None
         classes,
         names=tuple(names),
         count=torch.from_numpy(count) if count.min() < points.shape[1] else None,
+        features=wanted,
+        normalized=True,
     )
     result = whole if split == "test" or "val" in listings else cut_train(whole, split)
     for part in parts:
         _report(part, listings[part], read[part])
-    _report_result(split, result, bare, sum(len(shapes.names) for shapes in read.values()))
+    _report_result(
+        split, result, bare if features is None else [], sum(len(one.names) for one in read.values())
+    )
     return result
 
 
@@ -166,12 +184,14 @@ def _classes(listings: dict[str, Listing]) -> tuple[str, ...]:
     return tuple(known)
 
 
-def _read_split(base: Path, split: str, listing: Listing, stored: int) -> Shapes:
+def _read_split(
+    base: Path, split: str, listing: Listing, stored: int, features: tuple[str, ...] | None
+) -> Shapes:
     """Parses a split's files or takes them from the cache, and checks that enough could be read."""
     sources = [listing.folder / name for name in listing.names]
-    arrays = cached(
-        sources, f"folder-{split}-{stored}", lambda: _parse(sources, listing.names, stored), folder=base
-    )
+    named = "".join(f"-{feature.replace(':', '.')}" for feature in features or ())
+    key = f"folder-{split}-{stored}{'-xyz' if features == () else named}"
+    arrays = cached(sources, key, lambda: _parse(sources, listing.names, stored, features), folder=base)
     reasons = {int(at): str(why) for at, why in zip(arrays["damaged"], arrays["reasons"], strict=True)}
     damaged = [f"{listing.names[at]}: {why}" for at, why in reasons.items()]
     names = [name for at, name in enumerate(listing.names) if at not in reasons]
@@ -188,25 +208,33 @@ def _read_split(base: Path, split: str, listing: Listing, stored: int) -> Shapes
     return Shapes(arrays["points"], arrays["own"], names, bare, damaged)
 
 
-def _parse(paths: Sequence[Path], names: Sequence[str], stored: int) -> Arrays:
+def _parse(
+    paths: Sequence[Path], names: Sequence[str], stored: int, features: tuple[str, ...] | None
+) -> Arrays:
     from tqdm import tqdm
 
-    points = np.zeros((len(paths), stored, 6), dtype=np.float32)
+    channels = 6 if features is None else channel_count(features)
+    points = np.zeros((len(paths), stored, channels), dtype=np.float32)
     own: list[int] = []
     normals: list[bool] = []
     reasons: dict[int, str] = {}
+    notes: list[str] = []
     bar = tqdm(paths, desc="parsing meshes and clouds once", unit="file", disable=None)
     for at, path in enumerate(bar):
         try:
-            cloud = _read_shape(path, names[at], stored)  # (n, 3) or (n, 6)
+            cloud = _read_shape(path, names[at], stored, features, notes)  # (n, 3 + F)
+        except FeatureError:
+            raise
         except ValueError as error:
             reasons[at] = shorten(str(error).removeprefix(str(path)).lstrip(":, "), 120)
             continue
         points[len(own), :, : cloud.shape[1]] = cloud[np.arange(stored) % len(cloud)]
         own.append(len(cloud))
-        normals.append(cloud.shape[1] == 6)
+        normals.append(features is None and cloud.shape[1] == 6)
+    log_notes(notes)
+    kept = channels if features is not None or all(normals) else 3
     return {
-        "points": np.ascontiguousarray(points[: len(own), :, : 6 if all(normals) else 3]),
+        "points": np.ascontiguousarray(points[: len(own), :, :kept]),
         "own": np.array(own, dtype=np.int64),
         "normals": np.array(normals, dtype=bool),
         "damaged": np.array(list(reasons), dtype=np.int64),
@@ -214,19 +242,21 @@ def _parse(paths: Sequence[Path], names: Sequence[str], stored: int) -> Arrays:
     }
 
 
-def _read_shape(path: Path, name: str, stored: int) -> NDArray[np.float32]:
-    """Reads up to `stored` points of one shape, (n, 3) or (n, 6), normalised and in a drawn order."""
+def _read_shape(
+    path: Path, name: str, stored: int, features: tuple[str, ...] | None, notes: list[str]
+) -> NDArray[np.float32]:
+    """Reads up to `stored` points of one shape, (n, 3 + F), normalised and in a drawn order."""
     seed = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4], "little")
-    cloud = torch.from_numpy(read_cloud(path, None, stored, seed))  # (n, C) float64
+    cloud = torch.from_numpy(read_cloud(path, features, stored, seed, notes))  # (n, C) float64
     if float(cloud[:, :3].abs().max()) > LARGEST:
         raise ValueError(f"{path}: expected coordinates up to {LARGEST:g}, came larger ones")
     try:
         check_extent(cloud[:, :3])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    normals = F.normalize(cloud[:, 3:], dim=-1)  # (n, 0) or (n, 3)
+    beside = F.normalize(cloud[:, 3:], dim=-1) if features is None else cloud[:, 3:]  # (n, F)
     # in double precision: coordinates of a map lose their shape in single precision
-    points = torch.cat([unit_sphere(cloud[:, :3]), normals], dim=-1).float().numpy()
+    points = torch.cat([unit_sphere(cloud[:, :3]), beside], dim=-1).float().numpy()
     # a stream of its own, apart from the one that samples a mesh
     return points[np.random.default_rng([seed, 1]).permutation(len(points))[:stored]]
 
@@ -249,8 +279,8 @@ def _report(split: str, listing: Listing, shapes: Shapes) -> None:
 
 def _report_result(split: str, result: Split, bare: list[str], total: int) -> None:
     """Says what a split holds, and how much of it is made up by repeating points."""
-    what = "xyz and normal"
-    if len(bare) == total:
+    what = " and ".join(["xyz", *result.features])
+    if total and len(bare) == total:
         what = "xyz: no file has normals"
     elif bare:
         what = f"xyz: {len(bare)} of {total} files have no normals,\n  as {', '.join(bare[:3])}"

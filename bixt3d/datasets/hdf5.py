@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bixt3d.datasets.announced import check_unpacked
+from bixt3d.datasets.features import FeatureError, name_of, width_of
 from bixt3d.datasets.files import WHERE
 
 if TYPE_CHECKING:
@@ -31,9 +33,9 @@ with h5py.File(sys.argv[1], "r", locking=False) as file:
 
 
 def read_hdf5(
-    path: Path, num_classes: int
+    path: Path, num_classes: int, features: Sequence[str] = ()
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_] | None]:
-    """Reads one file: points (n, P, 3), label (n,), and names (n,) or None.
+    """Reads one file: points (n, P, 3 + F), label (n,), and names (n,) or None.
 
     Raises:
         ValueError: The file is damaged or of another layout, keeps its arrays elsewhere, or announces more
@@ -50,6 +52,7 @@ def read_hdf5(
         with h5py.File(path, "r", locking=False) as file:  # shared file systems often refuse locks
             points, label = _array(file, path, "data"), _array(file, path, "label")
             names = _names(file, path, len(points)) if "name" in file else None
+            beside = [_feature(file, path, feature, points.shape) for feature in features]
     except PermissionError:
         raise PermissionError(f"{path}: no permission to read it") from None
     except (OSError, RuntimeError, KeyError, TypeError) as error:  # what h5py raises on damage
@@ -68,7 +71,7 @@ def read_hdf5(
             f"{path}: expected labels in 0..{num_classes - 1}, the lines of shape_names.txt, "
             f"came {label.min()}..{label.max()}"
         )
-    points = points.astype(np.float32, copy=False)
+    points = np.concatenate([points, *beside], axis=2).astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
     if bad.size:
         raise ValueError(
@@ -90,6 +93,20 @@ def _array(file: h5py.File, path: Path, key: str) -> NDArray[Any]:
         raise ValueError(f"{path}: expected numbers in {key}, came {dataset.shape} {dataset.dtype}")
     array: NDArray[Any] = dataset[()]
     return array
+
+
+def _feature(file: h5py.File, path: Path, feature: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Reads a feature by its name, or the plural of it, (n, P, width)."""
+    name, width = name_of(feature), width_of(feature)
+    key = next((key for key in (name, f"{name}s") if key in file), None)
+    if key is None:
+        raise FeatureError(
+            f"{path}: it has no feature {name}; expected data.features out of {', '.join(sorted(file))}"
+        )
+    values = _array(file, path, key)
+    if values.shape != (*shape[:2], width) and (width > 1 or values.shape != shape[:2]):
+        raise FeatureError(f"{path}: {key}: expected {(*shape[:2], width)}, got {values.shape}")
+    return values.reshape(*shape[:2], width)  # (n, P, width)
 
 
 def _inside(file: h5py.File, path: Path, key: str) -> h5py.Dataset:

@@ -6,13 +6,15 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bixt3d.datasets.announced import check_loaded, check_mesh, read_array
+from bixt3d.datasets.announced import check_loaded, check_mesh, read_arrays
+from bixt3d.datasets.clouds import FileCloud
 from bixt3d.datasets.files import read_rows
 from bixt3d.datasets.pcd import read_pcd
 
@@ -21,65 +23,72 @@ CLOUDS = (".pcd",)
 TEXT = (".xyz", ".txt")
 ARRAYS = (".npy", ".npz")
 SUFFIXES = (*MESHES, *CLOUDS, *TEXT, *ARRAYS)
-LENGTH_OFF = 0.05  # a unit normal printed with two digits is off by 0.01
 
 
 def read_cloud(
-    path: str | os.PathLike[str], channels: int | None = 3, num_samples: int = 2048, seed: int = 0
+    path: str | os.PathLike[str],
+    features: Sequence[str] | None = (),
+    num_samples: int = 2048,
+    seed: int = 0,
+    notes: list[str] | None = None,
 ) -> NDArray[np.float64]:
     """Reads a cloud, or samples the surface of a mesh.
 
     Args:
         path: A mesh (.off, .obj, .ply, .stl, .glb), a cloud (.ply without faces, .pcd), a text file of one
-            point a line (.xyz, .txt), or an array (N, C) (.npy; .npz with the key `points` or one array).
-        channels: 3 for xyz, 6 for xyz and normal: the faces' of a mesh, the fields nx ny nz of .ply and
-            normal_x normal_y normal_z of .pcd, else columns 4 to 6. None: 6 where the file holds normals,
-            which are of length 1 (or 0, where unknown) as colours are not, else 3.
+            point a line (.xyz, .txt), or an array (N, C) (.npy; .npz with the key `points` or one array, and
+            features under their names).
+        features: Features beside xyz, in order: `normal` is that of a mesh's faces, the fields nx ny nz of
+            .ply and normal_x normal_y normal_z of .pcd; `color` a mesh's or the fields red green blue, rgb of
+            .pcd; others are fields of their names. Text and plain arrays name nothing: their columns after
+            xyz are the features in order. None: `normal`, where the file holds vectors of length 1 (or 0,
+            where unknown), as colours are not.
         num_samples: Points drawn from a mesh, evenly by area.
         seed: Seed of that draw.
+        notes: Receives what was changed of features, such as colours up to 255; it is logged if None.
 
     Returns:
-        Points (N, channels) float64, in the file's own coordinates.
+        Points (N, 3 + F) float64, in the file's own coordinates.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is of another kind, damaged, empty, or has fewer columns.
+        ValueError: The file is of another kind, damaged, empty, lacks a feature (`FeatureError`), or its
+            numbers cannot be it.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    cloud = load_cloud(path, num_samples, seed)
+    if features is None:
+        features = ("normal",) if cloud.has_normals() else ()
+    return cloud.take(features, path, notes)
+
+
+def load_cloud(path: Path, num_samples: int = 2048, seed: int = 0) -> FileCloud:
+    """Reads all that a file holds of a cloud, or of a sample of a mesh; see `read_cloud`."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}{': it is a folder' if path.is_dir() else ''}")
     suffix = path.suffix.lower()
     if suffix in SUFFIXES and not path.stat().st_size:
         raise ValueError(f"{path}: the file is empty")
     if suffix in TEXT:
-        points: Any = _read_text(path)
-    elif suffix in CLOUDS:
-        points = read_pcd(path)
-    elif suffix in ARRAYS:
-        points = _read_array(path)
-    elif suffix in MESHES:
-        points = _read_mesh(path, num_samples, seed)
-    else:
-        raise ValueError(f"{path}: expected one of {', '.join(SUFFIXES)}, came {suffix or 'no suffix'}")
-    if channels is None:
-        channels = 6 if _has_normals(points) else 3
-    if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] < channels:
-        what = ", xyz and normal" if channels == 6 else ""
-        raise ValueError(f"{path}: expected points (N, {channels}){what}, came an array {points.shape}")
-    points = points[:, :channels]
-    if points.dtype.kind not in "fiu" or not np.isfinite(points).all():
-        raise ValueError(f"{path}: expected finite numbers, came {points.dtype} with others among them")
-    return np.ascontiguousarray(points, dtype=np.float64)
+        return _of_array(_read_text(path), path)
+    if suffix in CLOUDS:
+        return read_pcd(path)
+    if suffix in ARRAYS:
+        arrays = _read_arrays(path)
+        cloud = _of_array(arrays.pop(""), path)
+        fits = {name: value for name, value in arrays.items() if value.shape[:1] == cloud.xyz.shape[:1]}
+        return FileCloud(cloud.xyz, fits, cloud.columns)
+    if suffix in MESHES:
+        return _read_mesh(path, num_samples, seed)
+    raise ValueError(f"{path}: expected one of {', '.join(SUFFIXES)}, came {suffix or 'no suffix'}")
 
 
-def _has_normals(points: NDArray[Any]) -> bool:
-    """Tells whether columns 4 to 6 are unit vectors; some may be zero, where the normal is not known."""
-    if points.ndim != 2 or points.shape[1] < 6 or points.dtype.kind not in "fiu":
-        return False
-    with np.errstate(over="ignore"):  # infinity and NaN are no unit lengths
-        length = np.linalg.norm(points[:, 3:6].astype(np.float64), axis=1)  # (N,)
-    unit = np.abs(length - 1) <= LENGTH_OFF
-    return bool(unit.any() and (unit | (length == 0)).all())
+def _of_array(points: NDArray[Any], path: Path) -> FileCloud:
+    if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] < 3:
+        raise ValueError(f"{path}: expected points (N, 3), came an array {points.shape}")
+    if points.shape[0] == 3 and points.shape[1] > 16:  # no point has so many channels
+        raise ValueError(f"{path}: expected points (N, 3), got {points.shape}: transpose it")
+    return FileCloud(points[:, :3], {}, points[:, 3:] if points.shape[1] > 3 else None)
 
 
 def _read_text(path: Path) -> NDArray[Any]:
@@ -90,16 +99,17 @@ def _read_text(path: Path) -> NDArray[Any]:
     return read_rows(path, columns, separator=separator, dtype=np.float64)
 
 
-def _read_array(path: Path) -> Any:
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Reads a cloud's arrays: the one of its points under "", others by their names."""
     try:
-        return read_array(path)
+        return read_arrays(path)
     except PermissionError:
         raise
     except Exception as error:  # zip and header errors are of many kinds
         raise ValueError(f"{path}: expected a whole NumPy array without objects ({error})") from None
 
 
-def _read_mesh(path: Path, num_samples: int, seed: int) -> Any:
+def _read_mesh(path: Path, num_samples: int, seed: int) -> FileCloud:
     import trimesh
 
     suffix = path.suffix.lower()
@@ -119,11 +129,11 @@ def _read_mesh(path: Path, num_samples: int, seed: int) -> Any:
                 mesh = mesh.to_geometry()
             check_loaded(content, suffix, len(getattr(mesh, "faces", ())))
             if isinstance(mesh, trimesh.PointCloud):
-                return _with_ply_normals(mesh)
+                return _ply_cloud(mesh)
             if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces) or not mesh.area > 0:
                 raise ValueError("it holds no surface")
             points, faces = trimesh.sample.sample_surface(mesh, num_samples, seed=seed)
-            return np.concatenate([points, mesh.face_normals[faces]], axis=1)
+            return FileCloud(points, {"normal": mesh.face_normals[faces], **_colors_at(mesh, points, faces)})
     except PermissionError:
         raise
     except Exception as error:  # trimesh's readers raise whatever a broken file makes them meet
@@ -132,11 +142,26 @@ def _read_mesh(path: Path, num_samples: int, seed: int) -> Any:
         said.setLevel(level)
 
 
-def _with_ply_normals(cloud: Any) -> NDArray[Any]:
-    """The points of a PLY cloud, (N, 3), or (N, 6) where its vertices have normals."""
+def _ply_cloud(cloud: Any) -> FileCloud:
+    """The points of a cloud, and, of a PLY file, its vertices' other properties by name."""
     raw = cloud.metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})  # arrays by property
     properties = raw.keys() if isinstance(raw, dict) else raw.dtype.names
-    if not {"nx", "ny", "nz"} <= set(properties):
-        return np.asarray(cloud.vertices)
-    normals = np.column_stack([raw[name] for name in ("nx", "ny", "nz")])  # (N, 3)
-    return np.concatenate([cloud.vertices, normals], axis=1)
+    named = {name: np.asarray(raw[name]) for name in properties if name not in ("x", "y", "z")}
+    xyz = np.asarray(cloud.vertices)
+    if xyz.ndim != 2 or xyz.shape[1] != 3:
+        raise ValueError(f"expected points (N, 3), got {xyz.shape}")
+    return FileCloud(xyz, {name: value for name, value in named.items() if value.shape[:1] == xyz.shape[:1]})
+
+
+def _colors_at(mesh: Any, points: NDArray[Any], faces: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """The colours of samples of a mesh, from those of its vertices or faces, where it has any."""
+    import trimesh
+
+    if mesh.visual.kind == "face":
+        return {"color": mesh.visual.face_colors[faces, :3]}
+    if mesh.visual.kind != "vertex":
+        return {}
+    barycentric: Any = trimesh.triangles.points_to_barycentric
+    weights = barycentric(mesh.triangles[faces], points)  # (N, 3)
+    corners = mesh.visual.vertex_colors[mesh.faces[faces], :3] / 255  # (N, 3, 3)
+    return {"color": np.einsum("nc,ncd->nd", weights, corners).clip(0, 1)}

@@ -13,15 +13,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
 from bixt3d.datasets.cache import Arrays, cached
+from bixt3d.datasets.features import mend_features, parse_features
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows, require_files
 from bixt3d.datasets.hdf5 import read_hdf5
-from bixt3d.datasets.split import Split, check_request, cut_train, unit_sphere
+from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.spheres import is_normalized, unit_sphere
+from bixt3d.datasets.split import Split
 
 HDF5_FOLDER = "modelnet40_ply_hdf5_2048"
 NORMAL_FOLDER = "modelnet40_normal_resampled"
@@ -30,20 +34,27 @@ CACHED_ROWS = 2048  # of 10,000: all rows of train would take 2.4 GB, and nobody
 logger = logging.getLogger(__name__)
 
 
-def read_modelnet40(root: str | os.PathLike[str], split: str, num_points: int | None = None) -> Split:
+def read_modelnet40(
+    root: str | os.PathLike[str],
+    split: str,
+    num_points: int | None = None,
+    features: Sequence[str] | None = None,
+) -> Split:
     """Reads the official HDF5 layout: xyz as stored, any number of points per shape.
 
     The files named in `train_files.txt` or `test_files.txt` are read in that order (only their base names
     count), else all `ply_data_train*.h5` or `ply_data_test*.h5` sorted by name. Each holds `data`
-    (n, P, 3), `label` (n, 1) or (n,), and may hold `name` (n,), the id of each shape.
+    (n, P, 3), `label` (n, 1) or (n,), and may hold `name` (n,), the id of each shape, and features by their
+    names, (n, P, width).
 
     Args:
         root: The data folder, or the data set's own folder.
         split: train, val, test, or trainval: the whole official train set in file order.
         num_points: The first so many stored points of each shape, as PointMLP takes them; None keeps all.
+        features: Features that every file holds, in order; None is xyz alone.
 
     Returns:
-        points (S, num_points, 3), label (S,), classes; names where every file holds them.
+        points (S, num_points, 3 + F), label (S,), classes; names where every file holds them.
 
     Raises:
         FileNotFoundError: The data set, or a file that it names, is missing.
@@ -57,16 +68,24 @@ def read_modelnet40(root: str | os.PathLike[str], split: str, num_points: int | 
     classes = tuple(read_lines(classes_file))
     files = _hdf5_files(folder, part)
     # reading the official files takes 2.1 s, the cache 0.13 s: gzip inside HDF5 is the difference
+    wanted = parse_features(features or ())
+    key = f"modelnet40-{part}" + "".join(f"-{feature.replace(':', '.')}" for feature in wanted)
     arrays = cached(
-        [classes_file, *files], f"modelnet40-{part}", lambda: _build_hdf5(files, len(classes)), folder=folder
+        [classes_file, *files], key, lambda: _build_hdf5(files, len(classes), wanted), folder=folder
     )
-    points = _first_points(arrays, num_points, folder)
-    whole = _split(points, arrays, classes)
+    stored = torch.from_numpy(arrays["points"])
+    points = mend_features(_first_points(arrays, num_points, folder), wanted, str(files[0]))
+    whole = _split(points, arrays, classes, wanted, is_normalized(stored))
     logger.info("modelnet40: read %d %s shapes of %d points", len(whole), part, whole.num_points)
     return whole if part == "test" else cut_train(whole, split)
 
 
-def read_modelnet40_normal(root: str | os.PathLike[str], split: str, num_points: int | None = None) -> Split:
+def read_modelnet40_normal(
+    root: str | os.PathLike[str],
+    split: str,
+    num_points: int | None = None,
+    features: Sequence[str] | None = None,
+) -> Split:
     """Reads the 10,000-point text layout: xyz moved into the unit sphere, normals as they are.
 
     `modelnet40_train.txt` and `modelnet40_test.txt` name the shapes, `<class>_NNNN`, each in
@@ -79,9 +98,10 @@ def read_modelnet40_normal(root: str | os.PathLike[str], split: str, num_points:
         split: train, val, test, or trainval: the whole official train set in the order of its list.
         num_points: The first so many stored points of each shape; None keeps all. The unit sphere is that of
             the points taken, as in the usual PointNet++ loader.
+        features: `normal` or none; None keeps the normals.
 
     Returns:
-        points (S, num_points, 6), label (S,), classes and names.
+        points (S, num_points, 6), or (S, num_points, 3) without normals, label (S,), classes and names.
 
     Raises:
         FileNotFoundError: The data set, or a file that it names, is missing.
@@ -111,14 +131,23 @@ def read_modelnet40_normal(root: str | os.PathLike[str], split: str, num_points:
     arrays = cached([classes_file, listing, *files], key, build, folder=folder)
     points = _first_points(arrays, num_points, folder)
     points[..., :3] = unit_sphere(points[..., :3])
-    whole = _split(points, arrays, classes)
+    points = mend_features(points, ("normal",), str(folder))
+    whole = _split(points, arrays, classes, ("normal",), True)
+    whole = whole if features is None else whole.with_features(features)
     logger.info("modelnet40_normal: read %d %s shapes of %d points", len(whole), part, whole.num_points)
     return whole if part == "test" else cut_train(whole, split)
 
 
-def _split(points: torch.Tensor, arrays: Arrays, classes: tuple[str, ...]) -> Split:
+def _split(
+    points: torch.Tensor,
+    arrays: Arrays,
+    classes: tuple[str, ...],
+    features: tuple[str, ...],
+    normalized: bool,
+) -> Split:
     names = tuple(str(name) for name in arrays["names"])
-    return Split(points, torch.from_numpy(arrays["label"]), classes, names=names)
+    label = torch.from_numpy(arrays["label"])
+    return Split(points, label, classes, names=names, features=features, normalized=normalized)
 
 
 def _first_points(arrays: Arrays, num_points: int | None, folder: Path) -> torch.Tensor:
@@ -169,8 +198,9 @@ def _hdf5_files(folder: Path, part: str) -> list[Path]:
     return files
 
 
-def _build_hdf5(files: list[Path], num_classes: int) -> Arrays:
-    points, labels, names = zip(*(read_hdf5(path, num_classes) for path in files), strict=True)
+def _build_hdf5(files: list[Path], num_classes: int, features: tuple[str, ...]) -> Arrays:
+    read = (read_hdf5(path, num_classes, features) for path in files)
+    points, labels, names = zip(*read, strict=True)
     rows = np.array([cloud.shape[1] for cloud in points], dtype=np.int64)
     kept = [name for name in names if name is not None]
     return {

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bixt3d.datasets.announced import check_unpacked
+from bixt3d.datasets.clouds import FileCloud
 
 XYZ = ("x", "y", "z")
-NORMAL = ("normal_x", "normal_y", "normal_z")
+WIDEST = 64  # values of a field that is read; wider ones, such as histograms, are no features of a point
 TYPES = {f"{kind}{size}" for kind in "IU" for size in (1, 2, 4, 8)} | {"F4", "F8"}
 ENCODINGS = ("ascii", "binary", "binary_compressed")
 LONGEST_HEADER = 65_536  # bytes
+COLORS = {"rgb", "rgba"}  # fields of red, green and blue in the bits of one number
+SMALL = ("<u1", "<u2")
 
 
 class Field(NamedTuple):
@@ -37,14 +40,14 @@ class Header(NamedTuple):
     start: int
 
 
-def read_pcd(path: Path) -> NDArray[np.float64]:
-    """Reads x y z, and normal_x normal_y normal_z where the file has them; other fields are passed over.
+def read_pcd(path: Path) -> FileCloud:
+    """Reads x y z, and the other fields by their names; `rgb` becomes three numbers from 0 to 255.
 
     Rows whose x, y or z is NaN, as depth cameras leave them where they measured nothing, are no points and
     are left out. The viewpoint is not applied, as in other readers.
 
     Returns:
-        Points (N, 3), or (N, 6) with normals as they are stored, in the file's own coordinates.
+        The points in the file's own coordinates, and fields (N, values).
 
     Raises:
         ValueError: The file is no PCD file, is damaged, ends before its last point, or has no x, y, z. What
@@ -52,19 +55,56 @@ def read_pcd(path: Path) -> NDArray[np.float64]:
     """
     content = path.read_bytes()
     header = _read_header(path, content)
-    names = (*XYZ, *NORMAL) if all(name in header.fields for name in NORMAL) else XYZ
-    for name in names:
+    for name in XYZ:
         if name not in header.fields or header.fields[name].values != 1:
             raise ValueError(
                 f"{path}: expected the fields x y z of one value each, came {' '.join(header.fields)}"
             )
-    fields = [header.fields[name] for name in names]
+    if header.encoding != "ascii":
+        for name in COLORS & header.fields.keys():
+            # as a float the bits of a colour may be no number, and then would not survive as such
+            one = header.fields[name]
+            header.fields[name] = one._replace(format=one.format.replace("f4", "u4"))
+    names = [
+        *XYZ,
+        *(n for n, one in header.fields.items() if n not in XYZ and n != "_" and one.values <= WIDEST),
+    ]
+    fields = [one for name in names for one in _values(header.fields[name])]
     read = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}
-    points = read[header.encoding](path, content, header, fields)
-    points = points[~np.isnan(points[:, :3]).any(axis=1)]
-    if not len(points):
+    table = read[header.encoding](path, content, header, fields)
+    table = table[~np.isnan(table[:, :3]).any(axis=1)]
+    if not len(table):
         raise ValueError(f"{path}: it holds no points")
-    return points
+    named: dict[str, NDArray[Any]] = {}
+    begin = 3
+    for name in names[3:]:
+        one = header.fields[name]
+        values = table[:, begin : begin + one.values]  # (N, values)
+        begin += one.values
+        with np.errstate(over="ignore", invalid="ignore"):  # text may state what its type cannot hold
+            # whole numbers stay such: of colours the type says which is the largest
+            named[name] = values.astype(one.format) if one.format in SMALL else values
+            if name in COLORS and one.values == 1 and not np.isnan(values).any():
+                named["rgb"] = _unpack_colors(values[:, 0], one.format)
+    return FileCloud(table[:, :3], named)
+
+
+def _values(field: Field) -> list[Field]:
+    """One field a value of a field of several."""
+    size = int(field.format[2:])
+    return [
+        Field(field.format, 1, field.values_before + at, field.bytes_before + at * size)
+        for at in range(field.values)
+    ]
+
+
+def _unpack_colors(packed: NDArray[np.float64], format: str) -> NDArray[np.uint8]:
+    """Red, green and blue (N, 3) of PCL's packed colours: the bits of a float, or a whole number."""
+    if "f" in format:
+        bits = packed.astype(np.float32).view(np.uint32)
+    else:
+        bits = packed.astype(np.int64).astype(np.uint32)
+    return np.stack([(bits >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)], axis=1)
 
 
 def _read_header(path: Path, content: bytes) -> Header:
@@ -159,7 +199,13 @@ def _read_compressed(path: Path, content: bytes, header: Header, fields: list[Fi
     start = header.start + 8
     block = _decompress(path, content[start : start + packed], size)
     count = header.points
-    columns = [np.frombuffer(block, field.format, count, count * field.bytes_before) for field in fields]
+    columns = []
+    for field in fields:  # a field of several values holds those of a point side by side
+        whole = next(
+            one for one in header.fields.values() if 0 <= field.values_before - one.values_before < one.values
+        )
+        held = np.frombuffer(block, whole.format, count * whole.values, count * whole.bytes_before)
+        columns.append(held.reshape(count, whole.values)[:, field.values_before - whole.values_before])
     return np.stack([column.astype(np.float64) for column in columns], axis=1)  # (N, C)
 
 

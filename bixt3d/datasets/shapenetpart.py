@@ -10,12 +10,12 @@ parsed once and kept in a cache.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 
 from bixt3d.datasets.announced import FREE, RATIO
 from bixt3d.datasets.cache import Arrays, cached
+from bixt3d.datasets.features import channel_count, log_notes, mend_features, parse_features
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows
-from bixt3d.datasets.split import Split, check_request
+from bixt3d.datasets.holdout import check_request
+from bixt3d.datasets.part_table import MOST_PARTS, name_parts, read_json, read_part_table
+from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest
 
 FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
@@ -32,28 +35,7 @@ TABLE = "synsetoffset2category.txt"
 LISTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 # The share of listed files that may be absent: the official archive lacks about one in a thousand.
 MISSING = 0.01
-COLUMNS = 7  # x y z nx ny nz part
-MOST_PARTS = 10_000  # a larger part id is a mistake, and would build a model of that many parts
-# Parts of the official release: of each category how many, numbered on through the table.
-OFFICIAL = {
-    "Airplane": 4,
-    "Bag": 2,
-    "Cap": 2,
-    "Car": 4,
-    "Chair": 4,
-    "Earphone": 3,
-    "Guitar": 3,
-    "Knife": 2,
-    "Lamp": 4,
-    "Laptop": 2,
-    "Motorbike": 6,
-    "Mug": 2,
-    "Pistol": 3,
-    "Rocket": 3,
-    "Skateboard": 3,
-    "Table": 3,
-}
-
+FEATURES = ("normal",)  # of the official release: x y z nx ny nz part
 logger = logging.getLogger(__name__)
 
 
@@ -65,12 +47,17 @@ class Shape(NamedTuple):
     path: Path
 
 
-def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int | None = None) -> Split:
-    """Reads the ShapeNetPart layout: xyz moved into the unit sphere, normals and part labels as they are.
+def read_shapenetpart(
+    root: str | os.PathLike[str],
+    split: str,
+    num_points: int | None = None,
+    features: Sequence[str] | None = None,
+) -> Split:
+    """Reads the ShapeNetPart layout: xyz moved into the unit sphere, features and part labels as they are.
 
     `synsetoffset2category.txt` names the categories and their folders, and
     `train_test_split/shuffled_<split>_file_list.json` the shapes of a split, `shape_data/<folder>/<id>`,
-    each in `<folder>/<id>.txt` as lines of x y z nx ny nz part. Which parts a category has is said by
+    each in `<folder>/<id>.txt` as lines of x y z, features, and part. Which parts a category has is said by
     `parts.json`, `{category: {part name: part id}}`; without it by the table of the official release where
     all categories are of it, else by the labels of the training shapes.
 
@@ -79,9 +66,11 @@ def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int 
         split: train, val, test, or trainval, which is both.
         num_points: The first so many stored points of each shape; None keeps all. A shape with fewer than
             that, or than the largest, repeats its own; `count` says how many those are.
+        features: What stands between xyz and the part; None: the normals of the official release. [] leaves
+            those out.
 
     Returns:
-        points (S, N, 6), parts (S, N), category (S,), count (S,) and the tables; label is the category.
+        points (S, N, 3 + F), parts (S, N), category (S,), count (S,) and the tables; label is the category.
 
     Raises:
         FileNotFoundError: The data set or one of its tables is missing, or more than one in a hundred of the
@@ -92,12 +81,15 @@ def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int 
     folder = find_folder(root, FOLDER, marker=TABLE)
     table = _read_table(folder / TABLE)
     categories = tuple(table)
-    shapes, arrays = _read_clouds(folder, LISTS[split], table)
-    parts = _part_table(folder, categories)
+    wanted = FEATURES if features is None else parse_features(features)
+    stored = wanted or FEATURES
+    shapes, arrays = _read_clouds(folder, LISTS[split], table, stored)
+    parts = read_part_table(folder, categories)
     if parts is None:
-        parts = _parts_in(*_read_clouds(folder, LISTS["trainval"], table), categories)
+        parts = _parts_in(*_read_clouds(folder, LISTS["trainval"], table, stored), categories)
     parts_of_category = tuple(tuple(sorted(ids.values())) for ids in parts.values())
     _check_labels(shapes, arrays, categories, parts_of_category)
+    _check_features(shapes, arrays, stored)
     points, labels, count = _pad(shapes, arrays, num_points)
     category = torch.tensor([shape.category for shape in shapes])
     result = Split(
@@ -109,9 +101,11 @@ def read_shapenetpart(root: str | os.PathLike[str], split: str, num_points: int 
         categories,
         parts_of_category,
         tuple(shape.name for shape in shapes),
-        _part_names(parts),
+        name_parts(parts),
         count,
-    )
+        stored,
+        normalized=True,
+    ).with_features(wanted)
     fewest, most = int(count.min()), int(count.max())
     logger.info(
         "read %d %s shapes of %s points, %d categories with %d parts",
@@ -143,7 +137,7 @@ def _read_table(path: Path) -> dict[str, str]:
 def _read_list(folder: Path, split: str, table: dict[str, str]) -> list[Shape]:
     """Reads a split's list; files that are not there are passed over, up to `MISSING` of them."""
     path = _list_path(folder, split)
-    entries = _read_json(path)
+    entries = read_json(path)
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
         raise ValueError(f"{path}: expected a list of strings shape_data/<folder>/<id>")
     numbers = {synset: index for index, synset in enumerate(table.values())}
@@ -179,45 +173,7 @@ def _read_list(folder: Path, split: str, table: dict[str, str]) -> list[Shape]:
     return shapes
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing; {WHERE}.") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not whole JSON ({error})") from None
-
-
-def _part_table(folder: Path, categories: tuple[str, ...]) -> dict[str, dict[str, int]] | None:
-    """Reads the parts of each category from `parts.json`, or knows them; None where neither helps."""
-    path = folder / "parts.json"
-    if not path.is_file():
-        if not set(categories) <= set(OFFICIAL):
-            return None
-        starts = dict(zip(OFFICIAL, np.cumsum([0, *OFFICIAL.values()]).tolist(), strict=False))
-        return {c: {f"{c} {i}": starts[c] + i for i in range(OFFICIAL[c])} for c in categories}
-    stated = _read_json(path)
-    if not isinstance(stated, dict) or set(stated) != set(categories):
-        known = ", ".join(sorted(stated)) if isinstance(stated, dict) else type(stated).__name__
-        raise ValueError(
-            f"{path}: expected the categories of {TABLE} ({', '.join(categories)}), came {known}"
-        )
-    table: dict[str, dict[str, int]] = {}
-    for category in categories:
-        ids = stated[category]
-        whole = isinstance(ids, dict) and all(type(i) is int and 0 <= i < MOST_PARTS for i in ids.values())
-        if not whole or not ids or len(set(ids.values())) < len(ids):
-            raise ValueError(
-                f"{path}: {category}: expected {{part name: part id}} with whole numbers from 0 to "
-                f"{MOST_PARTS - 1}, each once, came {ids!r}"
-            )
-        table[category] = ids
-    return table
-
-
-def _parts_in(
-    shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]
-) -> dict[str, dict[str, int]]:
+def _parts_in(shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]) -> dict[str, dict[str, int]]:
     """Takes the parts of each category from the labels of training shapes."""
     parts = arrays["parts"]
     bad = np.flatnonzero((parts < 0) | (parts >= MOST_PARTS) | (parts != np.round(parts)))
@@ -236,38 +192,30 @@ def _parts_in(
     return table
 
 
-def _part_names(table: dict[str, dict[str, int]]) -> tuple[str, ...]:
-    """Names each part id; one that several categories share has the names of all of them."""
-    names: dict[int, list[str]] = {}
-    for ids in table.values():
-        for name, part in ids.items():
-            if name not in names.setdefault(part, []):
-                names[part].append(name)
-    return tuple(" / ".join(names.get(part, [f"part {part}"])) for part in range(1 + max(names)))
-
-
 def _read_clouds(
-    folder: Path, lists: tuple[str, ...], table: dict[str, str]
+    folder: Path, lists: tuple[str, ...], table: dict[str, str], features: tuple[str, ...]
 ) -> tuple[list[Shape], Arrays]:
-    """Reads the shapes of these lists: points (R, 6) and parts (R,) of all of them one after another."""
+    """Reads the shapes of these lists: points (R, 3 + F) and parts (R,) of all of them one after another."""
     shapes, read = [], []
     for name in lists:
         listed = _read_list(folder, name, table)
         shapes += listed
         sources = [folder / TABLE, _list_path(folder, name), *(shape.path for shape in listed)]
-        read.append(cached(sources, f"shapenetpart-{name}", partial(_parse, listed), folder=folder))
+        named = "" if features == FEATURES else "".join(f"-{one.replace(':', '.')}" for one in features)
+        build = partial(_parse, listed, channel_count(features) + 1)
+        read.append(cached(sources, f"shapenetpart-{name}{named}", build, folder=folder))
     return shapes, {key: np.concatenate([arrays[key] for arrays in read]) for key in read[0]}
 
 
-def _parse(shapes: list[Shape]) -> Arrays:
+def _parse(shapes: list[Shape], columns: int) -> Arrays:
     from tqdm import tqdm
 
     bar = tqdm(shapes, desc="parsing text files once", unit="file", disable=None)
-    clouds = [read_rows(shape.path, COLUMNS) for shape in bar]
-    rows = np.concatenate(clouds)  # (R, 7)
+    clouds = [read_rows(shape.path, columns) for shape in bar]
+    rows = np.concatenate(clouds)  # (R, 3 + F + 1)
     return {
-        "points": np.ascontiguousarray(rows[:, :6]),
-        "parts": rows[:, 6].copy(),
+        "points": np.ascontiguousarray(rows[:, :-1]),
+        "parts": rows[:, -1].copy(),
         "rows": np.array([len(cloud) for cloud in clouds], dtype=np.int64),
         "category": np.array([shape.category for shape in shapes], dtype=np.int64),
     }
@@ -298,6 +246,18 @@ def _check_labels(
     )
 
 
+def _check_features(shapes: list[Shape], arrays: Arrays, features: tuple[str, ...]) -> None:
+    """Brings features into their usual range: raises FeatureError for a file whose numbers cannot be them."""
+    begin, notes = 0, list[str]()
+    for shape, rows in zip(shapes, arrays["rows"].tolist(), strict=True):
+        points = torch.from_numpy(arrays["points"][begin : begin + rows])
+        arrays["points"][begin : begin + rows] = mend_features(
+            points, features, str(shape.path), notes
+        ).numpy()
+        begin += rows
+    log_notes(notes)
+
+
 def _place(shapes: list[Shape], arrays: Arrays, row: int) -> str:
     """Names the file and line of a row of all shapes; empty lines hold none, and are counted."""
     ends = np.cumsum(arrays["rows"])
@@ -322,7 +282,7 @@ def _unit_spheres(xyz: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[
 def _pad(
     shapes: list[Shape], arrays: Arrays, num_points: int | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lays the shapes side by side, each filled up with its own points: (S, N, 6), (S, N), count (S,)."""
+    """Lays the shapes side by side, each filled up with its own points: (S, N, C), (S, N), count (S,)."""
     rows: NDArray[np.int64] = arrays["rows"]
     width = int(rows.max()) if num_points is None else num_points
     if len(rows) * width > max(FREE // 28, RATIO * int(rows.sum())):  # 28 bytes a row
@@ -335,6 +295,6 @@ def _pad(
     kept = np.minimum(rows, width)
     index = starts[:, None] + np.arange(width) % kept[:, None]  # (S, N)
     stored = np.concatenate([_unit_spheres(arrays["points"][:, :3], rows), arrays["points"][:, 3:]], axis=1)
-    points = torch.from_numpy(stored[index])  # (S, N, 6)
+    points = torch.from_numpy(stored[index])  # (S, N, C)
     parts = torch.from_numpy(arrays["parts"][index].astype(np.int64))  # (S, N)
     return points, parts, torch.from_numpy(kept)

@@ -125,7 +125,7 @@ def shapes_are_ready(
     seed: int | None = None,
 ) -> bool:
     """Whether `root/shapes` holds a whole data set of this format, made with these arguments (None: any)."""
-    stamp = _read_stamp(Path(root) / "shapes")
+    stamp = _read_stamp(Path(root).expanduser() / "shapes")
     wanted = {"per_class": per_class, "num_points": num_points, "seed": seed}
     return stamp is not None and all(
         value is None or stamp.get(name) == value for name, value in wanted.items()
@@ -166,7 +166,7 @@ def write_shapes(
         "num_points": _whole_number("num_points", num_points, 32),
         "seed": _whole_number("seed", seed, 0),
     }
-    target = Path(root) / "shapes"
+    target = Path(root).expanduser() / "shapes"
     if shapes_are_ready(root, **arguments):
         return target
     for path in (target, *target.parents):

@@ -1,24 +1,56 @@
-"""One split of a data set as whole tensors, and how a val split is cut where a data set has none."""
+"""One split of a data set as whole tensors, which may come from one's own arrays."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
-SPLITS = ("train", "val", "test", "trainval")
-SMALLEST = 1e-150  # extent of a cloud; its square would vanish
+from bixt3d.datasets.checks import check_index, check_names, check_part_table, check_points
+from bixt3d.datasets.features import (
+    assumed_features,
+    check_features,
+    columns_of,
+    name_of,
+    parse_features,
+)
+from bixt3d.datasets.spheres import check_extent, unit_sphere
+from bixt3d.suggest import nearest
+
+_WHOLE = ("label", "parts", "category", "count")  # fields of whole numbers
+
+
+class Cloud(NamedTuple):
+    """One shape of a split: points (N, C), and label, a number."""
+
+    points: Tensor
+    label: Tensor
+
+
+class PartCloud(NamedTuple):
+    """One shape with parts: points (N, C), label, parts (N,), category, and how many points are its own."""
+
+    points: Tensor
+    label: Tensor
+    parts: Tensor
+    category: Tensor
+    own: Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """A whole split in memory: one row per shape, every shape with the same number of points.
 
+    NumPy arrays are taken as well as tensors, and lists of names. ``len(split)``, ``split[3]`` and iteration
+    work as `torch.utils.data.DataLoader` needs them: a shape is a `Cloud` (points, label), or a `PartCloud`.
+
     Attributes:
-        points: (S, N, 3) xyz or (S, N, 6) xyz and normal, float32.
+        points: (S, N, 3 + F) xyz and the features, float32.
         label: (S,) int64, an index into `classes`.
         classes: Names of the classes.
         parts: (S, N) int64 part of each point; part data only.
@@ -29,6 +61,11 @@ class Split:
         count: (S,) int64 points that each shape has of its own, where shapes differ in that: its rows from
             there on repeat them. None: all are its own.
         names: Id of each shape where the files hold one, else empty.
+        features: Names of what stands beside xyz, in order: `normal` (3), `color` (3), `intensity` (1),
+            `height` (1), or others, with `name:width` where they are wider than 1. Six channels that nothing
+            is said of are xyz and normal, if they can be.
+        normalized: Whether every cloud is centred and scaled to the unit sphere already, as models take
+            them; a training does it otherwise.
 
     Raises:
         ValueError: A field has another shape or dtype, an index is out of range, points are not finite, or
@@ -45,22 +82,29 @@ class Split:
     names: tuple[str, ...] = ()
     part_names: tuple[str, ...] = ()
     count: Tensor | None = None
+    features: tuple[str, ...] = ()
+    normalized: bool = False
 
     def __post_init__(self) -> None:
+        self._convert()
         tensors = (self.points, self.label, self.parts, self.category, self.count)
         devices = {str(value.device) for value in tensors if isinstance(value, Tensor)}
         if len(devices) > 1:
             raise ValueError(f"expected all tensors on one device, came {', '.join(sorted(devices))}")
-        _check_points(self.points)
+        check_points(self.points)
+        features = parse_features(self.features, self.points.shape[2] if self.features else None)
+        if features:
+            check_features(self.points, features, "points")
+        object.__setattr__(self, "features", features or assumed_features(self.points))
         shapes, num_points = self.points.shape[:2]
-        _check_names("classes", self.classes)
-        _check_index("label", self.label, (shapes,), len(self.classes), "classes")
+        check_names("classes", self.classes)
+        check_index("label", self.label, (shapes,), len(self.classes), "classes")
         if self.names and len(self.names) != shapes:
             raise ValueError(
                 f"names: expected one for each of the {shapes} shapes, or none, came {len(self.names)}"
             )
         if self.count is not None:
-            _check_index("count", self.count, (shapes,), num_points + 1, "points and none")
+            check_index("count", self.count, (shapes,), num_points + 1, "points and none")
             if int(self.count.min()) < 1:
                 raise ValueError("count: expected at least one point of its own for each shape, came 0")
         part_fields = (self.parts is not None, self.category is not None, bool(self.categories))
@@ -70,17 +114,144 @@ class Split:
                     "part data needs parts, category, categories and parts_of_category together, came "
                     f"parts: {part_fields[0]}, category: {part_fields[1]}, categories: {part_fields[2]}"
                 )
-            _check_names("categories", self.categories)
-            _check_part_table(self.categories, self.parts_of_category)
-            _check_index("category", self.category, (shapes,), len(self.categories), "categories")
-            _check_index("parts", self.parts, (shapes, num_points), self.num_parts, "part ids")
+            check_names("categories", self.categories)
+            check_part_table(self.categories, self.parts_of_category)
+            check_index("category", self.category, (shapes,), len(self.categories), "categories")
+            check_index("parts", self.parts, (shapes, num_points), self.num_parts, "part ids")
             if self.part_names and len(self.part_names) != self.num_parts:
                 raise ValueError(
                     f"part_names: expected {self.num_parts} names, one a part id, came {len(self.part_names)}"
                 )
 
+    def _convert(self) -> None:
+        """Take arrays of NumPy for tensors, and lists for tuples."""
+        for name, dtype in (("points", torch.float32), *((name, torch.int64) for name in _WHOLE)):
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray) and value.dtype.kind in ("iu" if name in _WHOLE else "fiu"):
+                object.__setattr__(self, name, torch.from_numpy(np.ascontiguousarray(value)).to(dtype))
+            elif name == "label" and isinstance(value, (list, tuple)) and all(type(i) is int for i in value):
+                object.__setattr__(self, name, torch.tensor(value, dtype=dtype))
+        for name in ("classes", "categories", "names", "part_names", "features"):
+            value = getattr(self, name)
+            if isinstance(value, (list, np.ndarray)):
+                object.__setattr__(self, name, tuple(str(v) if isinstance(v, np.str_) else v for v in value))
+        table = self.parts_of_category
+        if isinstance(table, (list, tuple)) and any(isinstance(ids, list) for ids in (table, *table)):
+            ids = (tuple(ids) if isinstance(ids, list) else ids for ids in table)
+            object.__setattr__(self, "parts_of_category", tuple(ids))
+
+    @classmethod
+    def from_clouds(
+        cls,
+        clouds: Sequence[Any],
+        label: Any,
+        classes: Sequence[str],
+        parts: Sequence[Any] = (),
+        **fields: Any,
+    ) -> Split:
+        """Build a split of clouds that differ in their number of points.
+
+        Each cloud is centred and scaled to the unit sphere in double precision; those with fewer points than
+        the largest repeat theirs, and `count` says how many are their own.
+
+        Args:
+            clouds: Arrays or tensors (N_i, C).
+            label: (S,) class of each.
+            classes: Their names.
+            parts: Part of each point, (N_i,) each; part data only.
+            **fields: Other attributes, such as ``features`` and ``parts_of_category``.
+
+        Raises:
+            ValueError: For no clouds, one without points or at one place, or as `Split`.
+        """
+        if not len(clouds):
+            raise ValueError("clouds: expected at least one, got none")
+        read = [torch.as_tensor(cloud, dtype=torch.float64) for cloud in clouds]
+        rows = [len(cloud) if cloud.ndim == 2 else 0 for cloud in read]
+        if min(rows) == 0 or len({cloud.shape[-1] for cloud in read}) > 1:
+            shown = ", ".join(str(tuple(cloud.shape)) for cloud in read[:3])
+            raise ValueError(f"clouds: expected points (N, C), C the same for all, got {shown}")
+        most = max(rows)
+        points = []
+        for at, cloud in enumerate(read):
+            try:
+                check_extent(cloud[:, :3])
+            except ValueError as error:
+                raise ValueError(f"cloud {at}: {error}") from None
+            cloud = torch.cat([unit_sphere(cloud[:, :3]), cloud[:, 3:]], -1).float()
+            points.append(cloud[torch.arange(most) % len(cloud)])  # (N, C)
+        if len(parts):
+            filled = [torch.as_tensor(own)[torch.arange(most) % len(own)].long() for own in parts]
+            fields["parts"] = torch.stack(filled)  # (S, N)
+            fields.setdefault("category", label)
+            fields.setdefault("categories", tuple(classes))
+        ragged = torch.tensor(rows) if min(rows) < most else None
+        return cls(
+            torch.stack(points), label, tuple(classes), **{"count": ragged, "normalized": True, **fields}
+        )
+
     def __len__(self) -> int:
         return self.points.shape[0]
+
+    @overload
+    def __getitem__(self, index: int) -> Cloud | PartCloud: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Split: ...
+
+    def __getitem__(self, index: int | slice) -> Cloud | PartCloud | Split:
+        """Return one shape, or the split of a slice.
+
+        Raises:
+            IndexError: If there is no such shape.
+            ValueError: If the slice is empty.
+        """
+        if isinstance(index, slice):
+            return self.select(range(*index.indices(len(self))))
+        place = range(len(self))[operator.index(index)]
+        if self.parts is None or self.category is None:
+            return Cloud(self.points[place], self.label[place])
+        own = self.label.new_tensor(self.num_points) if self.count is None else self.count[place]
+        return PartCloud(self.points[place], self.label[place], self.parts[place], self.category[place], own)
+
+    def with_features(self, features: Sequence[str]) -> Split:
+        """Return the split with these features alone, in this order.
+
+        Raises:
+            ValueError: If it lacks one.
+        """
+        wanted, columns = parse_features(features), columns_of(self.features)
+        missing = [name_of(feature) for feature in wanted if name_of(feature) not in columns]
+        if missing:
+            raise ValueError(
+                f"features: expected {', '.join(wanted)}, got {', '.join(self.features) or 'xyz alone'}"
+                f"{nearest(missing[0], columns)}"
+            )
+        if wanted == self.features:
+            return self
+        chosen = [self.points[..., :3], *(self.points[..., columns[name_of(name)]] for name in wanted)]
+        return replace(self, points=torch.cat(chosen, -1).contiguous(), features=wanted)
+
+    def first_points(self, num_points: int) -> Split:
+        """Return the split with the first so many points of each shape.
+
+        Raises:
+            ValueError: If it stores fewer.
+        """
+        if num_points > self.num_points:
+            raise ValueError(
+                f"num_points: expected up to {self.num_points}, as each shape stores, got {num_points}"
+            )
+        return replace(
+            self,
+            points=self.points[:, :num_points].contiguous(),
+            parts=None if self.parts is None else self.parts[:, :num_points].contiguous(),
+            count=None if self.count is None else self.count.clamp(max=num_points),
+        )
+
+    def without_parts(self) -> Split:
+        """Return the split without its parts and their tables."""
+        return replace(self, parts=None, category=None, categories=(), parts_of_category=(), part_names=())
 
     def __repr__(self) -> str:
         kind = (
@@ -97,7 +268,7 @@ class Split:
 
     @property
     def channels(self) -> int:
-        """3 for xyz, 6 for xyz and normal."""
+        """Channels of a point: 3 for xyz, and the widths of the features."""
         return self.points.shape[2]
 
     @property
@@ -133,7 +304,7 @@ class Split:
                 f"index: expected at least one position, (K,) int64 or an ({len(self)},) bool mask, "
                 f"came {tuple(index.shape)} {index.dtype}"
             )
-        _check_index("index", index, (index.numel(),), len(self), "shapes")
+        check_index("index", index, (index.numel(),), len(self), "shapes")
         positions = index.tolist()
         return replace(
             self,
@@ -144,154 +315,3 @@ class Split:
             count=None if self.count is None else self.count[index],
             names=tuple(self.names[i] for i in positions) if self.names else (),
         )
-
-
-def hold_out(label: Tensor, fraction: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Cuts shapes into train and val, class by class, the same way every time.
-
-    The draw uses NumPy's frozen legacy stream, so it depends on `label`, `fraction` and `seed` alone: not on
-    global random state, and not on the version of a library.
-
-    Args:
-        label: (S,) int64 class of each shape.
-        fraction: Share of each class that goes to val; at least one shape of each class that has two or more.
-        seed: Another seed gives another cut.
-
-    Returns:
-        Train and val positions, int64, each sorted; together every position in 0..S-1 once.
-
-    Raises:
-        ValueError: `label` is not an (S,) int64 tensor, or `fraction` is not between 0 and 1.
-    """
-    if not isinstance(label, Tensor) or label.ndim != 1 or label.dtype != torch.int64 or label.numel() == 0:
-        raise ValueError(f"label: expected a tensor (S,) int64, came {_describe(label)}")
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction: expected a number between 0 and 1, came {fraction}")
-    draw = np.random.RandomState(seed)
-    labels = label.cpu().numpy()
-    held = np.zeros(len(labels), dtype=bool)
-    for one_class in np.unique(labels):
-        members = np.flatnonzero(labels == one_class)
-        count = min(max(1, round(fraction * len(members))), len(members) - 1)
-        held[draw.permutation(members)[:count]] = True
-    return torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
-
-
-def cut_train(whole: Split, split: str) -> Split:
-    """Cuts train or val from an official train set that has no val split of its own; "trainval" is all of it.
-
-    Raises:
-        ValueError: `split` is another name, or no class has the two shapes that a val split needs.
-    """
-    if split == "trainval":
-        return whole
-    if split not in ("train", "val"):
-        raise ValueError(f"split: expected train, val or trainval, came {split!r}")
-    train_index, val_index = hold_out(whole.label)
-    if val_index.numel() == 0:
-        raise ValueError("cannot cut a val split: no class has two or more shapes; ask for split='trainval'")
-    return whole.select(train_index if split == "train" else val_index)
-
-
-def unit_sphere(points: Tensor) -> Tensor:
-    """Centres each cloud on the mean of its points and scales it so that the farthest point is at distance 1.
-
-    Args:
-        points: (..., N, 3) float xyz; a cloud whose points all coincide becomes zeros.
-
-    Returns:
-        A new tensor of the same shape.
-
-    Raises:
-        ValueError: `points` is not a float tensor (..., N, 3) with at least one point.
-    """
-    if not isinstance(points, Tensor) or points.ndim < 2 or points.shape[-1] != 3 or points.shape[-2] == 0:
-        raise ValueError(f"points: expected a float tensor (..., N, 3), came {_describe(points)}")
-    if not points.is_floating_point():
-        raise ValueError(f"points: expected a float tensor, came {points.dtype}")
-    centred = points - points.mean(dim=-2, keepdim=True)
-    # the mean of equal numbers is another one by rounding, and that would become the radius
-    one_place = (points.amax(dim=-2) == points.amin(dim=-2)).all(dim=-1)[..., None, None]  # (..., 1, 1)
-    centred = centred.masked_fill(one_place, 0.0)
-    radius = centred.norm(dim=-1).amax(dim=-1)[..., None, None]  # (..., 1, 1)
-    return centred / torch.where(radius > 0, radius, 1.0)
-
-
-def check_extent(points: Tensor) -> None:
-    """Checks that a cloud has a shape: two points that are apart by more than rounding.
-
-    Args:
-        points: (N, 3) float64 xyz.
-
-    Raises:
-        ValueError: All points coincide.
-    """
-    low, high = points.amin(dim=0), points.amax(dim=0)
-    rounding = 8 * torch.finfo(torch.float64).eps * float(torch.maximum(low.abs(), high.abs()).max())
-    if float((high - low).max()) <= max(rounding, SMALLEST):
-        raise ValueError(f"expected points at two places at least, came {len(points)} at one")
-
-
-def check_request(split: str, num_points: int | None) -> None:
-    """Checks what every reader is asked for.
-
-    Raises:
-        ValueError: `split` is not one of `SPLITS`, or `num_points` neither None nor a whole number above 0.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, came {split!r}")
-    if num_points is not None and (
-        not isinstance(num_points, int) or isinstance(num_points, bool) or num_points < 1
-    ):
-        raise ValueError(
-            f"num_points: expected a whole number above 0, or None for all stored points, came {num_points!r}"
-        )
-
-
-def _check_points(points: Tensor) -> None:
-    if (
-        not isinstance(points, Tensor)
-        or points.ndim != 3
-        or points.shape[2] not in (3, 6)
-        or points.dtype != torch.float32
-    ):
-        raise ValueError(f"points: expected (S, N, 3) or (S, N, 6) float32, came {_describe(points)}")
-    if points.numel() == 0:
-        raise ValueError(
-            f"points: expected at least one shape with at least one point, came {_describe(points)}"
-        )
-    # aminmax passes NaN on and needs no second array the size of the split
-    if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(points)):
-        bad = (~torch.isfinite(points)).flatten(1).any(dim=1).nonzero().squeeze(1)  # (bad,)
-        raise ValueError(
-            f"points: expected finite numbers, came NaN or infinity in {len(bad)} shapes, first {int(bad[0])}"
-        )
-
-
-def _check_index(what: str, value: Tensor | None, shape: tuple[int, ...], count: int, of: str) -> None:
-    if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != torch.int64:
-        raise ValueError(f"{what}: expected {shape} int64, came {_describe(value)}")
-    low, high = (int(extreme) for extreme in torch.aminmax(value))
-    if low < 0 or high >= count:
-        raise ValueError(f"{what}: expected values in 0..{count - 1} ({count} {of}), came {low}..{high}")
-
-
-def _check_names(what: str, names: tuple[str, ...]) -> None:
-    if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{what}: expected a tuple of names, came {names!r}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"{what}: expected each name once, came {', '.join(twice)} more than once")
-
-
-def _check_part_table(categories: tuple[str, ...], table: tuple[tuple[int, ...], ...]) -> None:
-    if len(table) != len(categories) or not all(table):
-        raise ValueError(
-            f"parts_of_category: expected part ids for each of {len(categories)} categories, came {table!r}"
-        )
-    if min(min(ids) for ids in table) < 0:
-        raise ValueError(f"parts_of_category: expected part ids from 0 up, came {table!r}")
-
-
-def _describe(value: object) -> str:
-    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__

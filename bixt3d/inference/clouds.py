@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bixt3d.datasets.features import channel_count, mend_features
 from bixt3d.datasets.folder import LARGEST
 from bixt3d.datasets.meshes import read_cloud
-from bixt3d.datasets.split import check_extent, unit_sphere
+from bixt3d.datasets.spheres import check_extent
 from bixt3d.ops.validate import check_points, describe
 
 Cloud = np.ndarray[Any, Any] | Tensor | str | Path
@@ -41,29 +42,38 @@ def name_of(cloud: Any) -> str:
     return str(cloud) if isinstance(cloud, (str, Path)) else "cloud"
 
 
-def read_points(cloud: Any, channels: int, num_samples: int) -> Tensor:
-    """Return the points of an array, a tensor or a file (N, channels), float64.
+def read_points(cloud: Any, features: Sequence[str], num_samples: int) -> Tensor:
+    """Return the points of an array, a tensor or a file (N, 3 + F), float64.
 
     Args:
-        cloud: The cloud.
-        channels: 3 for xyz, 6 for xyz and normal; further columns are left out.
+        cloud: The cloud; an array's columns are xyz and the features, further ones are left out.
+        features: Names of the features, in order.
         num_samples: Points drawn from a mesh.
 
     Raises:
-        ValueError: For a wrong shape or dtype, no points, NaN, coordinates above 1e100, or points that all
-            coincide, a single one included: such a cloud has no shape to look at.
+        ValueError: For a wrong shape or dtype, no points, NaN, coordinates above 1e100, a feature that is
+            missing or cannot be it, or points that all coincide, a single one included: such a cloud has no
+            shape to look at.
         FileNotFoundError: If the file is missing.
     """
+    channels = channel_count(features)
     if isinstance(cloud, (str, Path)):
-        points = torch.from_numpy(read_cloud(cloud, channels, num_samples))
+        points = torch.from_numpy(read_cloud(cloud, features, num_samples))
     elif isinstance(cloud, (np.ndarray, Tensor)):
         points = cloud.detach() if isinstance(cloud, Tensor) else _from_numpy(cloud)
     else:
         raise ValueError(f"expected an array, a tensor or a path, got {describe(cloud)}")
     numbers = points.dtype != torch.bool and not points.is_complex() and not points.is_quantized
     numbers = numbers and points.layout == torch.strided and not points.is_meta
+    if points.ndim == 2 and points.shape[0] in (3, channels) and points.shape[1] > max(16, channels):
+        raise ValueError(
+            f"{name_of(cloud)}: expected points (N, {channels}), got {tuple(points.shape)}: transpose it"
+        )
     if points.ndim != 2 or points.shape[-1] < channels or not numbers:
-        raise ValueError(f"{name_of(cloud)}: expected points (N, {channels}), got {describe(points)}")
+        beside = f", xyz and {', '.join(features)}," if features else ""
+        raise ValueError(
+            f"{name_of(cloud)}: expected points (N, {channels}){beside or ','} got {describe(points)}"
+        )
     points = points[:, :channels].to(torch.float64)
     check_points(points[None], name_of(cloud), (channels,))
     if float(points[:, :3].abs().max()) > LARGEST:
@@ -72,19 +82,7 @@ def read_points(cloud: Any, channels: int, num_samples: int) -> Tensor:
         check_extent(points[:, :3])
     except ValueError as error:
         raise ValueError(f"{name_of(cloud)}: {error}") from None
-    return points
-
-
-def check_output(values: Tensor, cloud: Any) -> None:
-    """Raise ValueError for what a model whose weights are too large makes of a cloud."""
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name_of(cloud)}: the model gives NaN or infinity for it; its weights are damaged")
-
-
-def normalize(points: Tensor) -> Tensor:
-    """Return points (N, C) with xyz moved into the unit sphere, float32."""
-    # In double precision: coordinates of a map lose their shape in single precision.
-    return torch.cat([unit_sphere(points[:, :3]), points[:, 3:]], -1).float()
+    return mend_features(points, features, name_of(cloud)) if features else points
 
 
 def _from_numpy(cloud: np.ndarray[Any, Any]) -> Tensor:

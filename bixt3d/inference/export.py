@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from bixt3d.models.classifier import PointClassifier
-from bixt3d.models.segmenter import PointSegmenter
-from bixt3d.training.checkpoint import load_checkpoint
+from bixt3d.inference.predictor import Predictor
+from bixt3d.tasks import Task
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 OPSET = 18
 TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order, over a dozen layers
 METADATA = "bixt3d"
+
+Example = Callable[[int, int], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -68,26 +70,27 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     """
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    model = model_or_path
-    if not isinstance(model, nn.Module):
-        model = load_checkpoint(model, "cpu")[0]
-    if not isinstance(model, (PointClassifier, PointSegmenter)):
-        raise ValueError(f"expected a classifier, a segmenter or a checkpoint, got {type(model).__name__}")
-    path = Path(path)
+    predictor = Predictor(model_or_path, "cpu" if not isinstance(model_or_path, nn.Module) else None)
+    model, task, channels = predictor.model, predictor.task, predictor.channels
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     least = least_points(model)
-    about = json.dumps(_metadata(model, least))
+    names = tuple(task.example(model, 2, least, channels))
+    about = json.dumps(_metadata(predictor, names, least))
     place = next(model.parameters()).device
     model = model.cpu().eval()
+    example = partial(_example, task, model, channels)
+    with torch.no_grad():
+        width = model(*example(1, least)).shape[-1]
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     if temporary.suffix != FORMATS[format]:
         temporary = temporary.with_name(temporary.name + FORMATS[format])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's exporters, about themselves
-            program = _program(model, least)
+            program = _program(model, example, least)
             run = (_write_onnx if format == "onnx" else _write_torch)(program, temporary, about)
-        difference = None if run is None else _difference(model, run, least)
+        difference = None if run is None else _difference(model, run, example, least)
         if difference is not None and not difference <= TOLERANCE:
             raise ValueError(
                 f"the exported file differs from the model by {difference:.1e} of its largest logit, more "
@@ -97,32 +100,25 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     finally:
         temporary.unlink(missing_ok=True)
         model.to(place)
-    names = _inputs(model)
-    shapes = {"points": f"(batch, points, {model.in_dims}) float32", "category": "(batch,) int64"}
-    width = model.head.linear.out_features
-    output = f"(batch, {width})" if isinstance(model, PointClassifier) else f"(batch, points, {width})"
+    output = "(batch, points, {})" if task.per_point else "(batch, {})"
+    shapes = {"points": f"(batch, points, {channels}) float32", "category": "(batch,) int64"}
     inputs = tuple(f"{name} {shapes[name]}" for name in names)
-    return Exported(path, inputs, f"logits {output} float32", least, difference)
+    return Exported(path, inputs, f"logits {output.format(width)} float32", least, difference)
 
 
-def least_points(model: PointClassifier | PointSegmenter) -> int:
+def least_points(model: nn.Module) -> int:
     """Return the fewest points of a cloud for which every layer has the neighbours that it looks for."""
-    stages, points, kept = model.encoder.stages, 2, 1
-    for index in sorted(stages, key=int):
-        stage: Any = stages[index]
-        points = max(points, stage.neighbors * kept)
-        kept *= stage.reduction
-    return max(points, 3 * kept if isinstance(model, PointSegmenter) else kept)
+    return int(getattr(model, "least_points", 2))
 
 
-def _program(model: PointClassifier | PointSegmenter, least: int) -> ExportedProgram:
+def _program(model: nn.Module, example: Example, least: int) -> ExportedProgram:
     batch, points = Dim("batch", min=1), Dim("points", min=least)
-    example = _example(model, 2, max(2 * least, 128))
+    inputs = example(2, max(2 * least, 128))
     shapes: dict[str, Any] = {"points": {0: batch, 1: points}}
-    if len(example) == 2:
+    if len(inputs) == 2:
         shapes["category"] = {0: batch}
     with torch.no_grad():
-        program = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     for module in program.graph_module.modules():  # the body of farthest-point sampling is one of its own
         if isinstance(module, GraphModule):
             for node in module.graph.nodes:
@@ -176,33 +172,23 @@ def _write_torch(program: ExportedProgram, path: Path, about: str) -> Callable[.
 
 
 @torch.no_grad()
-def _difference(model: PointClassifier | PointSegmenter, run: Callable[..., Tensor], least: int) -> float:
+def _difference(model: nn.Module, run: Callable[..., Tensor], example: Example, least: int) -> float:
     """Compare on batches and numbers of points other than those of the export."""
     worst = 0.0
     for batch, count in ((1, least), (3, 2 * least + 57)):
-        inputs = _example(model, batch, count)
+        inputs = example(batch, count)
         expected = model(*inputs)
         gap = (run(*inputs) - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
         worst = max(worst, float(gap)) if torch.isfinite(gap) else math.inf
     return worst
 
 
-def _inputs(model: PointClassifier | PointSegmenter) -> Sequence[str]:
-    told = isinstance(model, PointSegmenter) and model.num_categories > 0
-    return ("points", "category") if told else ("points",)
+def _example(task: Task, model: nn.Module, channels: int, batch: int, count: int) -> tuple[Tensor, ...]:
+    return tuple(task.example(model, batch, count, channels).values())
 
 
-def _example(model: PointClassifier | PointSegmenter, batch: int, count: int) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(batch)
-    points = torch.rand(batch, count, model.in_dims, generator=generator) * 2 - 1
-    if len(_inputs(model)) == 1:
-        return (points,)
-    assert isinstance(model, PointSegmenter)
-    return points, torch.arange(batch) % model.num_categories
-
-
-def _metadata(model: PointClassifier | PointSegmenter, least: int) -> dict[str, Any]:
-    about = model.description or {}
-    keys = ("task", "classes", "preprocess", "parts_of_category", "part_names", "dataset")
-    kept = {key: about[key] for key in keys if key in about}
-    return {"inputs": list(_inputs(model)), "output": "logits", "least_points": least, **kept}
+def _metadata(predictor: Predictor, inputs: Sequence[str], least: int) -> dict[str, Any]:
+    description = getattr(predictor.model, "description", None)
+    about = {} if description is None else description.to_dict()
+    kept = {key: value for key, value in about.items() if key not in ("model", "config", "metrics")}
+    return {"inputs": list(inputs), "output": "logits", "least_points": least, **kept}

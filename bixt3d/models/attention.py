@@ -121,25 +121,29 @@ class BidirectionalCrossAttention(nn.Module):
 
     def _attend(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         # Apart from the feed-forward blocks, so that in evaluation they have the memory of what is in here.
-        r_lat, v_lat = split_heads(self.rv_latents(self.norm_latents(latents)), 2, self.num_heads)
-        r_tok, v_tok = split_heads(self.rv_tokens(self.norm_tokens(tokens)), 2, self.num_heads)
-        to_latents, to_tokens = bidirectional_attention(r_lat, v_lat, r_tok, v_tok, backend=self.backend)
+        to_latents, to_tokens = bidirectional_attention(*self.project(latents, tokens), backend=self.backend)
         latents = latents + self.drop_path_latents(self.out_latents(merge_heads(to_latents)))
         tokens = tokens + self.drop_path_tokens(self.out_tokens(merge_heads(to_tokens)))
         return latents, tokens
 
+    def project(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return references and values of latents (B, H, M, d) x2 and of tokens (B, H, N, d) x2.
+
+        The attention and its maps are made of them: a subclass that changes them changes both.
+        """
+        r_lat, v_lat = split_heads(self.rv_latents(self.norm_latents(latents)), 2, self.num_heads)
+        r_tok, v_tok = split_heads(self.rv_tokens(self.norm_tokens(tokens)), 2, self.num_heads)
+        return r_lat, v_lat, r_tok, v_tok
+
     def attention_map(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the latents' attention over the tokens, (B, H, M, N)."""
-        return attention_map(*self._references(latents, tokens))
+        r_lat, _, r_tok, _ = self.project(latents, tokens)
+        return attention_map(r_lat, r_tok)
 
     def similarity(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the similarity of latents and tokens, the same for both directions, (B, H, M, N)."""
-        return similarity(*self._references(latents, tokens))
-
-    def _references(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        r_lat, _ = split_heads(self.rv_latents(self.norm_latents(latents)), 2, self.num_heads)
-        r_tok, _ = split_heads(self.rv_tokens(self.norm_tokens(tokens)), 2, self.num_heads)
-        return r_lat, r_tok  # (B, H, M, d), (B, H, N, d)
+        r_lat, _, r_tok, _ = self.project(latents, tokens)
+        return similarity(r_lat, r_tok)
 
 
 class CrossAttention(nn.Module):

@@ -68,11 +68,18 @@ class BidirectionalLayer(nn.Module):
     """Bi-directional cross-attention, then self-attention among the latents."""
 
     def __init__(
-        self, dim: int, token_dim: int, num_heads: int, mlp_ratio: float, drop_path: float, backend: str
+        self,
+        dim: int,
+        token_dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        backend: str,
+        block: type[BidirectionalCrossAttention] = BidirectionalCrossAttention,
     ) -> None:
         """Build both blocks."""
         super().__init__()
-        self.cross = BidirectionalCrossAttention(dim, token_dim, num_heads, mlp_ratio, drop_path, backend)
+        self.cross = block(dim, token_dim, num_heads, mlp_ratio, drop_path, backend)
         self.among = SelfAttention(dim, num_heads, mlp_ratio, drop_path)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,6 +157,7 @@ class BiXT(Trunk):
         mlp_ratio: Hidden width of the feed-forward blocks, as a multiple of their width.
         drop_path: Stochastic depth at the last layer; it grows linearly from 0 at the first.
         backend: Backend of `bixt3d.ops.bidirectional_attention`.
+        block: What bi-directional layers attend by: `BidirectionalCrossAttention` or a subclass of one's own.
 
     Raises:
         ValueError: For an unknown ``attention`` or ``last_layer``, or sizes that do not fit together.
@@ -167,6 +175,7 @@ class BiXT(Trunk):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         backend: str = "auto",
+        block: type[BidirectionalCrossAttention] = BidirectionalCrossAttention,
     ) -> None:
         """Build the latents and the layers, initialised as in the official code."""
         super().__init__()
@@ -193,7 +202,7 @@ class BiXT(Trunk):
             elif attention == "sequential":
                 layers.append(SequentialLayer(dim, width, num_heads, mlp_ratio, rate))
             else:
-                layers.append(BidirectionalLayer(dim, width, num_heads, mlp_ratio, rate, backend))
+                layers.append(BidirectionalLayer(dim, width, num_heads, mlp_ratio, rate, backend, block))
         self.layers = nn.ModuleList(layers)
         initialize(self)
 

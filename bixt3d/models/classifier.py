@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from bixt3d.models.encoder import Attended, PointEncoder, PointModel
@@ -52,9 +54,20 @@ class PointClassifier(PointModel):
         self._check(points)
         return self._compare(points)
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new head for ``num_classes`` in place of the old, starting at zero."""
+    def reset_classifier(self, num_classes: int, classes: Sequence[str] | None = None) -> None:
+        """Put a new head for ``num_classes`` in place of the old, starting at zero.
+
+        What a checkpoint said of the model says the new classes then: ``classes``, or numbers.
+
+        Raises:
+            ValueError: For fewer than one class, or another number of names.
+        """
+        names = [str(index) for index in range(num_classes)] if classes is None else list(classes)
+        if len(names) != num_classes:
+            raise ValueError(f"classes: expected {num_classes} names, got {len(names)}")
         width = self.head.norm.weight.shape[0]
         new = ClassificationHead(width, num_classes, dropout=self.head.dropout.p)  # any pool of this width
         new.pool = self.head.pool
         self.head = new.to(self.head.linear.weight).train(self.training)
+        if self.description is not None:
+            self.description = self.description.resized({"num_classes": num_classes}, {"classes": names})

@@ -29,9 +29,7 @@ class PropagationStage(nn.Module):
             commutes with a weighted mean. False is the plain twin.
     """
 
-    def __init__(
-        self, skip_dim: int, coarse_dim: int, out_dim: int, blocks: int, fused: bool = True
-    ) -> None:
+    def __init__(self, skip_dim: int, coarse_dim: int, out_dim: int, blocks: int, fused: bool = True) -> None:
         """Build the linear map of both parts, its norm, and the blocks."""
         super().__init__()
         self.skip_dim, self.fused = skip_dim, fused

@@ -83,19 +83,44 @@ class PointEncoder(nn.Module):
 
 
 class PointModel(nn.Module):
-    """A model of point clouds: an encoder, and whatever a subclass puts on it."""
+    """A model of point clouds: an encoder, and whatever a subclass puts on it.
+
+    Attributes:
+        task: Name of the task that it is for.
+        description: What a checkpoint said of it, a `bixt3d.tasks.Description`; None if it comes from none.
+    """
+
+    task: str = "classification"
+    head: Any
 
     def __init__(self, encoder: PointEncoder) -> None:
         """Keep the encoder."""
         super().__init__()
         self.encoder = encoder
-        # What a checkpoint said of the model that came from it: classes, preprocessing, settings.
-        self.description: dict[str, Any] | None = None
+        self.description: Any = None
 
     @property
     def in_dims(self) -> int:
-        """Channels of a point: 3 for xyz, 6 with normals."""
+        """Channels of a point: 3 for xyz, and the widths of its features."""
         return self.encoder.tokenizer.in_dims
+
+    @property
+    def num_outputs(self) -> int:
+        """Logits of a cloud, or of a point."""
+        return int(self.head.linear.out_features)
+
+    @property
+    def least_points(self) -> int:
+        """The fewest points of a cloud for which every layer has the neighbours that it looks for."""
+        stages, points, kept = self.encoder.stages, 2, 1
+        for index in sorted(stages, key=int):
+            stage: Any = stages[index]
+            points = max(points, stage.neighbors * kept)
+            kept *= stage.reduction
+        return max(points, self._least_tokens * kept)
+
+    # Tokens that the last layer must leave.
+    _least_tokens = 1
 
     def no_weight_decay(self) -> set[str]:
         """Name the parameters that weight decay leaves alone: vectors, latents and embeddings."""

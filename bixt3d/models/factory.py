@@ -6,13 +6,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from bixt3d.models import variants
-from bixt3d.models.encoder import PointModel
 from bixt3d.suggest import nearest
 
-MODELS: dict[str, Callable[..., PointModel]] = {
+Builder = Callable[..., nn.Module]
+
+MODELS: dict[str, Builder] = {
     "bixt_ti_cls": variants.bixt_ti_cls,
     "bixt_ti_cls_grouping": variants.bixt_ti_cls_grouping,
     "bixt_ti_cls_hierarchy": variants.bixt_ti_cls_hierarchy,
@@ -21,11 +23,64 @@ MODELS: dict[str, Callable[..., PointModel]] = {
     "perceiver_ti_cls": variants.perceiver_ti_cls,
     "sequential_ti_cls": variants.sequential_ti_cls,
 }
+_OWN = frozenset(MODELS)
 
 
 def list_models() -> list[str]:
     """Return the names that `create_model` knows, sorted."""
     return sorted(MODELS)
+
+
+def register_model(name: str, builder: Builder) -> None:
+    """Make a model known by a name, which `create_model` and ``model.name`` of a config then take.
+
+    Args:
+        name: The name; one that ships with the package is not replaced.
+        builder: A function or class whose arguments are the model's, and which returns a `torch.nn.Module`.
+            It is told ``num_classes`` (or ``num_parts`` and ``num_categories``) and ``in_dims`` where it has
+            such parameters. Its attribute ``task`` is the task that the model is for, ``"classification"`` if
+            it has none.
+
+    Raises:
+        ValueError: If the name is taken by a model of the package, or no name.
+        TypeError: If the builder cannot be called.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name: expected a name, got {name!r}")
+    if name in _OWN:
+        raise ValueError(f"name: {name} is a model of the package: expected another name")
+    if not callable(builder):
+        raise TypeError(f"builder: expected a function that returns a model, got {type(builder).__name__}")
+    MODELS[name] = builder
+
+
+def find_builder(name: str) -> Builder:
+    """Return what builds the model of that name.
+
+    Raises:
+        ValueError: If there is none, naming the nearest.
+    """
+    if name not in MODELS:
+        raise ValueError(
+            f"unknown model {name!r}{nearest(name, MODELS)}; known: {', '.join(list_models())}. Yours "
+            "is known after bixt3d.register_model, on the command line by --plugin FILE.py"
+        )
+    return MODELS[name]
+
+
+def task_of(name: str) -> str:
+    """Return the name of the task that a model is for, as its builder says.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    return str(getattr(find_builder(name), "task", "classification"))
+
+
+def takes(name: str, argument: str) -> bool:
+    """Return whether the model of that name has an argument."""
+    parameters = inspect.signature(find_builder(name)).parameters
+    return argument in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def create_model(name: str, **args: Any) -> nn.Module:
@@ -38,33 +93,45 @@ def create_model(name: str, **args: Any) -> nn.Module:
     Raises:
         ValueError: For an unknown name or argument, naming the nearest, or a value that does not fit.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}{nearest(name, MODELS)}; known: {', '.join(list_models())}")
-    build = MODELS[name]
+    build = find_builder(name)
     known = inspect.signature(build).parameters
-    for key in args:
-        if key not in known:
+    args = {key: value.item() if isinstance(value, np.generic) else value for key, value in args.items()}
+    for key, value in args.items():
+        if not takes(name, key):
             raise ValueError(
                 f"{name} has no argument {key!r}{nearest(key, known)}; it takes: {', '.join(known)}"
             )
-        _check_type(name, key, args[key], known[key].default)
-    return build(**args)
+        if key in known:
+            _check_type(name, key, value, known[key])
+    model = build(**args)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"{name}: expected its builder to return a torch.nn.Module, got {type(model).__name__}"
+        )
+    return model
 
 
-def _check_type(name: str, key: str, value: Any, default: Any) -> None:
+def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -> None:
     # Arguments may come from YAML, where a number is easily quoted or a list forgotten.
     def whole(number: Any) -> bool:
         return isinstance(number, int) and not isinstance(number, bool)
 
-    if isinstance(default, tuple):
+    default = parameter.default
+    if default is None and "int" in str(parameter.annotation):
+        fits = value is None or whole(value)
+    elif default is None or default is parameter.empty:
+        fits = True
+    elif isinstance(default, tuple):
         fits = isinstance(value, (list, tuple)) and all(whole(item) for item in value)
     elif isinstance(default, bool):
         fits = isinstance(value, bool)
     elif isinstance(default, float):
         fits = whole(value) or isinstance(value, float)
-    elif isinstance(default, str):
-        fits = isinstance(value, str)
     else:
-        fits = whole(value) or (default is None and value is None)
+        fits = (
+            isinstance(value, str)
+            if isinstance(default, str)
+            else not isinstance(default, int) or whole(value)
+        )
     if not fits:
         raise ValueError(f"{name}: {key}: expected a value like {default!r}, got {value!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor, nn
 
@@ -24,6 +26,9 @@ class PointSegmenter(PointModel):
         num_categories: Number of categories C; 0 for a model that is not told the category.
         decoder: Carries the tokens back to all points.
     """
+
+    task = "part_segmentation"
+    _least_tokens = 3  # that a point is interpolated from
 
     def __init__(
         self,
@@ -105,9 +110,23 @@ class PointSegmenter(PointModel):
         self._check(points)
         return self._compare(points, self._condition(points, category))
 
-    def reset_classifier(self, num_parts: int) -> None:
-        """Put a new last map for ``num_parts`` in place of the old, starting at zero."""
+    def reset_classifier(self, num_parts: int, part_names: Sequence[str] | None = None) -> None:
+        """Put a new last map for ``num_parts`` in place of the old, starting at zero.
+
+        What a checkpoint said of the model says the new parts then, ``part_names`` or numbered ones, and that
+        every category may hold any of them.
+
+        Raises:
+            ValueError: For fewer than one part, or another number of names.
+        """
+        names = [f"part {part}" for part in range(num_parts)] if part_names is None else list(part_names)
+        if len(names) != num_parts:
+            raise ValueError(f"part_names: expected {num_parts} names, got {len(names)}")
         self.head.reset(num_parts)
+        if self.description is not None:
+            table = [list(range(num_parts)) for _ in range(self.num_categories)]
+            facts = {"part_names": names, "parts_of_category": table}
+            self.description = self.description.resized({"num_parts": num_parts}, facts)
 
 
 def segment_all_points(

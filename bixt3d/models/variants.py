@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from bixt3d.models.bixt import BiXT, Perceiver, Trunk
 from bixt3d.models.classifier import PointClassifier
@@ -13,7 +14,20 @@ from bixt3d.models.heads import ClassificationHead, PartHead
 from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.models.tokenizers import COORD_SCALE, GROUPED_COORD_SCALE, SinusoidalTokenizer
 
+F = TypeVar("F", bound=Callable[..., Any])
 
+
+def for_task(name: str) -> Callable[[F], F]:
+    """Let a builder say which task its model is for."""
+
+    def say(builder: F) -> F:
+        builder.task = name  # type: ignore[attr-defined]
+        return builder
+
+    return say
+
+
+@for_task("classification")
 def bixt_ti_cls(
     num_classes: int = 40,
     in_dims: int = 3,
@@ -36,6 +50,7 @@ def bixt_ti_cls(
     return _classifier(num_classes, in_dims, dim, coord_scale, trunk, {}, pool, dim, dropout)
 
 
+@for_task("classification")
 def bixt_ti_cls_grouping(
     num_classes: int = 40,
     in_dims: int = 3,
@@ -77,6 +92,7 @@ def bixt_ti_cls_grouping(
     return _classifier(num_classes, in_dims, dim, coord_scale, trunk, stages, pool, dim, dropout)
 
 
+@for_task("classification")
 def bixt_ti_cls_hierarchy(
     num_classes: int = 40,
     in_dims: int = 3,
@@ -118,6 +134,7 @@ def bixt_ti_cls_hierarchy(
     return _classifier(num_classes, in_dims, embed_dim, coord_scale, trunk, stages, pool, widths[-1], dropout)
 
 
+@for_task("classification")
 def perceiver_ti_cls(
     num_classes: int = 40,
     in_dims: int = 3,
@@ -139,6 +156,7 @@ def perceiver_ti_cls(
     return _classifier(num_classes, in_dims, dim, coord_scale, trunk, {}, "latents", dim, dropout)
 
 
+@for_task("classification")
 def sequential_ti_cls(
     num_classes: int = 40,
     in_dims: int = 3,
@@ -156,6 +174,7 @@ def sequential_ti_cls(
     return _classifier(num_classes, in_dims, dim, coord_scale, trunk, {}, "latents", dim, dropout)
 
 
+@for_task("part_segmentation")
 def bixt_ti_partseg(
     num_parts: int = 50,
     in_dims: int = 3,
@@ -183,6 +202,7 @@ def bixt_ti_partseg(
     return PointSegmenter(encoder, PartHead(dim, num_parts, dropout=dropout), num_categories)
 
 
+@for_task("part_segmentation")
 def bixt_ti_partseg_encdec(
     num_parts: int = 50,
     in_dims: int = 3,
@@ -258,8 +278,8 @@ def _classifier(
 def _encoder(
     in_dims: int, embed_dim: int, coord_scale: float, trunk: Trunk, stages: dict[int, GroupingStage]
 ) -> PointEncoder:
-    if in_dims not in (3, 6):
-        raise ValueError(f"in_dims: expected 3 (xyz) or 6 (xyz and normal), got {in_dims}")
+    if in_dims < 3:
+        raise ValueError(f"in_dims: expected 3 for xyz, and the widths of the features, got {in_dims}")
     return PointEncoder(SinusoidalTokenizer(in_dims, embed_dim, coord_scale), trunk, stages)
 
 

@@ -7,14 +7,15 @@ from functools import partial
 from torch import Tensor
 
 from bixt3d.config import Config
-from bixt3d.datasets.augment import augment, choose_points, mix_clouds
+from bixt3d.datasets.augment import augment, check_changes, mix_clouds
 from bixt3d.datasets.loader import CloudLoader
 from bixt3d.datasets.split import Split
+from bixt3d.tasks import Task
 from bixt3d.training.device import Workers
 
 
-def training_loader(config: Config, train: Split, workers: Workers) -> CloudLoader:
-    """Return this process's loader of augmented training batches.
+def training_loader(config: Config, task: Task, train: Split, workers: Workers) -> CloudLoader:
+    """Return this process's loader of augmented training batches; the task chooses their points.
 
     Raises:
         ValueError: If a batch cannot be dealt out to the processes, or is too small to mix its clouds, or the
@@ -37,9 +38,9 @@ def training_loader(config: Config, train: Split, workers: Workers) -> CloudLoad
         size,
         shuffle=True,
         drop_last=True,
-        choose=_choice(config, train.parts is not None),
+        choose=task.choose(),
         mix=partial(mix_clouds, probability=mix) if mix else None,
-        augment=_augmentation(config),
+        augment=_augmentation(config, train.features),
         seed=settings.seed,
         rank=workers.rank,
         world_size=workers.world_size,
@@ -51,21 +52,10 @@ def training_loader(config: Config, train: Split, workers: Workers) -> CloudLoad
     return loader
 
 
-def _choice(config: Config, parts: bool) -> partial[Tensor | None]:
+def _augmentation(config: Config, features: tuple[str, ...]) -> partial[Tensor]:
     settings = config.augment
-    draw = parts or config.data.order == "random"
-    return partial(
-        choose_points,
-        num_points=config.data.num_points if draw or settings.thin else None,
-        draw=draw,
-        thin=settings.thin,
-        dropout=settings.dropout,
-        shuffle=settings.shuffle,
-    )
-
-
-def _augmentation(config: Config) -> partial[Tensor]:
-    settings = config.augment
+    check_changes(settings.feature_dropout, features, "augment.feature_dropout")
+    check_changes(settings.feature_jitter, features, "augment.feature_jitter")
     return partial(
         augment,
         scale_low=settings.scale_low,
@@ -76,4 +66,7 @@ def _augmentation(config: Config) -> partial[Tensor]:
         rotate_degrees=settings.rotate_degrees,
         mirror_probability=settings.mirror,
         normal_dropout=settings.normal_dropout,
+        feature_dropout=settings.feature_dropout,
+        feature_jitter=settings.feature_jitter,
+        features=features,
     )

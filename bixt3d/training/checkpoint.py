@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bixt3d.config import CHOICES, MOST_POINTS
-from bixt3d.models.encoder import PointModel
+from bixt3d.config import MOST_POINTS
 from bixt3d.models.factory import create_model
 from bixt3d.suggest import nearest
+from bixt3d.tasks import Description
+from bixt3d.training.files import flush, write_atomically
 from bixt3d.training.weights import checked, find_weights, list_weights
 
 logger = logging.getLogger(__name__)
@@ -50,58 +51,13 @@ class _Mismatch(ValueError):
     """What a file holds does not fit what it says."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file, flush it to the disk, and rename it to ``path``.
-
-    Raises:
-        OSError: If it cannot be written; the previous file, if any, is as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except Exception as error:
-        kept = f"; the previous {path.name} is untouched" if path.exists() else ""
-        raise OSError(f"could not save {path} ({error}){kept}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a renaming last through a power cut, where the system lets a folder be opened."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises:
-        OSError: If it cannot be written; the previous one is untouched.
-    """
-    write_atomically(path, lambda temporary: temporary.write_text(text))
-
-
-def save_model(path: Path, model: nn.Module, meta: dict[str, Any]) -> None:
+def save_model(path: Path, model: nn.Module, meta: Description | dict[str, Any]) -> None:
     """Write a model's weights and the description that rebuilds it.
 
     Args:
         path: Target file.
         model: The model.
-        meta: ``model`` = {name, args}, ``classes``, ``preprocess`` = {num_points, order, stored_points}, and
-            whatever else is worth keeping; JSON values only.
+        meta: The description, also as the dictionary that `load_checkpoint` returns.
 
     Raises:
         OSError: If the file cannot be written; the previous one is untouched.
@@ -109,7 +65,8 @@ def save_model(path: Path, model: nn.Module, meta: dict[str, Any]) -> None:
     from safetensors.torch import save_file
 
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    header = {"bixt3d": json.dumps({"format": FORMAT, **meta})}
+    stated = meta.to_dict() if isinstance(meta, Description) else meta
+    header = {"bixt3d": json.dumps({"format": FORMAT, **stated})}
 
     def write(temporary: Path) -> None:
         temporary.touch()
@@ -130,7 +87,7 @@ def find_checkpoint(path: str | Path) -> Path:
         FileNotFoundError: Naming what was looked for, what lies there, and the nearest name.
         ValueError: If shipped weights are not the file that was shipped.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_file():
         return checked(path)
     tried = [path / f"best{SUFFIX}", path / f"last{SUFFIX}"]
@@ -153,16 +110,18 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def load_checkpoint(
-    path: str | Path, device: torch.device | str | None = None
+    path: str | Path, device: torch.device | str | None = None, model: nn.Module | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild a model from its weights file.
 
     Args:
         path: The file, its name without suffix, a run's folder, or a name of `list_weights`.
         device: Where the model goes; CUDA where there is one if None.
+        model: The model that takes the weights; built as the file says if None.
 
     Returns:
-        The model in evaluation mode, in float32 whatever the file holds, and its description.
+        The model in evaluation mode, in float32 whatever the file holds, and its description, which is also
+        the model's attribute ``description``.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -170,7 +129,25 @@ def load_checkpoint(
     """
     path = find_checkpoint(path)
     state, meta = _read(path)
-    name, args = meta["model"]["name"], meta["model"]["args"]
+    description = Description.from_dict(meta)
+    if model is None:
+        model = _build(path, state, description)
+    else:
+        _check_state(model, state, path)
+    model.load_state_dict(state)
+    model.description = description  # type: ignore[assignment]
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), meta
+
+
+def _build(path: Path, state: dict[str, Tensor], description: Description) -> nn.Module:
+    name, args = description.model["name"], dict(description.model["args"])
+    if not name:
+        raise ValueError(
+            f"{path}: its model was given to bixt3d.train as an object: expected one like it, "
+            "bixt3d.load_model(path, model=...)"
+        )
     try:
         _check_sizes(args, state)
         with _WithoutMemory():
@@ -180,18 +157,36 @@ def load_checkpoint(
     except _Mismatch:
         raise
     except Exception as error:  # what a description makes up may meet any of torch's checks
-        raise ValueError(f"{path}: its model cannot be built: {error}") from None
-    model.load_state_dict(state)
-    if isinstance(model, PointModel):
-        model.description = meta
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), meta
+        raise ValueError(f"{path}: its model cannot be built: {error}") from error
+    return model
 
 
-def load_model(path_or_name: str | Path, device: torch.device | str | None = None) -> nn.Module:
-    """Rebuild a model, in evaluation mode, from a checkpoint or a shipped name; see `load_checkpoint`."""
-    return load_checkpoint(path_or_name, device)[0]
+def load_model(
+    path_or_name: str | Path,
+    device: torch.device | str | None = None,
+    classes: Sequence[str] | None = None,
+    model: nn.Module | None = None,
+) -> nn.Module:
+    """Rebuild a model, in evaluation mode, from a checkpoint or a shipped name; see `load_checkpoint`.
+
+    Args:
+        path_or_name: The file, its name without suffix, a run's folder, or a name of `list_weights`.
+        device: Where the model goes; CUDA where there is one if None.
+        classes: Names of other classes, or, of a segmenter, of other parts: the model gets a new head for
+            them, which starts at zero.
+        model: A model of one's own, which takes the weights.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: As `load_checkpoint`, or for classes of a model that cannot get another head.
+    """
+    loaded: Any = load_checkpoint(path_or_name, device, model)[0]
+    if classes is not None:
+        if not hasattr(loaded, "reset_classifier"):
+            raise ValueError(f"classes: expected a model with reset_classifier, got {type(loaded).__name__}")
+        loaded.reset_classifier(len(classes), list(classes))
+    result: nn.Module = loaded
+    return result
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -210,20 +205,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{path} holds tensors but no description: it was not written by bixt3d")
     try:
         meta = json.loads(header)
-        format_, model = meta["format"], meta["model"]
-        named = isinstance(model["name"], str) and isinstance(model["args"], dict)
-        classes, preprocess = meta["classes"], meta["preprocess"]
-        counts = preprocess["num_points"], preprocess["stored_points"]
-        whole = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-        whole = whole and all(type(count) is int and 1 <= count <= MOST_POINTS for count in counts)
-        whole = whole and preprocess["order"] in CHOICES["data.order"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path}: damaged description ({error!r})") from None
-    if format_ != FORMAT:
-        raise ValueError(f"{path}: expected a description of format {FORMAT}, got format {format_!r}")
-    if not named or not whole:
-        got = f"{model!r:.80}, {classes!r:.80}, {preprocess!r:.80}"
-        raise ValueError(f"{path}: expected a whole description: model, classes, preprocess; got {got}")
+        format_ = meta["format"]
+        if format_ != FORMAT:
+            raise ValueError(f"expected a description of format {FORMAT}, got format {format_!r}")
+        description = Description.from_dict(meta)
+        counts = description.preprocess.num_points or 1, description.preprocess.stored_points
+        if max(counts) > MOST_POINTS:
+            raise ValueError(f"expected clouds of up to {MOST_POINTS:,} points, got {max(counts):,}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path}: damaged description: {error}") from None
     return state, meta
 
 
@@ -277,7 +267,7 @@ def save_state(path: Path, state: dict[str, Any], keep_previous: bool = True) ->
 
     def write(temporary: Path) -> None:
         torch.save(state, temporary)
-        _flush(temporary)
+        flush(temporary)
         if keep_previous and path.is_file():
             write_atomically(previous_of(path), lambda other: _same_file(path, other))
 

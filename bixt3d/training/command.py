@@ -1,22 +1,45 @@
-"""What the command-line programs share: their common options, and mistakes that end in one line."""
+"""What the command-line programs share: common options, plug-ins, and how errors end them."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import logging
 import os
 import signal
 import sys
+import sysconfig
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bixt3d.config import Config, load_config
-from bixt3d.presets import labels_parts
 from bixt3d.training.device import leave_workers
+from bixt3d.training.splits import build_task
 
 RESUMABLE = "stopped; a training goes on from its last saved epoch with --resume"
+PACKAGE = Path(__file__).resolve().parents[1]
+# Folders of the checkout whose errors are ours, too.
+OURS = (PACKAGE, *(PACKAGE.parent / name for name in ("tools", "benchmarks")))
+LIBRARIES = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
+
+
+@dataclass
+class Ending:
+    """How a program ends.
+
+    Attributes:
+        folder: Where the traceback of a bug goes, if it is there; the system's folder for temporary files
+            else.
+        whole: Print tracebacks.
+    """
+
+    folder: Path | None = None
+    whole: bool = False
 
 
 def parser(description: str | None, cfg: str) -> argparse.ArgumentParser:
@@ -32,54 +55,149 @@ def parser(description: str | None, cfg: str) -> argparse.ArgumentParser:
         help="settings that override the file's; give them last",
     )
     options.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
+    add_plugins(options)
     return options
 
 
+def add_plugins(options: argparse.ArgumentParser) -> None:
+    """Add ``--plugin`` and ``--traceback``, which `one_line_errors` heeds."""
+    options.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="run this file first; it registers models, data sets or tasks of your own",
+    )
+    options.add_argument("--traceback", action="store_true", help="print the whole traceback of an error")
+
+
+def load_plugin(path: str | Path) -> None:
+    """Run a Python file, which may register models, data sets and tasks.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no Python file.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"--plugin: no file {path}")
+    name = f"bixt3d_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"--plugin: expected a Python file, got {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as dataclasses and pickle look classes up there
+    spec.loader.exec_module(module)
+
+
 def experiment(cfg: str, overrides: list[str], parts: bool) -> Config:
-    """Read an experiment's settings; its folder is ``runs/<name of the file>`` unless they name one.
+    """Read the settings of a program that trains.
 
     Args:
         cfg: The file.
         overrides: Settings that go before the file's.
-        parts: Whether the program trains models of parts, rather than classifiers.
+        parts: Whether the program trains part segmentation, rather than classification.
 
     Raises:
         ValueError: If the settings are of the other program, or not valid.
         FileNotFoundError: If there is no such file.
     """
     config = load_config(cfg, overrides)
-    if labels_parts(config.model.name) != parts:
-        kind, program = ("classifier", "train_cls") if parts else ("model of parts", "seg_shapenetpart")
-        raise ValueError(f"{cfg} trains a {kind}, {config.model.name}: use tools/{program}.py")
-    config.run.dir = config.run.dir or str(Path("runs") / Path(cfg).stem)
+    task = build_task(config)
+    if task.per_point != parts:
+        program = "train_cls" if parts else "seg_shapenetpart"
+        raise ValueError(f"{cfg} is for {task.name.replace('_', ' ')}: use tools/{program}.py")
     return config
 
 
 @contextmanager
-def one_line_errors(stopped: str = "stopped") -> Iterator[None]:
-    """End the program with one line for what a user can mend.
+def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = None) -> Iterator[Ending]:
+    """End the program with one line for what a user can mend, and with a bug's line and place.
 
-    The other processes of several are left in order at a good end alone: after an error they may never come.
+    A mistake is an error that this package raises on purpose, or one of the system, such as a missing file.
+    Anything else, and whatever comes from code of the user's own, is a bug: its whole traceback is left in a
+    file. The other processes of several are left in order at a good end alone: after an error they may never
+    come.
 
     Args:
         stopped: What Ctrl-C is answered with.
+        args: Options of `add_plugins`: plug-ins are run first.
     """
     first = os.environ.get("RANK", "0") == "0"  # all of several processes read the same data
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what is no text
+    ending = Ending(whole=bool(args and args.traceback))
     try:
-        yield
+        for plugin in args.plugin if args else ():
+            load_plugin(plugin)
+        yield ending
         sys.stdout.flush()
         leave_workers()
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell calls the same end of other programs
-    except FileExistsError as error:
-        sys.exit(f"error: {error if error.filename is None else f'{error.filename} is a file, no folder'}")
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt as error:
         if first:
             print(f"\n{error if error.args else stopped}", file=sys.stderr)
         sys.exit(128 + getattr(error, "number", signal.SIGINT))  # as shells call the end by a signal
+    except Exception as error:
+        sys.exit(_said(error, ending))
+
+
+def _said(error: Exception, ending: Ending) -> str:
+    """Return the last line of a program that ends with an error; leave a bug's traceback in a file."""
+    if ending.whole:
+        traceback.print_exception(error)
+    if is_mistake(error):
+        if isinstance(error, FileExistsError) and error.filename is not None:
+            return f"error: {error.filename} is a file, no folder"
+        return f"error: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not _below(f.filename, LIBRARIES) or _below(f.filename, OURS)]
+    place = (own or frames)[-1]
+    at = f"{_shown(place.filename)}:{place.lineno}, in {place.name}"
+    said = f"error: {type(error).__name__}: {error}\n  at {at}"
+    if ending.whole:
+        return said
+    return f"{said}; the whole traceback is in {_leave(error, ending)} (--traceback prints it)"
+
+
+def is_mistake(error: Exception) -> bool:
+    """Return whether an error is what a user did, rather than a bug, of theirs or ours."""
+    frames = traceback.extract_tb(error.__traceback__)
+    # The first frame is `one_line_errors`, the second the program around which it stands, or a plug-in's
+    # loader.
+    ours = (*OURS, *(Path(frame.filename).resolve() for frame in frames[1:2]))
+    if any(not _below(frame.filename, (*LIBRARIES, *ours)) for frame in frames):
+        return False
+    if isinstance(error, OSError):
+        return True
+    # A line that says raise was meant; torch's own errors end at the line of ours that called it.
+    return _below(frames[-1].filename, ours) and (frames[-1].line or "").startswith("raise ")
+
+
+def _leave(error: Exception, ending: Ending) -> Path:
+    folder = ending.folder if ending.folder and ending.folder.is_dir() else Path(tempfile.gettempdir())
+    rank = os.environ.get("RANK", "0")
+    name = "traceback" if folder == ending.folder else f"bixt3d-traceback-{os.getpid()}"
+    path = folder / (f"{name}.txt" if rank == "0" else f"{name}-{rank}.txt")
+    try:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:  # a full disk hides no error
+        traceback.print_exception(error)
+    return path
+
+
+def _below(filename: str, folders: tuple[Path, ...]) -> bool:
+    path = Path(filename).resolve()
+    # frozen and built-in modules have names such as <frozen importlib._bootstrap>
+    return filename.startswith("<") or any(path.is_relative_to(folder) for folder in folders)
+
+
+def _shown(filename: str) -> str:
+    path = Path(filename).resolve()
+    for base in (PACKAGE.parent, Path.cwd()):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return str(path)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from bixt3d.datasets.loader import Batch, CloudLoader
 from bixt3d.datasets.split import Split
+from bixt3d.tasks import Task
 from bixt3d.training.device import Workers, autocast
 from bixt3d.training.memory import describe, guarded, largest_fit
-from bixt3d.training.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from bixt3d.config import Config
-from bixt3d.training.checkpoint import load_state, write_text
+from bixt3d.config import Config, to_dict
+from bixt3d.training.checkpoint import load_state
 from bixt3d.training.device import has_bfloat16
+from bixt3d.training.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +59,11 @@ class RunLog:
         self.failed: set[str] = set()
         if not active:
             return
-        from omegaconf import OmegaConf
+        from bixt3d.yaml import dump_yaml
 
         for half in run_dir.glob(".*.tmp"):  # files that a kill cut off
             half.unlink()
-        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.structured(config)))
+        write_text(run_dir / "config.yaml", dump_yaml(to_dict(config)))
         write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
         step = self._rewind(epoch)
         if config.run.tensorboard:

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bixt3d import metrics
-from bixt3d.training.checkpoint import write_atomically, write_text
+from bixt3d.training.files import write_atomically, write_text
 
 
 def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:
@@ -40,36 +39,6 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def class_rows(confusion: Tensor, classes: Sequence[str]) -> list[list[str]]:
-    """Return a row for each class: name, shapes, accuracy, and what it is most taken for."""
-    confusion = confusion.cpu()
-    per_class = metrics.classification(confusion)["per_class"]
-    assert isinstance(per_class, list)
-    rows = [["class", "shapes", "accuracy", "most often taken for"]]
-    for index, name in enumerate(classes):
-        row = confusion[index].clone()
-        support = int(row.sum())
-        row[index] = 0
-        wrong = int(row.argmax())
-        taken = f"{classes[wrong]} ({int(row[wrong])})" if int(row[wrong]) else "-"
-        rows.append([name, str(support), f"{100 * per_class[index]:.1f}%" if support else "-", taken])
-    return rows
-
-
-def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[str]]:
-    """Return a row for each category: name, shapes, and mean part IoU under each convention.
-
-    Args:
-        counts: Those of `PartSegmentationTask`, (C + 1, 3).
-        categories: Names of the C categories.
-    """
-    rows = [["category", "shapes", *(f"mIoU ({convention})" for convention in metrics.CONVENTIONS)]]
-    for name, (first, second, shapes) in zip(categories, counts[:-1].tolist(), strict=True):
-        ious = [f"{100 * total / shapes:.1f}%" if shapes else "-" for total in (first, second)]
-        rows.append([name, str(int(shapes)), *ious])
-    return rows
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

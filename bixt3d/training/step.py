@@ -16,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bixt3d.config import Config
 from bixt3d.datasets.loader import Batch
+from bixt3d.tasks import Task
 from bixt3d.training.batchnorm import share_batchnorm
 from bixt3d.training.device import Workers, autocast
 from bixt3d.training.memory import OutOfMemory, describe, guarded, is_out_of_memory, largest_fit
 from bixt3d.training.optim import build_optimizers
-from bixt3d.training.tasks import Task
 
 # Modes of torch.compile that record CUDA graphs on a GPU; elsewhere they only compile.
 GRAPH_MODES = ("reduce-overhead", "max-autotune")

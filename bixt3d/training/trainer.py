@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from bixt3d.config import Config
+from bixt3d.config import Config, check_config, to_dict
 from bixt3d.datasets.split import Split
+from bixt3d.tasks import Description, Task
 from bixt3d.training.batches import training_loader
 from bixt3d.training.checkpoint import load_latest_state, save_model, save_state
 from bixt3d.training.device import Workers, join_workers, keep_freed_memory
@@ -26,7 +27,6 @@ from bixt3d.training.optim import learning_rate
 from bixt3d.training.step import Learner
 from bixt3d.training.stop import Stopped, StopSignals
 from bixt3d.training.sums import EpochSums
-from bixt3d.training.tasks import Task
 
 
 class Diverged(RuntimeError):
@@ -66,17 +66,20 @@ class Trainer:
         train: Split,
         val: Split | None,
         run_dir: str | Path,
-        description: dict[str, Any],
+        description: Description,
         resume: bool = False,
         progress: bool = True,
     ) -> None:
         """Build loader and learner; read the state when resuming."""
+        config = check_config(config)
+        if task.config is None:
+            task.configure(config)
         self.config, self.task, self.val = config, task, val
         self.device = train.points.device
         self.workers: Workers = join_workers(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.loader = training_loader(config, train, self.workers)
+        self.loader = training_loader(config, task, train, self.workers)
         self.steps_per_epoch = len(self.loader) // config.train.accumulate
         self.model = model.to(self.device)
         self.learner = Learner(config, self.model, task, self.device, self.workers)
@@ -85,7 +88,7 @@ class Trainer:
         self.best = -math.inf
         self.seconds = 0.0
         self.description = description
-        self.run_dir = Path(run_dir)
+        self.run_dir = Path(run_dir).expanduser()
         self.unwritten = ""
         # Whether resume.pt is worth keeping beside its successor.
         self.whole = True
@@ -151,9 +154,7 @@ class Trainer:
     def evaluate(self, split: Split) -> Evaluation:
         """Evaluate the weights that would be saved now on a split."""
         settings = self.config.train
-        return evaluate(
-            self.result, split, self.task, settings.eval_batch_size, settings.amp, self.workers
-        )
+        return evaluate(self.result, split, self.task, settings.eval_batch_size, settings.amp, self.workers)
 
     def _train_epoch(self, signals: StopSignals) -> None:
         """Take the steps of an epoch that are left, evaluate, log and save."""
@@ -256,10 +257,10 @@ class Trainer:
         self.best = max(self.best, row.get(goal, -math.inf))
         if not self.workers.first:
             return
-        meta = {**self.description, "config": dataclasses.asdict(self.config), "metrics": row}
-        save_model(self.run_dir / "last.safetensors", self.result, meta)
+        description = dataclasses.replace(self.description, config=to_dict(self.config), metrics=row)
+        save_model(self.run_dir / "last.safetensors", self.result, description)
         if better:
-            save_model(self.run_dir / "best.safetensors", self.result, meta)
+            save_model(self.run_dir / "best.safetensors", self.result, description)
         self._save_state()
 
     def _save_state(self) -> None:
@@ -298,7 +299,7 @@ class Trainer:
             "seconds": self.seconds,
             "fixed": _fixed(self.config, len(self.loader.split)),
             **self.learner.state(),
-            "description": json.dumps(self.description, sort_keys=True),
+            "description": self.description.to_json(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -308,8 +309,11 @@ class Trainer:
             lacks = ", ".join(sorted(missing))
             raise ValueError(f"{self.run_dir / 'resume.pt'} is not the state of a run: it lacks {lacks}")
         before = json.loads(state["description"])
-        kinds = ("model", "classes", "preprocess", "parts_of_category", "part_names")
-        was, now = (_flat({kind: told.get(kind) for kind in kinds}) for told in (before, self.description))
+        kinds = ("task", "model", "preprocess", *self.description.facts)
+        was, now = (
+            _flat({kind: told.get(kind) for kind in kinds})
+            for told in (Description.from_dict(before).to_dict(), self.description.to_dict())
+        )
         changed = {k: (was.get(k), now.get(k)) for k in was | now if was.get(k) != now.get(k)}
         fixed = _fixed(self.config, len(self.loader.split))
         changed |= {k: (old, fixed[k]) for k, old in state["fixed"].items() if fixed.get(k, old) != old}

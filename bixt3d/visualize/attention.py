@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bixt3d.inference.results import Attention
+from bixt3d.tasks.results import Attention
 from bixt3d.visualize.figure import COLOURS, new_figure, save_figure
 from bixt3d.visualize.scene import ramp
 
@@ -69,7 +69,7 @@ def attention_picture(
             if column == 0:
                 name, place = f"layer {row + 1}", axes.transAxes
                 axes.text2D(-0.06, 0.5, name, transform=place, fontsize=9, rotation=90, va="center")
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def different_latents(maps: Sequence[Array], count: int = 6) -> list[int]:
@@ -129,7 +129,7 @@ def symmetry_picture(models: Mapping[str, Sequence[Array]], path: str | Path) ->
     legend = figure.legend(loc="outside lower center", ncols=3, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def _draw_cloud(axes: Any, points: Array, weights: Array) -> None:

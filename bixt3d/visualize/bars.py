@@ -92,7 +92,7 @@ def class_bars(tables: Mapping[str, ClassScores], path: str | Path, order: Seque
     longest = max(len(label.get_text()) for axes in panels for label in axes.get_yticklabels())
     width = columns * (5.6 + LETTER * FONT * longest)
     figure.set_size_inches(width, row * per_column + 1.2 + legend_below(figure, entries, width))
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def _draw(

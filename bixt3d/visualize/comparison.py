@@ -56,7 +56,7 @@ def plot_runs(
     def count(drawn: int) -> str:
         return f": {drawn} of {len(runs)} runs" if len(runs) > 1 else ""
 
-    out, done = Path(out), []
+    out, done = Path(out).expanduser(), []
     if metrics:
         done.append(f"{training_curves(metrics, out / f'curves{suffix}', names)}{count(len(metrics))}")
     reason = _incomparable(tables)

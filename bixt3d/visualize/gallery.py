@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
-import torch
-
 from bixt3d.datasets import Split, open_dataset
 from bixt3d.inference.predictor import Predictor
-from bixt3d.metrics import iou_of
 from bixt3d.visualize.figure import writable
 from bixt3d.visualize.scene import LabelledCloud
 
@@ -69,23 +65,21 @@ class Gallery(Sequence[LabelledCloud]):
         Raises:
             ValueError: If the model labels parts and the split has none, or other categories than the model.
         """
-        split = split.to("cpu")
-        labelled = predictor.labels_parts
+        task = predictor.task
+        split = split.to("cpu").with_features(predictor.preprocess.features)
         known = predictor.classes or ()
-        names = split.categories if labelled else split.classes
-        if labelled and split.parts is None:
-            raise ValueError("the model labels parts, and the data set has no part labels")
+        names, number = task.groups(split)
+        point_labels = task.point_labels(split)
         if known and tuple(known) != tuple(names):
             raise ValueError(f"the model knows {', '.join(known)}; the data set has {', '.join(names)}")
         chosen = range(len(split)) if shapes is None else shapes
-        number = split.category if labelled and split.category is not None else split.label
         clouds, titles, categories, truths = [], [], [], []
         for shape in chosen:
             own = slice(None if split.count is None else int(split.count[shape]))
-            clouds.append(split.points[shape, own, : predictor.channels].numpy())  # (N, C)
+            clouds.append(split.points[shape, own].numpy())  # (N, C)
             titles.append(split.names[shape] if split.names else f"shape {shape}")
             categories.append(names[int(number[shape])])
-            truths.append(split.parts[shape, own].numpy() if labelled and split.parts is not None else None)
+            truths.append(None if point_labels is None else point_labels[shape, own].numpy())
         return cls(predictor, clouds, titles, categories, truths, attention)
 
     @classmethod
@@ -132,31 +126,13 @@ class Gallery(Sequence[LabelledCloud]):
     def _label(self, index: int) -> LabelledCloud:
         cloud, category, truth = self._clouds[index], self.categories[index], self._truths[index]
         told = category or None
-        about = self._parts(cloud, told, truth) if self.predictor.labels_parts else self._class(cloud)
-        if self._attention:
+        answer = self.predictor.answer(cloud, told)
+        points = answer.points if self.predictor.task.per_point else self.predictor.read(cloud)
+        about = {"points": points[:, :3], **self.predictor.task.view(answer, truth)}
+        if self._attention and hasattr(self.predictor.model, "located_attention"):
             maps = self.predictor.attention(cloud, told).maps
             about["attention"] = tuple(layer.mean(axis=0) for layer in maps)  # (M, N) each
         return LabelledCloud(self.titles[index], category=category, **about)
-
-    def _class(self, cloud: Any) -> dict[str, Any]:
-        seen = self.predictor(cloud)
-        points = self.predictor.read(cloud)[:, :3]
-        return {"points": points, "verdict": f"predicted {seen.label} {seen.probabilities.max():.1%}"}
-
-    def _parts(self, cloud: Any, category: str | None, truth: Any) -> dict[str, Any]:
-        seen, number = self.predictor.segment(cloud, category), self.predictor.category_number(category)
-        names = self.predictor.part_names
-        ids = list(range(len(names))) if number is None else sorted(self.predictor.parts_of_category[number])
-        verdict = "" if truth is None else f"IoU {part_iou_of(seen.parts, truth, ids):.1%}"
-        return {
-            "points": seen.points[:, :3],
-            "ids": ids,
-            "names": names,
-            "truth": truth,
-            "prediction": seen.parts,
-            "confidence": seen.probabilities,
-            "verdict": verdict,
-        }
 
 
 def next_category(categories: Sequence[str], index: int) -> int:
@@ -166,13 +142,6 @@ def next_category(categories: Sequence[str], index: int) -> int:
         if categories[other] != categories[index]:
             return other
     return index
-
-
-def part_iou_of(prediction: np.ndarray[Any, Any], truth: np.ndarray[Any, Any], ids: Sequence[int]) -> float:
-    """Return the part IoU (pointnet2) of one shape: parts (N,), among the part ids of its category."""
-    predicted, true = (torch.from_numpy(np.asarray(parts, np.int64))[None] for parts in (prediction, truth))
-    category = torch.zeros(1, dtype=torch.int64)
-    return float(iou_of(predicted, true, category, [ids], "pointnet2", max(ids) + 1)[0])
 
 
 def training_split(predictor: Predictor, split: str, root: str | Path | None = None) -> Split:
@@ -187,7 +156,8 @@ def training_split(predictor: Predictor, split: str, root: str | Path | None = N
         ValueError: If the model does not come from a checkpoint that says it, or the data are damaged.
         FileNotFoundError: If the data are not there.
     """
-    about = (predictor.model.description or {}).get("config", {}).get("data", {})
+    description = getattr(predictor.model, "description", None)
+    about = {} if description is None else description.config.get("data", {})
     if not {"name", "root"} <= set(about):
         raise ValueError("the checkpoint does not say what data it was trained on: give files instead")
-    return open_dataset(about["name"], root or about["root"], split)
+    return open_dataset(about["name"], root or about["root"], split, features=predictor.preprocess.features)

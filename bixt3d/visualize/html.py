@@ -69,7 +69,7 @@ def write_page(
         from plotly.offline import get_plotlyjs
     except ImportError as error:
         raise ImportError('web pages need plotly: pip install "bixt3d[web]"') from error
-    path = Path(path)
+    path = Path(path).expanduser()
     if latents < 1:
         raise ValueError(f"latents: expected 1 or more, got {latents}")
     if path.is_dir():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bixt3d.inference.results import Prediction
+from bixt3d.tasks.results import Prediction
 from bixt3d.visualize.scene import LabelledCloud
 
 Row = dict[str, Any]
@@ -66,9 +66,7 @@ def listing(rows: Sequence[Row], form: str) -> str:
         return "\n".join(f"{name:{width}}  {_shares(row)}" for name, row in zip(names, good, strict=True))
     if form != "csv":
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {form!r}")
-    flat = [
-        {"file": row["file"], **entry} for row in good for entry in row.get("classes") or row["parts"]
-    ]
+    flat = [{"file": row["file"], **entry} for row in good for entry in row.get("classes") or row["parts"]]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]) if flat else ["file"], lineterminator="\n")
     writer.writeheader()

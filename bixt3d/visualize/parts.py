@@ -35,7 +35,7 @@ def part_picture(clouds: Sequence[LabelledCloud], path: str | Path) -> Path:
     cells: Any = figure.subfigures(rows, columns, squeeze=False)
     for cell, cloud in zip(cells.flat, clouds, strict=False):
         _draw(cell, cloud)
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def _draw(cell: Any, cloud: LabelledCloud) -> None:

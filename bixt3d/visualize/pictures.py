@@ -60,7 +60,7 @@ def cloud_picture(cloud: LabelledCloud, path: str | Path) -> Path:
     width = max(3.3 * columns, 6.6)
     height = legend_below(figure, marks, width, 9) if marks else 0.0
     figure.set_size_inches(width, 3.2 * rows + 0.4 + height)
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def write_pictures(clouds: Sequence[LabelledCloud], folder: str | Path, count: int = PICTURES) -> list[Path]:
@@ -83,7 +83,7 @@ def write_pictures(clouds: Sequence[LabelledCloud], folder: str | Path, count: i
     chosen = spread(len(clouds), count)
     for index, cloud in readable(clouds, chosen):
         name = f"{index + 1:0{len(str(len(clouds)))}d}_{file_name(cloud.title)}.png"
-        paths.append(cloud_picture(cloud, Path(folder) / name))
+        paths.append(cloud_picture(cloud, Path(folder).expanduser() / name))
         print(f"picture: {paths[-1]}", flush=True)
     if not paths:
         raise ValueError("none of the clouds can be shown")

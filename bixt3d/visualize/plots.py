@@ -101,7 +101,7 @@ def confusion_matrix(confusion: Tensor | NDArray[Any], classes: Sequence[str], p
     bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=ticks)
     bar.ax.set_yticklabels([f"{tick:.0%}" for tick in ticks], fontsize=font)
     bar.set_label("share of the true class", fontsize=font + 1)
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def training_curves(
@@ -179,7 +179,7 @@ def training_curves(
         figure.legend(handles=kinds, loc="outside upper right", ncols=2, fontsize=10, frameon=False)
     height = legend_below(figure, entries, WIDTH)
     figure.set_size_inches(WIDTH, 4.2 + height)
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def robustness_curves(
@@ -245,7 +245,7 @@ def robustness_curves(
     width = max(5.0, PANEL_WIDTH * columns)
     height = legend_below(figure, entries, width)
     figure.set_size_inches(width, 2.5 * lines + height)
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def _has_score(row: Mapping[str, float], score: str) -> bool:

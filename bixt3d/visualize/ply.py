@@ -46,7 +46,7 @@ def write_ply(cloud: LabelledCloud, path: str | Path, mode: str = "prediction") 
         *(f"property {kind} {name}" for name, _, kind, _ in columns),
         "end_header",
     ]
-    path = Path(path)
+    path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "\n".join(line.replace("\n", " ") for line in header) + "\n"
     path.write_bytes(text.encode("ascii", errors="replace") + table.tobytes())

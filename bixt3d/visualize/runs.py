@@ -90,7 +90,7 @@ def find_run(path: str | Path) -> Run:
     Raises:
         FileNotFoundError: If it names none.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if (path / "metrics.jsonl").is_file():
         return _checkpoint(path, "last")
     tables = (path / "table.csv", path / "confusion.csv")
@@ -146,7 +146,7 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
         FileNotFoundError: If the folder has no `metrics.jsonl`.
         ValueError: If a line is not a JSON object; the message names its number.
     """
-    path = Path(run_dir) / "metrics.jsonl"
+    path = Path(run_dir).expanduser() / "metrics.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"no metrics.jsonl in {run_dir}: give the folder a training wrote its run to")
     rows: list[dict[str, Any]] = []
@@ -255,7 +255,7 @@ def read_throughput(path: str | Path) -> list[dict[str, Any]]:
         ValueError: If it is no JSON, or holds no list of objects.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: no JSON ({error})") from None
     rows = content.get("rows") if isinstance(content, dict) else content

@@ -67,7 +67,7 @@ def throughput(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
         _logarithmic(axes, sizes)
     height = legend_below(figure, entries, WIDTH)
     figure.set_size_inches(WIDTH, 4.6 + height)
-    return save_figure(figure, Path(path))
+    return save_figure(figure, Path(path).expanduser())
 
 
 def _lines(

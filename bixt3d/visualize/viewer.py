@@ -58,7 +58,7 @@ def view(
     """
     reason = display_missing()
     if reason is None:
-        window = _Window(ViewerState(clouds), Path(folder))
+        window = _Window(ViewerState(clouds), Path(folder).expanduser())
         if window.opened(title):
             with suppress(KeyboardInterrupt):
                 window.run()

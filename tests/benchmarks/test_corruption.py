@@ -9,6 +9,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,13 @@ from benchmarks import corruption, damage
 from benchmarks.corruption import choose, load, open_clouds
 from benchmarks.damage import CORRUPTIONS, Corruption
 from bixt3d import Predictor, create_model
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.shapes import write_shapes
-from bixt3d.datasets.split import unit_sphere
+from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.ops import farthest_point_sample
-from bixt3d.training.experiment import evaluate_checkpoint, train_model
+from bixt3d.tasks import Description
+from bixt3d.training.experiment import train
+from bixt3d.training.scoring import evaluate_checkpoint
 from tests.training.tiny import make_config, make_split
 
 CPU = torch.device("cpu")
@@ -179,7 +183,9 @@ def test_chosen_points_are_those_of_a_prediction(order: str, own: int) -> None:
     split = make_split(4, own)
     split = replace(split, points=unit_sphere(split.points))
     classifier = create_model("bixt_ti_cls", num_classes=4, dim=12, depth=1, num_heads=2, num_latents=2)
-    classifier.description = {"preprocess": {"num_points": 12, "order": order, "stored_points": 20}}
+    classifier.description = Description(
+        "classification", {"name": "", "args": {}}, {}, Preprocess(12, order, stored_points=20)
+    )
     chosen = choose(split, 12, order)
     predictions = Predictor(classifier, "cpu")(split.points)
     if order == "fps" or own <= 12:
@@ -199,7 +205,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("prefix", True, ["data.order=fps", "augment.shuffle=false", "model.args.sampling=prefix"]),
     ):
         settings = ["data.name=shapes", f"data.root={folder / 'data'}", f"run.dir={folder / name}", *more]
-        train_model(make_config(*settings, "train.epochs=1", hierarchy=hierarchy), CPU)
+        train(make_config(*settings, "train.epochs=1", hierarchy=hierarchy), device=CPU)
     return folder
 
 
@@ -224,9 +230,9 @@ def test_clean_clouds_are_those_of_the_usual_evaluation(runs: Path) -> None:
     models = [load(str(runs / name), name, [], CPU) for name in ("naive", "prefix")]
     split = open_clouds(models)
     for model in models:
-        seen, usual, _ = evaluate_checkpoint(runs / model.name)
-        assert model.see(split, None, 0).points.equal(usual.points)
-        assert model.accuracy(model.see(split, None, 0), CPU) == seen.metrics["oa"]
+        usual = evaluate_checkpoint(runs / model.name)
+        assert model.see(split, None, 0).points.equal(usual.split.points)
+        assert model.accuracy(model.see(split, None, 0), CPU) == usual.seen.metrics["oa"]
 
 
 # The command
@@ -314,9 +320,10 @@ def test_models_of_other_data(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"models of one data set, got .* for naive and .* for prefix"):
         open_clouds([naive, moved])
     assert open_clouds([moved]).points.equal(open_clouds([prefix]).points)
-    with pytest.raises(ValueError, match="prefix takes normals, and shapes in .* has none"):
-        open_clouds([replace(prefix, channels=6)])
-    naive.model.description["classes"] = ["other"]  # type: ignore[union-attr, index]
+    with pytest.raises(ValueError, match="prefix takes normal: expected shapes in .* got xyz alone"):
+        open_clouds([replace(prefix, features=("normal",))])
+    described: Any = naive.model
+    described.description = described.description.resized({}, {"classes": ["other"]})
     with pytest.raises(ValueError, match="naive knows other classes than shapes"):
         open_clouds([naive])
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import bixt3d
-from bixt3d.config import Config
+from bixt3d.config import Config, override
 from bixt3d.datasets.shapes import write_shapes
-from bixt3d.presets import labels_parts
+from bixt3d.models.factory import task_of
 from tests.markers import slow
 from tests.tools.conftest import CONFIG
 from tests.training.tiny import assert_same, rows_of, weights
@@ -142,7 +142,7 @@ def test_all_runs_one_after_another_with_models_that_fit(tmp_path: Path) -> None
     folders += ["psb_encdec_7", "shapenetpart_naive_4"]
     assert [config.run.dir for config in configs] == [f"{tmp_path}/runs/{name}_short" for name in folders]
     for words, config in zip(calls, configs, strict=True):
-        parts = labels_parts(config.model.name)
+        parts = task_of(config.model.name) == "part_segmentation"
         assert words[0] == ("tools/seg_shapenetpart.py" if parts else "tools/train_cls.py")
         assert words[words.index("--device") + 1] == "cpu" and "--resume" not in words
         assert config.train.seed == int(config.run.dir.split("_")[-2]) and config.augment.shift == 0.1
@@ -164,8 +164,13 @@ def test_on_a_gpu_settings_are_the_files(tmp_path: Path) -> None:
     (words,) = calls
     config, wanted = settings_of(words), bixt3d.load_config(ROOT / "configs" / "modelnet40_hierarchy.yaml")
     assert config.run.dir == f"{tmp_path}/runs/modelnet40_hierarchy_1" and not config.run.tensorboard
-    wanted.run, wanted.data.root, wanted.train.seed = config.run, f"{tmp_path}/data", 1
-    wanted.augment.shift = 0.1
+    wanted = override(
+        wanted,
+        run=vars(config.run),
+        data={"root": f"{tmp_path}/data"},
+        train={"seed": 1},
+        augment={"shift": 0.1},
+    )
     assert config == wanted and words[words.index("--device") + 1] == "cuda"
 
 

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import recipe, sweep
 from bixt3d.config import load_config
 from bixt3d.datasets.shapes import write_shapes
-from bixt3d.training import experiment
+from bixt3d.training import splits
 from bixt3d.training.stop import Stopped
 
 CONFIG = """
@@ -54,7 +54,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[list[dict[st
 
     def open_splits(config: Any, device: Any, names: tuple[str, ...], train: str | None = None) -> Any:
         opened.append((names, train))
-        found = experiment.open_splits(config, device, names, train)
+        found = splits.open_splits(config, device, names, train)
         shapes[:] = [len(found[0][name]) for name in ("train", "val")]
         return found
 

@@ -20,7 +20,9 @@ from bixt3d.config import config_from, load_config
 from bixt3d.datasets.shapes import write_shapes
 from bixt3d.training import weights
 from bixt3d.training.checkpoint import load_checkpoint, save_model
-from bixt3d.training.experiment import build_task, evaluate_checkpoint, open_splits, train_model
+from bixt3d.training.experiment import train
+from bixt3d.training.scoring import evaluate_checkpoint
+from bixt3d.training.splits import build_task, open_splits
 from tests.test_structure import MACHINE_PATH
 from tests.test_weights import ask_again, check_slice, read_slice
 from tests.tools.conftest import CONFIG
@@ -40,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in (("tiny", CONFIG), ("tiny_parts", PARTS_CONFIG)):
         (place / f"{name}.yaml").write_text(text)
         run, root = place / "runs" / name, place / ROOTS[name]
-        train_model(load_config(place / f"{name}.yaml", [f"data.root={root}", f"run.dir={run}"]), CPU)
+        train(load_config(place / f"{name}.yaml", [f"data.root={root}", f"run.dir={run}"]), device=CPU)
         told = json.loads((run / "environment.json").read_text())
         program = f"{place}/tools/train.py --cfg {place}/{name}.yaml"
         told["command"] = f"{program} --set data.root={root} run.dir={run}"
@@ -94,7 +96,7 @@ def test_weights_are_the_runs_in_half_precision(name: str, place: Path, shelf: P
         assert torch.equal(value, wanted.to(kept).float() if wanted.is_floating_point() else wanted), key
     file, run = shelf / f"{name}.safetensors", place / "runs" / name / "last.safetensors"
     assert 0.4 < file.stat().st_size / run.stat().st_size < 0.9  # the description is as long as it was
-    before["config"]["data"]["root"], before["config"]["run"]["dir"] = "data", ""
+    before["config"]["data"]["root"], before["config"]["run"]["dir"] = "data", "runs/unnamed"
     assert meta == before
 
 
@@ -103,8 +105,8 @@ def test_score_is_that_of_an_evaluation_by_name(
     name: str, place: Path, shelf: Path, tmp_path: Path
 ) -> None:
     settings = [f"data.root={place / ROOTS[name]}"]
-    seen, _, _ = evaluate_checkpoint(name, overrides=settings, out=tmp_path)
-    assert seen.metrics == weights.read_list()[name]["score"]
+    scored = evaluate_checkpoint(name, overrides=settings, out=tmp_path)
+    assert scored.seen.metrics == weights.read_list()[name]["score"]
 
 
 @pytest.mark.parametrize("name", ROOTS)
@@ -146,7 +148,8 @@ def test_the_type_that_changes_less_is_kept(name: str, place: Path, shelf: Path)
     model, meta = load_checkpoint(place / "runs" / name / "last", "cpu")
     config = config_from(meta["config"])
     train = open_splits(config, CPU, ("train",))[0]["train"]
-    part, task = train.select(spread(train)), build_task(config, train)
+    part, task = train.select(spread(train)), build_task(config)
+    task.set_facts(task.facts(train))
     exact, rounded = (answer(one, part, task)["logits"] for one in (model, bixt3d.load_model(name, "cpu")))
     seen = (rounded - exact)[torch.isfinite(exact)].abs().mean()
     assert half[half["kept"]]["logits"] == pytest.approx(float(seen), rel=1e-3)
@@ -236,7 +239,7 @@ def test_paths_of_a_description_are_those_of_the_experiments_file() -> None:
     assert told == {
         "config": {
             "data": {"root": "data/psb_benchmark_v0_normal", "name": "shapenetpart"},
-            "run": {"dir": "", "tensorboard": True},
+            "run": {"dir": "runs/psb_cpu", "tensorboard": True},
             "model": {"init_from": "bixt.pth"},
         },
         "classes": ["a"],

@@ -15,7 +15,8 @@ from benchmarks import transfer
 from bixt3d.config import load_config
 from bixt3d.datasets.shapes import write_shapes
 from bixt3d.models.encoder import PointModel
-from bixt3d.training.experiment import build_model, describe, open_splits
+from bixt3d.training.experiment import build_model, describe
+from bixt3d.training.splits import open_splits
 from tests.models.test_official import official_name
 
 CPU = torch.device("cpu")

@@ -128,8 +128,8 @@ def tarred(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
     return file.getvalue()
 
 
-CONFIG = b"""preset: pointmlp
-data: {name: modelnet40, root: data, num_points: 512}
+CONFIG = b"""data: {name: modelnet40, root: data, num_points: 512, features: [color, intensity]}
+augment: {feature_dropout: {color: 0.2}, feature_jitter: {intensity: 0.1}}
 model:
   name: bixt_ti_cls_hierarchy
   args: {dim: 96, widths: [64, 96], reductions: [2, 2]}

@@ -17,7 +17,9 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from bixt3d import Predictor
-from bixt3d.datasets.split import Split, check_extent, hold_out, unit_sphere
+from bixt3d.datasets.holdout import hold_out
+from bixt3d.datasets.spheres import check_extent, unit_sphere
+from bixt3d.datasets.split import Split
 from bixt3d.models import create_model
 from tests.border import files
 from tests.border.settings import many

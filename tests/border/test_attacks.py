@@ -25,7 +25,9 @@ from bixt3d.datasets import archives
 from bixt3d.datasets.archives import unpack
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.meshes import read_cloud
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.models import create_model
+from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import load_checkpoint, load_state, save_state
 from bixt3d.visualize import LabelledCloud
 from bixt3d.visualize.html import write_page
@@ -119,14 +121,21 @@ def test_a_description_with_weights_that_are_not_finite(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
+STORED = {"num_points": 8, "order": "fps", "stored_points": 9}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"classes": [1, 2, 3, 4]}, "whole description"),
         ({"classes": "abcd"}, "whole description"),
-        ({"preprocess": {"num_points": True, "order": "fps", "stored_points": 9}}, "whole description"),
-        ({"preprocess": {"num_points": 0, "order": "fps", "stored_points": 9}}, "whole description"),
-        ({"preprocess": {"num_points": 8, "order": "best", "stored_points": 9}}, "whole description"),
+        ({"preprocess": {"num_points": True, "order": "fps", "stored_points": 9}}, "damaged description: num_p"),
+        ({"preprocess": {"num_points": 0, "order": "fps", "stored_points": 9}}, "damaged description: num_p"),
+        ({"preprocess": {"num_points": 8, "order": "best", "stored_points": 9}}, "damaged description: order"),
+        ({"preprocess": {**STORED, "features": ["color", "color"]}}, "damaged description: features"),
+        ({"preprocess": {**STORED, "features": "abc", "channels": 6}}, "damaged description: preprocess"),
+        ({"preprocess": {**STORED, "features": [3]}}, "damaged description: features"),
+        ({"preprocess": {**STORED, "features": 3}}, "damaged description: preprocess"),
         ({"model": {"name": "bixt_ti_cls", "args": {"name": "x"}}}, "cannot be built"),
         ({"model": {"name": "os.system", "args": {}}}, "cannot be built: unknown model 'os.system'"),
         ({"model": {"name": "bixt_ti_cls", "args": {**NAIVE, "num_heads": 0}}}, "cannot be built"),
@@ -152,9 +161,22 @@ def test_descriptions_that_make_no_sense(tmp_path: Path, changes: dict[str, Any]
 def test_tables_of_parts_that_make_no_sense(changes: dict[str, Any]) -> None:
     model = create_model("bixt_ti_partseg", num_parts=5, num_categories=2, **NAIVE)
     about = {"classes": ["a", "b"], "parts_of_category": [[0, 1], [2, 3, 4]], **changes}
-    model.description = about  # type: ignore[assignment]
+    built = {"name": "bixt_ti_partseg", "args": {"num_parts": 5, "num_categories": 2, **NAIVE}}
+    model.description = Description(  # type: ignore[assignment]
+        "part_segmentation", built, about, Preprocess(num_points=16)
+    )
     with pytest.raises(ValueError, match="checkpoint: expected .*parts"):
         Predictor(model, "cpu")
+
+
+def test_a_table_of_parts_that_makes_sense() -> None:
+    """So that the test above refuses what it changes, and nothing else."""
+    model = create_model("bixt_ti_partseg", num_parts=5, num_categories=2, **NAIVE)
+    about = {"classes": ["a", "b"], "parts_of_category": [[0, 1], [2, 3, 4]], "part_names": list("abcde")}
+    model.description = Description(  # type: ignore[assignment]
+        "part_segmentation", {"name": "", "args": {}}, about, Preprocess(num_points=16)
+    )
+    assert Predictor(model, "cpu").part_names == tuple("abcde")
 
 
 # Settings
@@ -196,7 +218,7 @@ def test_settings_reach_no_environment(tmp_path: Path, monkeypatch: pytest.Monke
         (f"model: {{args: {{widths: ['{value}']}}}}", "model.args.widths"),
     ):
         path.write_text(text)
-        with pytest.raises(ValueError, match=rf"a\.yaml: {key}") as caught:
+        with pytest.raises(ValueError, match=rf"a\.yaml .*: {key}: expected a value") as caught:
             load_config(path)
         assert "hunter2" not in str(caught.value)
     path.write_text("")
@@ -360,7 +382,7 @@ def test_materials_are_not_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         "builtins.open", lambda name, *a, **k: opened.append(str(name)) or real(name, *a, **k)
     )
-    assert read_cloud(path, 3, 50).shape == (50, 3)
+    assert read_cloud(path, (), 50).shape == (50, 3)
     assert not [name for name in opened if "secret" in name]
 
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bixt3d import open_dataset
-from bixt3d.config import config_from
+from bixt3d.config import config_from, override
 from bixt3d.datasets.folder import STORED_POINTS, read_folder
 from bixt3d.datasets.meshes import MESHES, SUFFIXES, read_cloud
 from bixt3d.datasets.split import Split
-from bixt3d.training.experiment import open_splits
+from bixt3d.training.splits import open_splits
 from tests.datasets.test_pcd import pcd
 
 EXTENTS = np.array([1.0, 2.0, 4.0])
@@ -166,7 +166,7 @@ def test_normals_are_those_of_read_cloud(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     trimesh.creation.icosphere(subdivisions=1).export(path)
     stored = open_dataset("folder", tmp_path, "trainval").points[0].numpy()
-    seen = in_unit_sphere(read_cloud(path, 6, STORED_POINTS))
+    seen = in_unit_sphere(read_cloud(path, ("normal",), STORED_POINTS))
     faces = [np.unique(points[:, 3:].round(3) + 0.0, axis=0) for points in (stored, seen)]
     np.testing.assert_allclose(faces[0], faces[1], atol=2e-3)
     assert len(faces[0]) == 80
@@ -423,7 +423,7 @@ def test_a_file_without_permission_is_not_called_broken(root: Path, monkeypatch:
     def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    npy = "bixt3d.datasets.meshes.read_array"
+    npy = "bixt3d.datasets.meshes.read_arrays"
     for kind, call in (("off", "trimesh.load"), ("npy", npy), ("pcd", "pathlib.Path.read_bytes")):
         write(root / "train" / "cup" / f"locked.{kind}")
         with monkeypatch.context() as patch:
@@ -502,8 +502,8 @@ def test_the_trainer_opens_it(order: str, num_points: int, root: Path) -> None:
     drawn = order == "random"  # batches draw from all stored points
     assert splits["train"].points.shape[1:] == (STORED_POINTS if drawn else num_points, 6)
     assert splits["test"].points.shape == (6, num_points, 6)
-    config.data.normals = False
-    assert open_splits(config, torch.device("cpu"), ("test",))[0]["test"].channels == 3
+    bare = override(config, data={"features": []})
+    assert open_splits(bare, torch.device("cpu"), ("test",))[0]["test"].channels == 3
 
 
 def test_it_has_no_parts(root: Path) -> None:
@@ -513,5 +513,5 @@ def test_it_has_no_parts(root: Path) -> None:
             "model": {"name": "bixt_ti_partseg"},
         }
     )
-    with pytest.raises(ValueError, match="folder has no part labels"):
+    with pytest.raises(ValueError, match="expected data with a part for each point, got a split without"):
         open_splits(config, torch.device("cpu"), ("test",))

@@ -10,6 +10,7 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
+from bixt3d.datasets.features import FeatureError
 from bixt3d.datasets.meshes import ARRAYS, MESHES, SUFFIXES, TEXT, read_cloud
 from tests.datasets.test_pcd import pcd
 
@@ -45,10 +46,10 @@ def test_meshes_are_sampled_on_their_surface(suffix: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", MESHES)
-def test_six_channels_hold_the_faces_normals(suffix: str, tmp_path: Path) -> None:
+def test_normals_are_those_of_the_faces(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"box{suffix}"
     box().export(path)
-    points = read_cloud(path, channels=6, num_samples=300)
+    points = read_cloud(path, ("normal",), num_samples=300)
     assert points.shape == (300, 6) and points.dtype == np.float64
     inside, normals = (points[:, :3] - CENTRE) / (EXTENTS / 2), points[:, 3:]
     assert np.allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-5)
@@ -89,7 +90,7 @@ def test_off_headers_as_modelnet_has_them(header: str, tmp_path: Path) -> None:
 def test_off_with_polygons(tmp_path: Path) -> None:
     path = tmp_path / "square.off"
     path.write_text("OFF\n4 1 0\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n")
-    points = read_cloud(path, channels=6)
+    points = read_cloud(path, ("normal",))
     assert np.allclose(points[:, 2], 0) and np.allclose(np.abs(points[:, 5]), 1)
     assert np.allclose(points[:, :2].mean(0), 0.5, atol=0.05)  # both triangles of it
     assert points[:, 0].min() < 0.02 and points[:, 0].max() > 0.98
@@ -120,7 +121,7 @@ def test_ply_without_faces_is_a_cloud(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "binary"])
 def test_ply_clouds_with_normals(encoding: str, tmp_path: Path) -> None:
-    path, points = tmp_path / "cloud.ply", cloud(6).astype(np.float32)
+    path, points = tmp_path / "cloud.ply", unit(cloud(6)).astype(np.float32)
     names = ("x", "y", "z", "nx", "ny", "nz")
     header = [
         *("ply", f"format {encoding if encoding == 'ascii' else 'binary_little_endian'} 1.0"),
@@ -133,8 +134,8 @@ def test_ply_clouds_with_normals(encoding: str, tmp_path: Path) -> None:
         table[name] = column
     rows = "".join(" ".join(map(str, row)) + "\n" for row in table.tolist()).encode()
     path.write_bytes("\n".join(header).encode() + (rows if encoding == "ascii" else table.tobytes()))
-    for channels in (3, 6):
-        np.testing.assert_allclose(read_cloud(path, channels), points[:, :channels], atol=1e-6)
+    for features, channels in (((), 3), (("normal",), 6), (None, 6)):
+        np.testing.assert_allclose(read_cloud(path, features), points[:, :channels], atol=1e-6)
 
 
 def test_ply_clouds_of_open3d(tmp_path: Path) -> None:
@@ -157,18 +158,18 @@ def test_pcd_clouds(tmp_path: Path) -> None:
     points = unit(cloud(6))
     path = tmp_path / "scan.pcd"
     path.write_bytes(pcd(dict(zip(names, points.T, strict=True))))
-    for channels in (3, 6, None):
-        assert np.array_equal(read_cloud(path, channels), points[:, :channels])
+    for features, channels in (((), 3), (("normal",), 6), (None, 6)):
+        assert np.array_equal(read_cloud(path, features), points[:, :channels])
     path.write_bytes(pcd(dict(zip(names[:3], points.T, strict=False)), "ascii"))
     assert np.array_equal(read_cloud(path, None), points[:, :3])
-    assert "(N, 6)" in refused(path, channels=6)
+    assert "it has no feature normal" in refused(path, ("normal",))
 
 
 @pytest.mark.parametrize("suffix", [*MESHES, ".npy"])
 def test_normals_where_there_are_some(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"box{suffix}"
     np.save(path, unit(cloud(7))) if suffix == ".npy" else box().export(path)
-    assert np.array_equal(read_cloud(path, None), read_cloud(path, 6))
+    assert np.array_equal(read_cloud(path, None), read_cloud(path, ("normal",)))
 
 
 @pytest.mark.parametrize(
@@ -197,20 +198,20 @@ def test_columns_are_normals_where_they_are_unit_vectors(
 
 @pytest.mark.parametrize("suffix", TEXT)
 @pytest.mark.parametrize("separator", [" ", ",", "\t"], ids=["blank", "comma", "tab"])
-@pytest.mark.parametrize("channels", [3, 6])
-def test_text_clouds(suffix: str, separator: str, channels: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("features", [(), ("own:3",)])
+def test_text_clouds(suffix: str, separator: str, features: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / f"cloud{suffix}"
     rows = [separator.join(map(repr, row.tolist())) for row in cloud(7)]
     path.write_text("\n" + "\n".join(rows) + "\n\n")
-    assert np.array_equal(read_cloud(path, channels), cloud(7)[:, :channels])
+    assert np.array_equal(read_cloud(path, features), cloud(7)[:, : 6 if features else 3])
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int32, np.uint8, ">f8"])
 def test_npy_clouds_of_any_number_type(dtype: Any, tmp_path: Path) -> None:
     stored = (np.abs(cloud(6)) * 50).astype(dtype)
     np.save(tmp_path / "cloud.npy", stored)
-    for channels in (3, 6):
-        points = read_cloud(tmp_path / "cloud.npy", channels)
+    for features, channels in (((), 3), (("own:3",), 6)):
+        points = read_cloud(tmp_path / "cloud.npy", features)
         assert points.dtype == np.float64 and points.flags.c_contiguous
         assert np.array_equal(points, stored[:, :channels].astype(np.float64))
 
@@ -222,7 +223,9 @@ def test_npz_clouds(tmp_path: Path) -> None:
     assert np.array_equal(read_cloud(tmp_path / "named.npz"), expected)
     assert np.array_equal(read_cloud(str(tmp_path / "lone.npz")), expected)
     np.savez(tmp_path / "two.npz", a=cloud(3), b=cloud(3))
-    with pytest.raises(ValueError, match=r"two\.npz: .*expected the key 'points' or one array, came a, b"):
+    with pytest.raises(
+        ValueError, match=r"two\.npz: .*expected the key 'points' or 'xyz', or one array, got a, b"
+    ):
         read_cloud(tmp_path / "two.npz")
 
 
@@ -262,8 +265,8 @@ def test_off_file_without_its_numbers(tmp_path: Path) -> None:
 
 def test_cloud_without_the_normals_that_are_needed(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", cloud(3))
-    with pytest.raises(ValueError, match=r"expected points \(N, 6\), xyz and normal, came an array"):
-        read_cloud(tmp_path / "a.npy", 6)
+    with pytest.raises(ValueError, match=r"a\.npy: it has no feature normal; expected a file with it"):
+        read_cloud(tmp_path / "a.npy", ("normal",))
 
 
 @pytest.mark.parametrize("name", ["scan.e57", "scan"])
@@ -273,10 +276,10 @@ def test_unknown_kind_names_the_known(name: str, tmp_path: Path) -> None:
         read_cloud(tmp_path / name)
 
 
-def refused(path: Path, channels: int = 3) -> str:
+def refused(path: Path, features: tuple[str, ...] = ()) -> str:
     with pytest.raises(ValueError, match=re.escape(str(path))) as caught:
-        read_cloud(path, channels)
-    assert type(caught.value) is ValueError  # not a subclass from some library
+        read_cloud(path, features)
+    assert type(caught.value) in (ValueError, FeatureError)  # not a subclass from some library
     return str(caught.value)
 
 
@@ -363,9 +366,9 @@ def test_bad_line_of_a_text_cloud_is_named(tmp_path: Path) -> None:
 
 def test_too_few_columns(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "cloud.txt", cloud(3))
-    assert "(N, 6)" in refused(tmp_path / "cloud.txt", channels=6)
+    assert "it has no feature normal" in refused(tmp_path / "cloud.txt", ("normal",))
     trimesh.PointCloud(cloud(3)).export(tmp_path / "cloud.ply")
-    assert "(N, 6)" in refused(tmp_path / "cloud.ply", channels=6)
+    assert "it has no feature normal" in refused(tmp_path / "cloud.ply", ("normal",))
 
 
 @pytest.mark.parametrize("suffix", [".off", ".ply", ".obj"])
@@ -378,6 +381,13 @@ def test_mesh_without_area(suffix: str, tmp_path: Path) -> None:
 def test_mesh_with_nan(tmp_path: Path) -> None:
     path = tmp_path / "nan.off"
     path.write_text("OFF\n3 1 0\n0 0 0\nnan 0 0\n0 1 0\n3 0 1 2\n")
+    refused(path)
+
+
+@pytest.mark.parametrize("line", ["v 1", "v 1 2", "v -0"])
+def test_obj_vertices_of_too_few_numbers(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.obj"
+    path.write_text(f"{line}\n")
     refused(path)
 
 

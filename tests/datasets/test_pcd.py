@@ -110,7 +110,12 @@ def test_other_fields_are_passed_over(encoding: str, dtype: str, tmp_path: Path)
         "y": values["y"],
     }
     expected = np.stack([values[name].astype("f8") for name in "xyz"], axis=1)
-    np.testing.assert_allclose(read_pcd(write(tmp_path, pcd(mixed, encoding))), expected, rtol=1e-7)
+    read = read_pcd(write(tmp_path, pcd(mixed, encoding)))
+    np.testing.assert_allclose(read.xyz, expected, rtol=1e-7)
+    assert sorted(read.named) == ["histogram", "intensity"]
+    for name, value in read.named.items():
+        np.testing.assert_allclose(value, mixed[name].reshape(20, -1), rtol=1e-7)
+    assert read_cloud(tmp_path / "scan.pcd").shape == read_cloud(tmp_path / "scan.pcd", None).shape == (20, 3)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -120,11 +125,12 @@ def test_rows_without_a_measurement_are_no_points(encoding: str, tmp_path: Path)
     values["normal_z"][0] = np.nan
     path = write(tmp_path, pcd(values, encoding))
     points = read_pcd(path)
-    assert points.shape == (18, 6)
-    np.testing.assert_allclose(points[:, 0], np.delete(values["x"], [3, 7]))
+    assert points.xyz.shape == (18, 3) and points.named["normal_z"].shape == (18, 1)
+    np.testing.assert_allclose(points.xyz[:, 0], np.delete(values["x"], [3, 7]))
+    np.testing.assert_allclose(points.named["normal_z"][:, 0], np.delete(values["normal_z"], [3, 7]))
     assert read_cloud(path, None).shape == (18, 3)  # a normal is missing
     with pytest.raises(ValueError, match=r"scan\.pcd: expected finite numbers"):
-        read_cloud(path, 6)
+        read_cloud(path, ("normal",))
     values["z"][:] = np.nan
     with pytest.raises(ValueError, match=r"scan\.pcd: it holds no points"):
         read_pcd(write(tmp_path, pcd(values, encoding)))
@@ -139,7 +145,7 @@ def test_headers_of_other_writers(encoding: str, changes: dict[str, str], tmp_pa
     expected = np.stack(list(values.values()), axis=1)
     for end in ("\n", "\r\n"):
         read = read_pcd(write(tmp_path, pcd(values, encoding, end=end, **changes)))
-        np.testing.assert_allclose(read, expected, rtol=1e-6)
+        np.testing.assert_allclose(read.xyz, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +184,7 @@ def test_truncated(encoding: str, share: float, tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_more_than_announced(encoding: str, tmp_path: Path) -> None:
     content = pcd(columns(), encoding)
-    assert len(read_pcd(write(tmp_path, content + b"\n\n"))) == 20
+    assert len(read_pcd(write(tmp_path, content + b"\n\n")).xyz) == 20
     with pytest.raises(ValueError, match=r"scan\.pcd: it announces .*, and holds"):
         read_pcd(write(tmp_path, content + b"1 2 3\n"))
 
@@ -286,6 +292,6 @@ def test_garbage_behind_a_header_is_refused_or_read(
         content = pcd(columns(2), encoding)
         path.write_bytes(content[: content.index(b"DATA")] + b"DATA " + encoding.encode() + b"\n" + junk)
         try:
-            assert read_pcd(path).shape[1] == 3
+            assert read_pcd(path).xyz.shape[1] == 3
         except ValueError as error:
             assert str(error).startswith(f"{path}: ")

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from bixt3d import open_dataset
-from bixt3d.datasets.shapenetpart import OFFICIAL, read_shapenetpart
-from bixt3d.datasets.split import unit_sphere
+from bixt3d.datasets.part_table import OFFICIAL
+from bixt3d.datasets.shapenetpart import read_shapenetpart
+from bixt3d.datasets.spheres import unit_sphere
 from tests.datasets.parts import CATEGORIES, SPLITS, write_parts
 from tests.markers import data_dir, needs_data
 

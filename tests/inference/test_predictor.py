@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import bixt3d
 from bixt3d import Predictor
 from bixt3d.datasets.loader import arrange
-from bixt3d.datasets.split import unit_sphere
+from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.inference import Prediction
 from bixt3d.models import create_model
 from bixt3d.training.checkpoint import save_model

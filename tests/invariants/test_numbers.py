@@ -19,9 +19,9 @@ from bixt3d.models.factory import create_model
 from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.ops import attention as attention_ops
 from bixt3d.ops import farthest_point_sample, knn, neighbors
+from bixt3d.tasks import ClassificationTask, PartSegmentationTask, Task
 from bixt3d.training.device import Workers
 from bixt3d.training.step import Learner
-from bixt3d.training.tasks import ClassificationTask, PartSegmentationTask, Task
 from tests.invariants.cases import CASES, NAMES, ask, assert_near, categories, clouds, small
 from tests.markers import needs_torch_cluster, needs_triton
 

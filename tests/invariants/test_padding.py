@@ -11,10 +11,11 @@ from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.segmenter import segment_all_points
+from bixt3d.tasks import PartSegmentationTask
 from bixt3d.training.batches import training_loader
 from bixt3d.training.device import Workers
 from bixt3d.training.evaluate import Evaluation, evaluate
-from bixt3d.training.tasks import PartSegmentationTask
+from bixt3d.training.splits import build_task
 from tests.invariants.cases import CASES, categories, small
 
 SEGMENTERS = sorted(case for case, (name, _) in CASES.items() if "partseg" in name)
@@ -37,7 +38,8 @@ def padded(model: PointModel, width: int = 150, garbage: bool = False) -> Split:
         points = torch.where(pads[..., None], torch.randn(points.shape, generator=generator) * 1e6, points)
         parts = torch.where(pads, 6 - parts, parts)
     names = ("a", "b", "c")
-    return Split(points, category, names, parts, category, names, TABLE, count=OWN)
+    features = ("own:3",) if model.in_dims == 6 else ()
+    return Split(points, category, names, parts, category, names, TABLE, count=OWN, features=features)
 
 
 def task() -> PartSegmentationTask:
@@ -98,7 +100,7 @@ def test_training_draws_a_cloud_s_own_points() -> None:
     batches: list[list[Batch]] = []
     for garbage in (False, True):
         split = padded(small("parts"), garbage=garbage)
-        batches.append(list(training_loader(config, split, Workers()).epoch(5)))
+        batches.append(list(training_loader(config, build_task(config), split, Workers()).epoch(5)))
     for batch, wild in zip(*batches, strict=True):
         assert wild.points.equal(batch.points) and wild.parts is not None and batch.parts is not None
         assert wild.parts.equal(batch.parts) and wild.points.abs().max() < 10

@@ -13,10 +13,9 @@ from bixt3d import BiXT, create_model
 from bixt3d.models.attention import CrossAttention
 from bixt3d.models.bixt import BidirectionalLayer, TokenLayer
 from bixt3d.models.decoder import PropagationDecoder, PropagationStage
-from bixt3d.models.factory import MODELS
+from bixt3d.models.factory import MODELS, task_of
 from bixt3d.models.official import initialize_from
 from bixt3d.models.segmenter import PointSegmenter, segment_all_points
-from bixt3d.presets import labels_parts
 from tests.models.randomize import randomize
 
 TINY: dict[str, Any] = {
@@ -85,8 +84,8 @@ def test_defaults_are_the_papers_settings() -> None:
 def test_which_models_label_parts() -> None:
     """The rule by name holds for every model."""
     for name, build in MODELS.items():
-        assert labels_parts(name) == ("num_parts" in inspect.signature(build).parameters)
-    assert set(ARGS) == {name for name in MODELS if labels_parts(name)}
+        assert (task_of(name) == "part_segmentation") == ("num_parts" in inspect.signature(build).parameters)
+    assert set(ARGS) == {name for name in MODELS if (task_of(name) == "part_segmentation")}
 
 
 @pytest.mark.parametrize("channels", [3, 6])

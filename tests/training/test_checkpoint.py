@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 import bixt3d
+from bixt3d.datasets import Preprocess
 from bixt3d.models import create_model
-from bixt3d.presets import labels_parts
+from bixt3d.models.factory import task_of
+from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -44,7 +46,7 @@ def tiny() -> torch.nn.Module:
 def test_file_rebuilds_its_model_by_itself(name: str, tmp_path: Path) -> None:
     args: dict[str, Any] = {"dim": 12, "num_heads": 2, "num_latents": 4, "in_dims": 6}
     told: tuple[torch.Tensor, ...] = ()
-    if labels_parts(name):
+    if task_of(name) == "part_segmentation":
         args |= {"num_parts": 5, "num_categories": 3}
         told = (torch.tensor([2, 0]),)
     else:
@@ -130,7 +132,14 @@ def refused(path: Path) -> str:
 
 def test_model_knows_its_description(tmp_path: Path) -> None:
     save_model(tmp_path / "m.safetensors", tiny(), META)
-    assert load_model(tmp_path / "m", "cpu").description == {"format": 1, **META}
+    description = load_model(tmp_path / "m", "cpu").description
+    assert description == Description.from_dict(META)
+    assert description.task == "classification" and description.model == META["model"]
+    assert description.facts == {"classes": META["classes"]}
+    assert description.preprocess == Preprocess(**PREPROCESS)
+    # Saved again, it says the same.
+    save_model(tmp_path / "again.safetensors", tiny(), description)
+    assert load_model(tmp_path / "again", "cpu").description == description
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from bixt3d.config import Config, config_from
+from bixt3d.datasets import Preprocess
 from bixt3d.datasets.shapes import CATEGORIES, write_shapes
 from bixt3d.training.device import Workers, join_workers, pick_device
-from bixt3d.training.experiment import build_model, describe, open_splits
+from bixt3d.training.experiment import build_model, describe
+from bixt3d.training.splits import open_splits
 from tests.training.tiny import assert_same, make_config, make_split
 
 CPU = torch.device("cpu")
@@ -40,13 +42,18 @@ def test_splits_open_as_training_takes_them(root: Path) -> None:
 def test_description_tells_what_a_prediction_needs(root: Path) -> None:
     config = shapes(root, "data.order=fps", "model.args.depth=2")
     splits, stored = open_splits(config, CPU, ("val",))
-    assert describe(config, splits["val"], stored) == {
+    description = describe(config, splits["val"], stored)
+    preprocess = {"num_points": 16, "order": "fps", "stored_points": 64, "features": [], "channels": 3}
+    assert description.to_dict() == {
         "task": "classification",
         "model": {"name": "bixt_ti_cls", "args": {"num_classes": 10, "in_dims": 3, "depth": 2}},
         "classes": list(CATEGORIES),
-        "preprocess": {"num_points": 16, "order": "fps", "channels": 3, "stored_points": 64},
+        "preprocess": preprocess,
         "dataset": "shapes",
+        "config": {},
+        "metrics": {},
     }
+    assert description.preprocess == Preprocess(16, "fps", 64, ())
 
 
 def test_more_points_than_stored(root: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import bixt3d
 from bixt3d.datasets.loader import Batch
+from bixt3d.tasks import Description
 from bixt3d.training import ClassificationTask, evaluate, load_checkpoint
 from bixt3d.training.checkpoint import load_state
 from tests.markers import slow
@@ -52,10 +53,14 @@ def test_run_folder_holds_what_a_run_is(tmp_path: Path) -> None:
     assert all(row["clouds_per_second"] > 0 and math.isfinite(row["train_loss"]) for row in rows)
 
 
-def test_preset_in_a_run_reloads(tmp_path: Path) -> None:
-    config = make_config("preset=pointmlp", "train.epochs=1", "train.batch_size=16")
+def test_settings_of_every_kind_in_a_run_reload(tmp_path: Path) -> None:
+    """Lists, dictionaries, null, and texts that look like something else."""
+    odd = ["data.features=[]", "data.root='1e-3'", "model.args.coord_scale=1e-3", "optim.min_lr=1e-30"]
+    config = make_config(*odd, "task=classification", "train.epochs=1", hierarchy=True)
     make_trainer(tmp_path, config).fit()
-    assert bixt3d.load_config(tmp_path / "config.yaml") == config
+    again = bixt3d.load_config(tmp_path / "config.yaml")
+    assert again == config
+    assert again.data.features == () and again.model.args["widths"] == [12, 16]
 
 
 def test_training_learns(tmp_path: Path) -> None:
@@ -249,7 +254,9 @@ def test_saved_weights_are_the_evaluated(tmp_path: Path) -> None:
     assert seen.loss == pytest.approx(row["val_loss"], rel=1e-6)
     assert seen.metrics == {"oa": row["val_oa"], "macc": row["val_macc"]}
     assert meta["classes"] == list(CLASSES) and meta["metrics"]["epoch"] == 2
-    assert meta["preprocess"] == {"num_points": 32, "order": "stored", "channels": 3, "stored_points": 32}
+    stated = {"num_points": 32, "order": "stored", "stored_points": 32, "features": [], "channels": 3}
+    assert meta["preprocess"] == stated
+    assert model.description == Description.from_dict(meta)
 
 
 class Scripted(ClassificationTask):
@@ -350,6 +357,9 @@ def test_state_of_version_0_1_0_is_resumed(tmp_path: Path) -> None:
         del state["fixed"][new]
     state["fixed"] |= {"train.batch_size": 16, "train.accumulate": 1}
     state["average"]["n_averaged"] = torch.tensor(4)
+    described = json.loads(state["description"])
+    del described["preprocess"]["features"], described["task"]
+    state["description"] = json.dumps(described)
     torch.save(state, tmp_path / "run/resume.pt")
     make_trainer(tmp_path / "run", config, resume=True).fit()
     assert len(rows_of(tmp_path / "run")) == 2

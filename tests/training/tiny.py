@@ -13,8 +13,10 @@ from torch import Generator, Tensor, nn
 
 from bixt3d.config import Config, config_from
 from bixt3d.datasets.split import Split
-from bixt3d.training import ClassificationTask, Trainer
+from bixt3d.tasks import Task
+from bixt3d.training import Trainer
 from bixt3d.training.experiment import build_model, describe
+from bixt3d.training.splits import build_task
 
 CLASSES = ("ball", "board", "needle", "ring")
 NAIVE = {"dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4, "coord_scale": 6.0}
@@ -69,6 +71,13 @@ CALM = (
 )
 
 
+def make_task(config: Config, split: Split | None = None) -> Task:
+    """The task of the settings, which knows the labels."""
+    task = build_task(config)
+    task.set_facts(task.facts(split or make_split()))
+    return task
+
+
 def make_trainer(
     run_dir: Path,
     config: Config,
@@ -77,7 +86,7 @@ def make_trainer(
     train: Split | None = None,
     val: Split | None = None,
     has_val: bool = True,
-    task: ClassificationTask | None = None,
+    task: Task | None = None,
     model: nn.Module | None = None,
 ) -> Trainer:
     """A trainer as tools/train_cls.py makes it, on the clouds above."""
@@ -88,7 +97,7 @@ def make_trainer(
     return Trainer(
         config,
         model or build_model(config, description),
-        task or ClassificationTask(train.classes, config.optim.label_smoothing),
+        task or make_task(config, train),
         train,
         val,
         run_dir,

@@ -1,4 +1,4 @@
-"""Part segmentation as the trainer sees it: loss, counts, metrics, and a small problem learned end to end."""
+"""Part segmentation: loss, counts, metrics, what it says of a cloud, and a small problem learned end to end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,11 @@ from torch import Generator, Tensor, nn
 from bixt3d import load_model, metrics, open_dataset
 from bixt3d.config import Config, config_from
 from bixt3d.datasets.loader import Batch
-from bixt3d.training import PartSegmentationTask, Trainer, evaluate
-from bixt3d.training.experiment import (
-    build_model,
-    build_task,
-    describe,
-    evaluate_checkpoint,
-    open_splits,
-    train_model,
-)
+from bixt3d.tasks import PartSegmentationTask
+from bixt3d.training import Trainer, evaluate
+from bixt3d.training.experiment import build_model, describe, train
+from bixt3d.training.scoring import evaluate_checkpoint
+from bixt3d.training.splits import build_task, open_splits
 from bixt3d.training.stop import Stopped
 from tests.datasets.parts import write_parts
 from tests.training.tiny import assert_same, rows_of, signal_at, weights
@@ -143,28 +139,30 @@ def make_config(data: Path, *overrides: str, encdec: bool = False, **sections: A
 def make_trainer(config: Config, run_dir: Path, resume: bool = False) -> Trainer:
     splits, stored = open_splits(config, CPU, ("train", "val"), train="train")
     description = describe(config, splits["train"], stored)
-    model, task = build_model(config, description), build_task(config, splits["train"])
+    model, task = build_model(config, description), build_task(config)
+    task.set_facts(task.facts(splits["train"]))
     train, val = splits["train"], splits["val"]
     return Trainer(config, model, task, train, val, run_dir, description, resume, progress=False)
 
 
 @pytest.mark.parametrize("encdec", [False, True])
 def test_learns_parts_that_are_slices(data: Path, tmp_path: Path, encdec: bool) -> None:
-    config = make_config(data, "train.epochs=30", "model.args.drop_path=0", encdec=encdec)
-    config.run.dir = str(tmp_path / "run")
-    result = train_model(config, CPU)
+    settings = ["train.epochs=30", "model.args.drop_path=0", f"run.dir={tmp_path / 'run'}"]
+    result = train(make_config(data, *settings, encdec=encdec), device=CPU)
+    last = result.last
     rows = rows_of(tmp_path / "run")
     assert rows[-1]["train_loss"] < 0.6 * rows[0]["train_loss"]
-    assert result["last"]["class_miou_pointnet2"] > 0.6 > 0.4 > rows[0]["val_class_miou_pointnet2"]
-    assert set(result["last"]) == {"epoch", *SCORES} and set(result) >= {"last", "best", "minutes"}
+    assert last["class_miou_pointnet2"] > 0.6 > 0.4 > rows[0]["val_class_miou_pointnet2"]
+    assert set(last) == {"epoch", *SCORES} and set(result.to_dict()) == {"last", "best", "minutes"}
     # The checkpoint alone gives the same scores.
     model = load_model(tmp_path / "run" / "last", "cpu")
     test = open_dataset("shapenetpart", data, "test")
     seen = evaluate(model, test, PartSegmentationTask(test.categories, test.parts_of_category, 48), 3)
-    assert seen.metrics == pytest.approx({name: result["last"][name] for name in SCORES})
+    assert seen.metrics == pytest.approx({name: last[name] for name in SCORES})
     stated = model.description
-    assert stated["part_names"] == ["body", "handle", "top", "leg", "shelf"]
-    assert stated["parts_of_category"] == [[0, 1], [2, 3, 4]] and stated["task"] == "part segmentation"
+    assert stated.facts["part_names"] == ["body", "handle", "top", "leg", "shelf"]
+    assert stated.facts["parts_of_category"] == [[0, 1], [2, 3, 4]]
+    assert stated.facts["classes"] == ["Mug", "Table"] and stated.task == "part_segmentation"
 
 
 def test_resumed_run_is_the_straight_one(data: Path, tmp_path: Path) -> None:
@@ -201,7 +199,8 @@ def test_every_epoch_draws_other_points_and_labels_go_along(data: Path, tmp_path
 def test_without_normals(data: Path, tmp_path: Path) -> None:
     trainer = make_trainer(make_config(data, "data.normals=false"), tmp_path / "run")
     assert next(trainer.loader.epoch(0)).points.shape == (8, 48, 3)
-    assert trainer.description["model"]["args"]["in_dims"] == 3
+    assert trainer.description.model["args"]["in_dims"] == 3
+    assert trainer.description.preprocess.features == ()
 
 
 def test_not_told_the_category(data: Path, tmp_path: Path) -> None:
@@ -214,21 +213,22 @@ def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
     from bixt3d.datasets.shapes import write_shapes
 
     write_shapes(tmp_path, per_class=3, num_points=64, progress=False)
-    with pytest.raises(ValueError, match="bixt_ti_partseg labels parts, and shapes has no part labels"):
+    with pytest.raises(ValueError, match="expected data with a part for each point, got a split without"):
         open_splits(make_config(tmp_path, "data.name=shapes"), CPU, ("test",))
-    with pytest.raises(ValueError, match="model.args.num_parts: expected 5, as shapenetpart has, got 4"):
+    with pytest.raises(ValueError, match="model.args.num_parts: expected 5, as the data have, got 4"):
         make_trainer(make_config(data, "model.args.num_parts=4"), tmp_path / "run")
-    with pytest.raises(ValueError, match="data.order: .*random"):
-        make_config(data, "data.order=stored")
+    with pytest.raises(ValueError, match="data.order: .* expected random, got stored"):
+        build_task(make_config(data, "data.order=stored"))
+    with pytest.raises(ValueError, match=r"^augment\.mix: .* expected 0, got 0\.5"):
+        build_task(make_config(data, "augment.mix=0.5"))
 
 
 def test_a_classifier_takes_the_categories_of_part_data(data: Path, tmp_path: Path) -> None:
-    config = make_config(data, encdec=False, model={"name": "bixt_ti_cls", "args": {"dim": 24, "depth": 2}})
-    config.run.dir = str(tmp_path / "run")
-    result = train_model(config, CPU)
-    assert set(result["last"]) == {"epoch", "oa", "macc"}
+    model = {"name": "bixt_ti_cls", "args": {"dim": 24, "depth": 2}}
+    result = train(make_config(data, f"run.dir={tmp_path / 'run'}", model=model), device=CPU)
+    assert set(result.last) == {"epoch", "oa", "macc"}
     header = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert header["last"] == result["last"]
+    assert header["last"] == result.last
 
 
 def test_other_parts_than_the_checkpoint_knows_are_refused(data: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_other_parts_than_the_checkpoint_knows_are_refused(data: Path, tmp_path:
     trainer.fit()
     parts = {"Mug": {"body": 0, "handle": 2}, "Table": {"top": 1, "leg": 3, "shelf": 4}}
     other = write_parts(tmp_path / "other", parts=parts, points=(60, 80))
-    with pytest.raises(ValueError, match="knows other parts than shapenetpart has"):
+    with pytest.raises(ValueError, match="knows 2 parts_of_category .*, shapenetpart has 2"):
         evaluate_checkpoint(tmp_path / "run" / "last", overrides=[f"data.root={other}"])
     with pytest.raises(ValueError, match="cannot resume .* with other settings: parts_of_category was"):
         make_trainer(make_config(other, "train.epochs=2"), tmp_path / "run", resume=True)
@@ -244,9 +244,9 @@ def test_other_parts_than_the_checkpoint_knows_are_refused(data: Path, tmp_path:
 
 def test_evaluating_again_gives_the_same(data: Path, tmp_path: Path) -> None:
     make_trainer(make_config(data, "train.epochs=1", encdec=True), tmp_path / "run").fit()
-    first, split, out = evaluate_checkpoint(tmp_path / "run" / "last", "val")
+    first, split, out, _ = evaluate_checkpoint(tmp_path / "run" / "last", "val")
     for batch_size in (1, 5):
         other = [f"train.eval_batch_size={batch_size}"]
-        again, _, _ = evaluate_checkpoint(tmp_path / "run" / "last", "val", overrides=other)
+        again = evaluate_checkpoint(tmp_path / "run" / "last", "val", overrides=other).seen
         assert again.metrics == pytest.approx(first.metrics, abs=1e-3)
     assert len(split) == 6 and json.loads((out / "result.json").read_text())["shapes"] == 6

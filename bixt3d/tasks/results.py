@@ -1,4 +1,4 @@
-"""What a predictor returns."""
+"""What tasks answer for a cloud."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -37,12 +39,14 @@ class Segmentation:
         probabilities: Probability of that part (N,), float32, among the parts that were possible.
         points: The points in their own coordinates and scale (N, C), float64: those that came, or the sample
             of a mesh.
+        category: Number of the category that the model was told; None if it was not.
     """
 
     parts: Array
     names: Array
     probabilities: Array
     points: Array
+    category: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,3 +64,13 @@ class Attention:
 
     maps: tuple[Array, ...]
     points: Array
+
+
+class NotFinite(ValueError):
+    """A model's outputs are NaN or infinite."""
+
+
+def check_output(values: Tensor) -> None:
+    """Raise `NotFinite` for what a model whose weights are too large makes of a cloud."""
+    if not bool(torch.isfinite(values).all()):
+        raise NotFinite("the model gives NaN or infinity for it; its weights are damaged")

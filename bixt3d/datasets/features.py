@@ -1,0 +1,201 @@
+"""Features of points by name: what stands beside xyz, how wide it is, and whether numbers can be it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+logger = logging.getLogger(__name__)
+
+# Unit vectors; red, green and blue from 0 to 1; the strength of a scanner's echo; the distance above a
+# cloud's lowest point. A feature of another name has the width that it states, `name:width`, or 1.
+WIDTHS = {"normal": 3, "color": 3, "intensity": 1, "height": 1}
+LENGTH_OFF = 0.05  # a unit normal printed with two digits is off by 0.01
+
+
+class FeatureError(ValueError):
+    """Points lack a feature that is asked for, or hold numbers that cannot be it."""
+
+
+def parse_features(features: Iterable[Any], channels: int | None = None) -> tuple[str, ...]:
+    """Return features as they are written everywhere: their name, or ``name:width`` for a width of their own.
+
+    Args:
+        features: Names, ``"name:width"``, or (name, width).
+        channels: Channels of the points that they describe, from which the width of a single unknown one
+            follows; None if there are no points yet.
+
+    Raises:
+        ValueError: For a name that cannot be one, a name twice, a wrong width, or channels that do not fit.
+    """
+    if isinstance(features, str):
+        features = [features]
+    stated = [_split(feature) for feature in features]
+    names = [name for name, _ in stated]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"features: expected each name once, got {', '.join(twice)} more than once")
+    unknown = [name for name, width in stated if width is None]
+    if channels is not None and len(unknown) == 1:
+        left = channels - 3 - sum(width for _, width in stated if width is not None)
+        stated = [(name, max(left, 1) if width is None else width) for name, width in stated]
+    written = tuple(_write(name, width or 1) for name, width in stated)
+    if channels is not None and channel_count(written) != channels:
+        wide = ", ".join(f"{name_of(feature)} {width_of(feature)}" for feature in written)
+        raise ValueError(
+            f"features: expected {channel_count(written)} channels (xyz 3{', ' + wide if wide else ''}), got "
+            f"{channels}; name what stands beside xyz: {', '.join(WIDTHS)}, or name:width"
+        )
+    return written
+
+
+def name_of(feature: str) -> str:
+    """Return a feature's name without its width."""
+    return feature.partition(":")[0]
+
+
+def width_of(feature: str) -> int:
+    """Return how many numbers a point has of a feature."""
+    name, _, width = feature.partition(":")
+    return int(width) if width else WIDTHS.get(name, 1)
+
+
+def channel_count(features: Sequence[str]) -> int:
+    """Return the channels of a point: 3 for xyz, and the widths of its features."""
+    return 3 + sum(map(width_of, features))
+
+
+def columns_of(features: Sequence[str]) -> dict[str, slice]:
+    """Return where each feature stands among the channels of a point, by its name without width."""
+    columns, begin = {}, 3
+    for feature in features:
+        columns[name_of(feature)] = slice(begin, begin + width_of(feature))
+        begin += width_of(feature)
+    return columns
+
+
+def assumed_features(points: Tensor) -> tuple[str, ...]:
+    """Return the features of points (..., C) of which none are named: normals, where six channels hold them.
+
+    Raises:
+        ValueError: For other channels, or numbers that are no unit vectors.
+    """
+    if points.shape[-1] == 3:
+        return ()
+    if points.shape[-1] == 6 and _unit(points[..., 3:]):
+        return ("normal",)
+    raise ValueError(
+        f"features: expected the names of what stands beside xyz in {points.shape[-1]} channels, such as "
+        f"features=('color',), got none{_unlike(points[..., 3:6])}"
+    )
+
+
+def check_features(points: Tensor, features: Sequence[str], where: str) -> None:
+    """Check that numbers can be the features that they are said to be.
+
+    Args:
+        points: (..., C), xyz and the features.
+        features: Their names.
+        where: What errors call the points.
+
+    Raises:
+        FeatureError: For normals that are neither of length 1 nor 0, or colours outside of 0 to 1.
+    """
+    columns = columns_of(features)
+    if "normal" in columns and not _unit(points[..., columns["normal"]]):
+        raise FeatureError(
+            f"{where}: feature normal: expected vectors of length 1 (or 0, where unknown)"
+            f"{_unlike(points[..., columns['normal']])}; name what they are, such as features=('color',)"
+        )
+    if "color" in columns:
+        low, high = (float(value) for value in torch.aminmax(points[..., columns["color"]]))
+        if low < 0 or high > 1 + 1e-6:
+            raise FeatureError(
+                f"{where}: feature color: expected red, green and blue from 0 to 1, got {low:g} to {high:g}"
+                f"{'; divide them by 255' if low >= 0 and 1 < high <= 255 else ''}"
+            )
+
+
+def mend_features(
+    points: Tensor, features: Sequence[str], where: str, notes: list[str] | None = None
+) -> Tensor:
+    """Return points (N, C) of a file whose features are in their usual range.
+
+    Normals of another length are scaled to length 1 where they can be normals at all, which a cloud of
+    numbers that are all positive, as colours are, cannot. Colours up to 255 are divided by it.
+
+    Args:
+        points: The points.
+        features: Their features.
+        where: What errors and notes call the points.
+        notes: Receives what was changed; it is logged if None.
+
+    Raises:
+        FeatureError: As `check_features`.
+    """
+    columns = columns_of(features)
+    normal, color = columns.get("normal"), columns.get("color")
+    said: list[str] = [] if notes is None else notes
+    if normal is not None and not _unit(points[..., normal]) and bool((points[..., normal] < 0).any()):
+        points = points.clone()
+        points[..., normal] = F.normalize(points[..., normal], dim=-1)
+        said.append(f"{where}: normals of other lengths are scaled to length 1")
+    if color is not None:
+        low, high = (float(value) for value in torch.aminmax(points[..., color]))
+        if low >= 0 and 2 < high <= 255:
+            points = points.clone()
+            points[..., color] /= 255
+            said.append(f"{where}: colours up to {high:g} are divided by 255")
+    check_features(points, features, where)
+    for note in said if notes is None else ():
+        logger.warning(note)
+    return points
+
+
+def log_notes(notes: Sequence[str]) -> None:
+    """Log notes of many files: the first of them, and how many there are."""
+    if notes:
+        logger.warning("%s%s", notes[0], f" (and {len(notes) - 1} more files)" if len(notes) > 1 else "")
+
+
+def _unit(vectors: Tensor) -> bool:
+    """Tell whether vectors (..., 3) are of length 1, some perhaps 0 where they are not known."""
+    length = vectors.norm(dim=-1)
+    return bool(((length - 1).abs() <= LENGTH_OFF).logical_or_(length == 0).all())
+
+
+def _unlike(vectors: Tensor) -> str:
+    """Name the first vector (..., 3) that is of another length than 1 and 0, for an error."""
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    length = flat.norm(dim=-1)
+    bad = (((length - 1).abs() > LENGTH_OFF) & (length != 0)).nonzero()
+    if vectors.shape[-1] != 3 or not len(bad):
+        return ""
+    numbers = ", ".join(f"{value:g}" for value in flat[int(bad[0])].tolist())
+    positive = " as colours have" if bool((vectors >= 0).all()) else ""
+    return f", got numbers such as ({numbers}),{positive} of length {float(length[int(bad[0])]):.3g}"
+
+
+def _split(feature: Any) -> tuple[str, int | None]:
+    name, width = feature if isinstance(feature, tuple) and len(feature) == 2 else (feature, None)
+    if isinstance(name, str) and width is None and ":" in name:
+        name, _, text = name.partition(":")
+        width = int(text) if text.isdecimal() else text
+    if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
+        raise ValueError(f"features: expected names such as color, or name:width, got {feature!r}")
+    if width is None:
+        return name, WIDTHS.get(name)
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise ValueError(f"features: {name}: expected a width of at least 1, got {width!r}")
+    if WIDTHS.get(name, width) != width:
+        raise ValueError(f"features: {name}: expected the width {WIDTHS[name]}, got {width}")
+    return name, width
+
+
+def _write(name: str, width: int) -> str:
+    return name if width == WIDTHS.get(name, 1) else f"{name}:{width}"

@@ -1,0 +1,105 @@
+"""What is done to a cloud before a model sees it: the same for training, prediction and export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from bixt3d.datasets.features import channel_count, parse_features
+from bixt3d.datasets.loader import ORDERS, arrange
+from bixt3d.datasets.spheres import unit_sphere
+from bixt3d.ops import gather_points
+
+STORED_POINTS = 2048  # as many as ModelNet40 stores of a shape
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How clouds become what a model takes: centred, scaled to the unit sphere, ordered and cut.
+
+    Attributes:
+        num_points: Points of a cloud; None for all of them.
+        order: ``"stored"``, ``"fps"`` or ``"random"``, as `bixt3d.datasets.loader.arrange`.
+        stored_points: Points that a mesh is sampled to, or that are drawn from a larger cloud, before that.
+        features: Names of what stands beside xyz, in order.
+
+    Raises:
+        ValueError: For a number of points below 1, or an unknown order or feature.
+    """
+
+    num_points: int | None = None
+    order: str = "stored"
+    stored_points: int = STORED_POINTS
+    features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("num_points", "stored_points"):
+            value = getattr(self, name)
+            optional = name == "num_points" and value is None
+            if not optional and (type(value) is not int or value < 1):
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if self.order not in ORDERS:
+            raise ValueError(f"order: expected one of {', '.join(ORDERS)}, got {self.order!r}")
+        object.__setattr__(self, "features", parse_features(self.features))
+
+    @property
+    def channels(self) -> int:
+        """Channels of a point: 3 for xyz, and the widths of the features."""
+        return channel_count(self.features)
+
+    def normalize(self, points: Tensor) -> Tensor:
+        """Return points (N, C) with xyz moved into the unit sphere, float32."""
+        # In double precision: coordinates of a map lose their shape in single precision.
+        return torch.cat([unit_sphere(points[:, :3]), points[:, 3:]], -1).float()
+
+    def choose(self, points: Tensor) -> Tensor:
+        """Return the points (n, C) that a model of whole clouds sees, of normalised ones (N, C).
+
+        Of a cloud with more points than a training stores a draw of so many is looked at; one with fewer than
+        the model takes repeats them.
+        """
+        own = len(points)
+        wanted = self.num_points or own
+        stored = max(self.stored_points, wanted)
+        if own > stored or (self.order == "stored" and stored > own > wanted):
+            # A scan may be stored line by line, and its first points be one corner of it; and training chose
+            # the farthest ones among so many, not among millions.
+            generator = Generator().manual_seed(0)
+            points = points[torch.randperm(own, generator=generator)[:stored].to(points.device)]
+        count = None
+        if own < wanted:  # as `folder` stores them
+            points = points[torch.arange(wanted, device=points.device) % own]
+            count = torch.tensor([own], device=points.device)
+        index = arrange(points[None], wanted, self.order, count=count)
+        return gather_points(points[None], index)[0]  # (n, C)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in JSON's own kinds."""
+        return {**asdict(self), "features": list(self.features), "channels": self.channels}
+
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> Preprocess:
+        """Return what a checkpoint states; of one that names no features six channels are xyz and normal.
+
+        Raises:
+            ValueError: If something of it is missing or damaged.
+        """
+        try:
+            features = stated.get("features")
+            if features is None:
+                features = {3: (), 6: ("normal",)}[stated.get("channels", 3)]
+            if not isinstance(features, (list, tuple)):
+                raise TypeError(f"features: {features!r}")
+            made = cls(stated["num_points"], stated["order"], stated["stored_points"], tuple(features))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"preprocess: expected its settings, got {stated!r:.80} ({error!r})") from None
+        if stated.get("channels", made.channels) != made.channels:
+            raise ValueError(
+                f"preprocess: expected {made.channels} channels for xyz and {', '.join(made.features)}, got "
+                f"{stated['channels']!r}"
+            )
+        return made

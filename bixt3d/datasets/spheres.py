@@ -1,0 +1,99 @@
+"""Clouds moved into the unit sphere: centred on the mean of their points, the farthest at distance 1."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bixt3d.ops.validate import describe
+
+if TYPE_CHECKING:
+    from bixt3d.datasets.split import Split
+
+logger = logging.getLogger(__name__)
+
+SMALLEST = 1e-150  # extent of a cloud; its square would vanish
+ROUNDED = 0.02  # how far a cloud that is stored with few digits may be from centre and radius
+
+
+def unit_sphere(points: Tensor) -> Tensor:
+    """Centres each cloud on the mean of its points and scales it so that the farthest point is at distance 1.
+
+    Args:
+        points: (..., N, 3) float xyz; a cloud whose points all coincide becomes zeros.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Raises:
+        ValueError: `points` is not a float tensor (..., N, 3) with at least one point.
+    """
+    if not isinstance(points, Tensor) or points.ndim < 2 or points.shape[-1] != 3 or points.shape[-2] == 0:
+        raise ValueError(f"points: expected a float tensor (..., N, 3), came {describe(points)}")
+    if not points.is_floating_point():
+        raise ValueError(f"points: expected a float tensor, came {points.dtype}")
+    centred = points - points.mean(dim=-2, keepdim=True)
+    # the mean of equal numbers is another one by rounding, and that would become the radius
+    one_place = (points.amax(dim=-2) == points.amin(dim=-2)).all(dim=-1)[..., None, None]  # (..., 1, 1)
+    centred = centred.masked_fill(one_place, 0.0)
+    radius = centred.norm(dim=-1).amax(dim=-1)[..., None, None]  # (..., 1, 1)
+    return centred / torch.where(radius > 0, radius, 1.0)
+
+
+def check_extent(points: Tensor) -> None:
+    """Checks that a cloud has a shape: two points that are apart by more than rounding.
+
+    Args:
+        points: (N, 3) float64 xyz.
+
+    Raises:
+        ValueError: All points coincide.
+    """
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    rounding = 8 * torch.finfo(torch.float64).eps * float(torch.maximum(low.abs(), high.abs()).max())
+    if float((high - low).max()) <= max(rounding, SMALLEST):
+        raise ValueError(f"expected points at two places at least, came {len(points)} at one")
+
+
+def normalize_split(split: Split, chunk: int = 256) -> Split:
+    """Centre and scale every cloud of a split to the unit sphere, by its own points.
+
+    Args:
+        split: The split; one that is normalised already is returned as it is.
+        chunk: Clouds at a time, in double precision.
+    """
+    if split.normalized:
+        return split
+    points, most = split.points.clone(), 0.0
+    for begin in range(0, len(split), chunk):
+        xyz = split.points[begin : begin + chunk, :, :3].double()  # (s, N, 3)
+        if split.count is None:
+            moved = unit_sphere(xyz)
+        else:
+            own = torch.arange(split.num_points, device=xyz.device) < split.count[begin : begin + chunk, None]
+            moved = _own_spheres(xyz, own)
+        points[begin : begin + chunk, :, :3] = moved.float()
+        most = max(most, float((moved - xyz).abs().max()))
+    if most > ROUNDED:
+        logger.info("clouds are centred and scaled to the unit sphere, as Predictor does it")
+    return replace(split, points=points, normalized=True)
+
+
+def _own_spheres(xyz: Tensor, own: Tensor) -> Tensor:
+    """Do what `unit_sphere` does by the points (s, N, 3) that are a cloud's own (s, N), for all."""
+    weight = own[..., None].to(xyz.dtype)  # (s, N, 1)
+    centred = xyz - (xyz * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+    radius = (centred.norm(dim=-1) * own).amax(-1)[:, None, None]  # (s, 1, 1)
+    return centred / torch.where(radius > 0, radius, 1.0)
+
+
+def is_normalized(points: Tensor) -> bool:
+    """Tell whether all clouds (S, N, C) are in the unit sphere, but for rounding."""
+    xyz = points[..., :3]
+    centre = xyz.mean(1, keepdim=True)  # (S, 1, 3)
+    radius = (xyz - centre).norm(dim=-1).amax(1)  # (S,)
+    return bool((centre.abs().amax() <= ROUNDED) & ((radius - 1).abs().amax() <= ROUNDED))

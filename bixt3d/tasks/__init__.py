@@ -1,0 +1,103 @@
+"""Tasks by name: all that is special about each is in one file."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from bixt3d.config import Config
+from bixt3d.suggest import nearest
+from bixt3d.tasks.base import Task
+from bixt3d.tasks.classification import ClassificationTask
+from bixt3d.tasks.description import Description, compare_facts
+from bixt3d.tasks.part_segmentation import PartSegmentationTask
+from bixt3d.tasks.results import Attention, Prediction, Segmentation
+
+__all__ = [
+    "Attention",
+    "ClassificationTask",
+    "Description",
+    "PartSegmentationTask",
+    "Prediction",
+    "Segmentation",
+    "Task",
+    "compare_facts",
+    "find_task",
+    "list_tasks",
+    "make_task",
+    "metric_titles",
+    "register_task",
+]
+
+_TASKS: dict[str, Any] = {
+    "classification": ClassificationTask,
+    "part_segmentation": PartSegmentationTask,
+}
+_OWN = frozenset(_TASKS)
+
+
+def list_tasks() -> list[str]:
+    """Return the names of the tasks, sorted."""
+    return sorted(_TASKS)
+
+
+def register_task(name: str, task: type[Task] | Task) -> None:
+    """Make a task known by a name, which ``task:`` of a config then takes, and checkpoints of it.
+
+    Args:
+        name: The name; one that ships with the package is not replaced.
+        task: A subclass of `Task` that needs no arguments, or an object of one.
+
+    Raises:
+        ValueError: If the name is taken by a task of the package, or no name.
+        TypeError: If the task is no task.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name: expected a name, got {name!r}")
+    if name in _OWN:
+        raise ValueError(f"name: {name} is a task of the package: expected another name")
+    _check_task(task)
+    _TASKS[name] = task
+
+
+def metric_titles() -> dict[str, str]:
+    """Return what the metrics of all tasks are called, by their names."""
+    return {name: title for task in _TASKS.values() for name, title in task.titles.items()}
+
+
+def find_task(name: str) -> Task:
+    """Return a new object of the task of that name.
+
+    Raises:
+        ValueError: If there is none, naming the nearest.
+    """
+    if name not in _TASKS:
+        raise ValueError(
+            f"unknown task {name!r}{nearest(name, _TASKS)}; known: {', '.join(list_tasks())}. Yours "
+            "is known after bixt3d.register_task, on the command line by --plugin FILE.py"
+        )
+    found = _TASKS[name]
+    task: Task = copy.copy(found) if isinstance(found, Task) else found()
+    task.name = name
+    return task
+
+
+def make_task(task: str | type[Task] | Task, config: Config) -> Task:
+    """Return a task that knows the settings; one that is given as an object is copied.
+
+    Raises:
+        ValueError: For an unknown name, or settings that do not suit it.
+        TypeError: For anything but a name, a task, or its class.
+    """
+    if not isinstance(task, str):
+        _check_task(task)
+    made = find_task(task) if isinstance(task, str) else copy.copy(task) if isinstance(task, Task) else task()
+    made.configure(config)
+    return made
+
+
+def _check_task(task: Any) -> None:
+    if not isinstance(task, Task) and not (isinstance(task, type) and issubclass(task, Task)):
+        raise TypeError(
+            f"task: expected a subclass of bixt3d.tasks.Task, or an object of one, got {task!r:.80}"
+        )

@@ -1,0 +1,214 @@
+"""What every task has: how data are laid out, what a model is told, loss, metrics, and a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from bixt3d.config import Config
+from bixt3d.datasets.augment import choose_points
+from bixt3d.datasets.loader import Batch, arrange_split
+from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.datasets.spheres import normalize_split
+from bixt3d.datasets.split import Split
+
+Choose = Callable[[Tensor, Generator, Tensor | None], Tensor | None]
+
+
+class Task:
+    """All that is special about one kind of learning: trainer, Predictor, export and viewers ask it.
+
+    A task of one's own subclasses this, or a task that does most of it already, and overrides what differs.
+    `bixt3d.train` takes the class or an object of it, and ``task:`` of a config its registered name. A copy
+    is first told the settings (`configure`), then what the labels mean (`set_facts`), from a split or a
+    checkpoint.
+
+    Attributes:
+        name: What checkpoints call it. A subclass that keeps its parent's predicts as its parent does.
+        goal: The metric that chooses the best epoch; more is better.
+        shown: Metrics that the progress line shows.
+        titles: Metrics by the names that people know.
+        per_point: Whether it labels points, rather than whole clouds.
+        optional_args: Arguments of a model that settings may state in place of `model_args`, and as what.
+    """
+
+    name: str = "task"
+    goal: str = "loss"
+    shown: tuple[str, ...] = ()
+    titles: ClassVar[Mapping[str, str]] = {}
+    per_point: bool = False
+    optional_args: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    def __init__(self) -> None:
+        """Know nothing yet of settings and labels."""
+        self.config: Config | None = None
+
+    def configure(self, config: Config) -> None:
+        """Take what the task needs from the settings.
+
+        Raises:
+            ValueError: If they do not suit it.
+        """
+        self.config = config
+
+    def facts(self, split: Split) -> dict[str, Any]:
+        """Return what the labels of a split mean, in JSON's own kinds: a checkpoint keeps it."""
+        return {"classes": list(split.classes)}
+
+    def set_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take what the labels mean, from `facts` or from a checkpoint.
+
+        Raises:
+            ValueError: If a checkpoint's are damaged.
+        """
+
+    def bind_model(self, model: nn.Module) -> None:
+        """Take from a model what nothing else has said, such as its number of outputs.
+
+        Raises:
+            ValueError: If its sizes are not those of the labels.
+        """
+
+    def wanted_points(self, training: bool = False) -> int | None:
+        """Return how many of a cloud's stored points, the first ones, are to be read; None for all of them.
+
+        What draws, and what is put in another order, chooses among all.
+        """
+        if self.config is None or self.config.data.order != "stored" or (training and self._draws):
+            return None
+        return self.config.data.num_points
+
+    @property
+    def least_points(self) -> int:
+        """The fewest points that a cloud must store."""
+        return 1 if self.config is None else self.config.data.num_points
+
+    def arrange(self, split: Split, training: bool = False) -> Split:
+        """Lay a split out as batches take it: in the unit sphere, and, unless points are drawn, in order.
+
+        Args:
+            split: As it was opened.
+            training: Whether batches draw points of it, others every epoch.
+
+        Raises:
+            ValueError: If the split lacks what the task needs, or has too few points.
+        """
+        split = normalize_split(split)
+        if self.config is None:
+            return split
+        data, draws = self.config.data, training and self._draws
+        if draws and data.order == "random":
+            return split
+        return arrange_split(split, split.num_points if draws else data.num_points, data.order)
+
+    def model_args(self, split: Split) -> dict[str, Any]:
+        """Return what a model must be told of a split; its channels are added to it."""
+        return {"num_classes": len(split.classes)}
+
+    def choose(self) -> Choose:
+        """Return what chooses the points of a training batch: ``(points, generator, count) -> indices``."""
+        assert self.config is not None
+        data, augment = self.config.data, self.config.augment
+        return partial(
+            choose_points,
+            num_points=data.num_points if self._draws else None,
+            draw=data.order == "random",
+            thin=augment.thin,
+            dropout=augment.dropout,
+            shuffle=augment.shuffle,
+        )
+
+    @property
+    def _draws(self) -> bool:
+        """Whether training draws points, others every epoch."""
+        return self.config is not None and (
+            self.config.augment.thin > 0 or self.config.data.order == "random"
+        )
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Call the model on a batch."""
+        logits: Tensor = model(batch.points)
+        return logits
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+        raise TypeError(f"{type(self).__name__} must define loss")
+
+    def start(self, device: torch.device) -> Tensor:
+        """Return empty counts on the device; counts of several batches or processes add up."""
+        raise TypeError(f"{type(self).__name__} must define start")
+
+    def count(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the counts of one batch."""
+        raise TypeError(f"{type(self).__name__} must define count")
+
+    def metrics(self, counts: Tensor) -> dict[str, float]:
+        """Compute the metrics from counts, among them `goal`."""
+        raise TypeError(f"{type(self).__name__} must define metrics")
+
+    def table(self, counts: Tensor) -> list[list[str]]:
+        """Return the results in detail as rows of text, the head first."""
+        scores = self.metrics(counts)
+        return [
+            ["metric", "value"],
+            *([self.titles.get(name, name), f"{value:.4f}"] for name, value in scores.items()),
+        ]
+
+    def confusion(self, counts: Tensor) -> tuple[Tensor, tuple[str, ...]] | None:
+        """Return a confusion matrix (K, K), rows = truth, and their names; None if there is none."""
+        return None
+
+    def predict(self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None) -> Any:
+        """Answer for one cloud.
+
+        Args:
+            model: The model, in evaluation mode.
+            points: (N, C) float64, in their own coordinates, on the model's device.
+            preprocess: What was done to clouds in training.
+            category: What the user says that the cloud is, for tasks that are told.
+        """
+        raise TypeError(f"{type(self).__name__} must define predict")
+
+    def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
+        """Return what one pass of the model takes of a cloud (N, C): points (1, n, C), and whatever else."""
+        return (preprocess.choose(preprocess.normalize(points))[None],)
+
+    def category_number(self, category: Any) -> int | None:
+        """Return the number of a category that a user names; None for tasks that are not told.
+
+        Raises:
+            ValueError: If it is unknown or missing.
+        """
+        return None
+
+    def example(self, model: nn.Module, batch: int, count: int, channels: int) -> dict[str, Tensor]:
+        """Return inputs of the model by name, made up: clouds of that many points and channels."""
+        generator = Generator().manual_seed(batch)
+        return {"points": torch.rand(batch, count, channels, generator=generator) * 2 - 1}
+
+    def view(self, answer: Any, truth: Any = None) -> dict[str, Any]:
+        """Return what a viewer shows of an answer: fields of `bixt3d.visualize.scene.LabelledCloud`.
+
+        Args:
+            answer: What `predict` returned.
+            truth: Of `point_labels`, one cloud's, where known.
+        """
+        return {"verdict": f"predicted {answer}"}
+
+    def groups(self, split: Split) -> tuple[tuple[str, ...], Tensor]:
+        """Return the names by which a viewer sorts clouds, and each one's number (S,)."""
+        return split.classes, split.label
+
+    def point_labels(self, split: Split) -> Tensor | None:
+        """Return the true label of each point (S, N), where the task has such."""
+        return None
+
+
+def smoothing_of(mass: float, count: int) -> float:
+    """Return torch's label smoothing that moves ``mass`` from the true label to the others."""
+    # torch spreads its mass over all labels, the true one included.
+    return min(1.0, mass * count / (count - 1)) if count > 1 else 0.0

@@ -1,0 +1,150 @@
+"""Classification: one label a cloud, overall and mean class accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bixt3d import metrics
+from bixt3d.config import Config
+from bixt3d.datasets.loader import Batch
+from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.datasets.split import Split
+from bixt3d.tasks.base import Task, smoothing_of
+from bixt3d.tasks.results import Prediction, check_output
+
+
+class ClassificationTask(Task):
+    """One label a cloud: cross-entropy, overall and mean class accuracy.
+
+    Args:
+        classes: Names of the classes; those of the data if there are none.
+        label_smoothing: Mass moved from the true class, shared by the others (PointMLP's definition); that of
+            the settings if None.
+    """
+
+    name = "classification"
+    goal = "oa"
+    shown: tuple[str, ...] = ("oa", "macc")
+    titles: ClassVar[Mapping[str, str]] = {"oa": "OA", "macc": "mAcc"}
+
+    def __init__(self, classes: Sequence[str] = (), label_smoothing: float | None = None) -> None:
+        """Keep the classes and the smoothing."""
+        super().__init__()
+        self.classes = tuple(classes)
+        self.label_smoothing = label_smoothing
+
+    def configure(self, config: Config) -> None:
+        """Take the smoothing from the settings, unless it was given."""
+        super().configure(config)
+        if self.label_smoothing is None:
+            self.label_smoothing = config.optim.label_smoothing
+
+    def set_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take the names of the classes."""
+        self.classes = tuple(facts.get("classes", ()))
+
+    def bind_model(self, model: nn.Module) -> None:
+        """Hold the number of classes against the model's outputs.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        count = getattr(model, "num_outputs", None)
+        if self.classes and count is not None and len(self.classes) != count:
+            raise ValueError(f"classes: expected {count} names, one a logit, got {len(self.classes)}")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.classes)
+
+    @property
+    def smoothing(self) -> float:
+        """The smoothing as torch defines it."""
+        return smoothing_of(self.label_smoothing or 0.0, self.num_classes)
+
+    def arrange(self, split: Split, training: bool = False) -> Split:
+        """Lay a split out as batches take it, without parts; see `Task.arrange`."""
+        return super().arrange(split.without_parts() if split.parts is not None else split, training)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of logits (B, K), a scalar.
+
+        Where clouds are mixed, it is the sum of those with either label, weighted by their shares.
+
+        Raises:
+            ValueError: If the logits are of another shape.
+        """
+        if logits.shape != (len(batch.label), self.num_classes):
+            raise ValueError(
+                f"model: expected logits ({len(batch.label)}, {self.num_classes}), one a class, got "
+                f"{tuple(logits.shape)}"
+            )
+        if batch.share is None or batch.other_label is None:
+            return F.cross_entropy(logits.float(), batch.label, label_smoothing=self.smoothing)
+        own, other = (
+            F.cross_entropy(logits.float(), label, label_smoothing=self.smoothing, reduction="none")
+            for label in (batch.label, batch.other_label)
+        )
+        return (batch.share * own + (1.0 - batch.share) * other).mean()
+
+    def start(self, device: torch.device) -> Tensor:
+        """Return an empty confusion matrix (K, K)."""
+        return torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=device)
+
+    def count(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the confusion matrix (K, K) of one batch; mixed clouds count by the larger share's label."""
+        label = batch.label
+        if batch.share is not None and batch.other_label is not None:
+            label = torch.where(batch.share >= 0.5, label, batch.other_label)
+        return metrics.confusion_matrix(logits.argmax(-1), label, self.num_classes)
+
+    def metrics(self, counts: Tensor) -> dict[str, float]:
+        """Return ``oa`` and ``macc`` of a confusion matrix."""
+        result = metrics.classification(counts)
+        return {name: value for name, value in result.items() if isinstance(value, float)}
+
+    def table(self, counts: Tensor) -> list[list[str]]:
+        """Return the accuracy of each class, and what it is most taken for."""
+        return class_rows(counts, self.classes)
+
+    def confusion(self, counts: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+        """Return the confusion matrix (K, K), which the counts are, and the classes."""
+        return counts, self.classes
+
+    @torch.no_grad()
+    def predict(
+        self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None
+    ) -> Prediction:
+        """Name the class of one cloud (N, C); see `Task.predict`."""
+        (seen,) = self.inputs(points, preprocess)  # (1, n, C)
+        probabilities = model(seen).float().softmax(-1)[0].cpu()  # (K,)
+        check_output(probabilities)
+        index = int(probabilities.argmax())
+        label = self.classes[index] if self.classes else str(index)
+        return Prediction(label, index, probabilities.numpy(), seen[0].cpu().numpy())
+
+    def view(self, answer: Prediction, truth: Any = None) -> dict[str, Any]:
+        """Return the class and its probability as the verdict."""
+        return {"verdict": f"predicted {answer.label} {answer.probabilities.max():.1%}"}
+
+
+def class_rows(confusion: Tensor, classes: Sequence[str]) -> list[list[str]]:
+    """Return a row for each class: name, shapes, accuracy, and what it is most taken for."""
+    confusion = confusion.cpu()
+    per_class = metrics.classification(confusion)["per_class"]
+    assert isinstance(per_class, list)
+    rows = [["class", "shapes", "accuracy", "most often taken for"]]
+    for index, name in enumerate(classes):
+        row = confusion[index].clone()
+        support = int(row.sum())
+        row[index] = 0
+        wrong = int(row.argmax())
+        taken = f"{classes[wrong]} ({int(row[wrong])})" if int(row[wrong]) else "-"
+        rows.append([name, str(support), f"{100 * per_class[index]:.1f}%" if support else "-", taken])
+    return rows

@@ -1,0 +1,99 @@
+"""What a checkpoint says of its model: enough to rebuild it, and to use it as it was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bixt3d.datasets.preprocess import Preprocess
+
+OWN = ("task", "model", "preprocess", "dataset", "config", "metrics")
+# Names of tasks in checkpoints of before.
+FORMER = {"part segmentation": "part_segmentation"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model as a checkpoint describes it.
+
+    Attributes:
+        task: Name of its task.
+        model: ``{"name": ..., "args": {...}}`` for `bixt3d.create_model`; the name is "" for a model that was
+            built elsewhere.
+        facts: What its outputs mean, as the task says: ``classes``, and whatever else.
+        preprocess: What is done to a cloud before.
+        dataset: Name of the data set that it was trained on.
+        config: The settings of its training.
+        metrics: Its scores when it was saved.
+    """
+
+    task: str
+    model: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    preprocess: Preprocess
+    dataset: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in JSON's own kinds, the facts beside the rest."""
+        return {
+            "task": self.task,
+            "model": {"name": self.model["name"], "args": dict(self.model["args"])},
+            **self.facts,
+            "preprocess": self.preprocess.to_dict(),
+            "dataset": self.dataset,
+            "config": dict(self.config),
+            "metrics": dict(self.metrics),
+        }
+
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> Description:
+        """Return what a checkpoint states.
+
+        Raises:
+            ValueError: If something of it is missing or of another kind.
+        """
+        model = stated.get("model")
+        classes = stated.get("classes", [] if "task" in stated else None)  # the first task had them
+        whole = isinstance(model, Mapping) and isinstance(model.get("name"), str)
+        whole = whole and isinstance(model["args"] if "args" in model else None, Mapping)  # type: ignore[index,operator]
+        whole = whole and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+        preprocess = stated.get("preprocess")
+        if not whole or not isinstance(preprocess, Mapping):
+            got = f"{model!r:.80}, {classes!r:.80}, {preprocess!r:.80}"
+            raise ValueError(f"expected a whole description: model, classes, preprocess; got {got}")
+        former = str(stated.get("task", "classification"))
+        facts = {key: value for key, value in stated.items() if key not in (*OWN, "format")}
+        rest = {key: stated.get(key) or {} for key in ("config", "metrics")}
+        if not all(isinstance(value, Mapping) for value in rest.values()):
+            raise ValueError("expected config and metrics with keys and values")
+        return cls(
+            FORMER.get(former, former),
+            model,  # type: ignore[arg-type]
+            facts,
+            Preprocess.from_dict(preprocess),
+            str(stated.get("dataset", "")),
+            **rest,
+        )
+
+    def resized(self, args: Mapping[str, Any], facts: Mapping[str, Any]) -> Description:
+        """Return the description of the same model with other sizes and facts, such as a new head's."""
+        model = {"name": self.model["name"], "args": {**self.model["args"], **args}}
+        return replace(self, model=model, facts={**self.facts, **facts})
+
+    def to_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+
+def compare_facts(who: str, known: Mapping[str, Any], found: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError if the labels of two sources, such as a checkpoint and a data set, differ."""
+    for key, value in found.items():
+        if key != "part_names" and key in known and known[key] != value:
+            raise ValueError(
+                f"{who} knows {len(known[key])} {key} ({', '.join(map(str, known[key][:3]))} ...), {name} "
+                f"has {len(value)} ({', '.join(map(str, value[:3]))} ...)"
+            )

@@ -1,0 +1,350 @@
+"""Part segmentation: one part a point, mean IoU under both conventions."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from bixt3d import metrics
+from bixt3d.config import Config
+from bixt3d.datasets.augment import draw_points
+from bixt3d.datasets.loader import Batch
+from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.datasets.spheres import normalize_split
+from bixt3d.datasets.split import Split
+from bixt3d.models.segmenter import segment_all_points
+from bixt3d.ops import gather_points
+from bixt3d.suggest import nearest
+from bixt3d.tasks.base import Task, smoothing_of
+from bixt3d.tasks.results import Segmentation, check_output
+
+
+class PartSegmentationTask(Task):
+    """One part a point: cross-entropy over all parts, part accuracy and mean IoU under both conventions.
+
+    The ending of a metric's name is its convention, as in `bixt3d.metrics.part_iou`: ``_pointnet2`` chooses
+    among the parts of a cloud's category, ``_pointmlp`` among all.
+
+    Args:
+        categories: Names of the categories; these and the next are those of the data if there are none.
+        parts_of_category: For each category the part ids that it may hold.
+        num_points: Points that the model takes; clouds with more are labelled in several passes. That of the
+            settings if None.
+        label_smoothing: Mass moved from the true part, shared by the others; that of the settings if None.
+    """
+
+    name = "part_segmentation"
+    goal = "class_miou_pointnet2"
+    shown: tuple[str, ...] = ("class_miou_pointnet2",)
+    titles: ClassVar[Mapping[str, str]] = {
+        f"{name}_{convention}": f"{title} ({convention})"
+        for convention in metrics.CONVENTIONS
+        for name, title in (
+            ("accuracy", "part accuracy"),
+            ("instance_miou", "instance mIoU"),
+            ("class_miou", "class mIoU"),
+        )
+    }
+    per_point = True
+    optional_args: ClassVar[Mapping[str, tuple[Any, ...]]] = {"num_categories": (0,)}  # not told the category
+
+    def __init__(
+        self,
+        categories: Sequence[str] = (),
+        parts_of_category: Sequence[Sequence[int]] = (),
+        num_points: int | None = None,
+        label_smoothing: float | None = None,
+    ) -> None:
+        """Keep the tables and the smoothing."""
+        super().__init__()
+        self.categories, self.num_points = tuple(categories), num_points
+        self.parts_of_category = tuple(tuple(ids) for ids in parts_of_category)
+        self.part_names: tuple[str, ...] = ()
+        self.told = True  # whether the model is told the category
+        self.label_smoothing = label_smoothing
+
+    def configure(self, config: Config) -> None:
+        """Take points and smoothing from the settings, unless they were given.
+
+        Raises:
+            ValueError: If points are not drawn, or clouds are mixed.
+        """
+        super().configure(config)
+        if config.data.order != "random":
+            raise ValueError(
+                "data.order: part segmentation takes other points every epoch and labels all: expected "
+                f"random, got {config.data.order}"
+            )
+        if config.augment.mix:
+            raise ValueError(
+                f"augment.mix: clouds are mixed for classification: expected 0, got {config.augment.mix}"
+            )
+        if self.num_points is None:
+            self.num_points = config.data.num_points
+        if self.label_smoothing is None:
+            self.label_smoothing = config.optim.label_smoothing
+
+    def facts(self, split: Split) -> dict[str, Any]:
+        """Return categories and parts, with their names."""
+        self._require_parts(split)
+        return {
+            "classes": list(split.categories),
+            "parts_of_category": [list(ids) for ids in split.parts_of_category],
+            "part_names": list(split.part_names),
+        }
+
+    def set_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take categories and parts.
+
+        Raises:
+            ValueError: If the tables are damaged.
+        """
+        self.categories = tuple(facts.get("classes", ()))
+        self.parts_of_category = _checked_table(facts.get("parts_of_category", ()))
+        self.part_names = tuple(facts.get("part_names", ()))
+
+    def bind_model(self, model: nn.Module) -> None:
+        """Take the number of parts and categories from the model where nothing else has said them.
+
+        Raises:
+            ValueError: If the tables are those of another model.
+        """
+        parts = getattr(model, "num_outputs", len(self.part_names))
+        count = getattr(model, "num_categories", len(self.categories))
+        self.told = count > 0
+        self.part_names = self.part_names or tuple(f"part {part}" for part in range(parts))
+        self.parts_of_category = self.parts_of_category or (tuple(range(parts)),) * count
+        if self.categories and count and len(self.categories) != count:
+            raise ValueError(f"classes: expected {count} names, one a category, got {len(self.categories)}")
+        named = len(self.part_names) == parts and all(isinstance(name, str) for name in self.part_names)
+        if not named or (count and len(self.parts_of_category) != count):
+            raise ValueError(
+                f"checkpoint: expected the names of {parts} parts and the parts of {count} categories, got "
+                f"{len(self.part_names)} names, and parts of {len(self.parts_of_category)}"
+            )
+        for ids in self.parts_of_category:
+            if max(ids) >= parts:
+                raise ValueError(
+                    f"checkpoint: expected parts of a category in 0..{parts - 1}, got {ids!r:.80}"
+                )
+
+    @property
+    def num_parts(self) -> int:
+        """Number P of part ids, over all categories."""
+        return 1 + max(map(max, self.parts_of_category))
+
+    @property
+    def smoothing(self) -> float:
+        """The smoothing as torch defines it."""
+        return smoothing_of(self.label_smoothing or 0.0, self.num_parts)
+
+    def wanted_points(self, training: bool = False) -> int | None:
+        """Return None: evaluation labels all points, and training draws among them."""
+        return None
+
+    @property
+    def least_points(self) -> int:
+        """The fewest points that a cloud must store: it repeats them where the model takes more."""
+        return 1
+
+    def arrange(self, split: Split, training: bool = False) -> Split:
+        """Lay a split out as batches take it: with all points, as evaluation labels every one.
+
+        Raises:
+            ValueError: If the split has no parts.
+        """
+        self._require_parts(split)
+        return normalize_split(split)
+
+    def model_args(self, split: Split) -> dict[str, Any]:
+        """Return how many parts and categories there are."""
+        self._require_parts(split)
+        return {"num_parts": split.num_parts, "num_categories": len(split.categories)}
+
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Call the model: logits (B, N, P) of every point of the batch."""
+        if batch.count is not None or batch.points.shape[1] != self.num_points:
+            assert self.num_points is not None
+            return segment_all_points(model, batch.points, batch.category, self.num_points, batch.count)
+        logits: Tensor = model(batch.points, batch.category)
+        return logits
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the cross-entropy of logits (B, N, P): the mean over clouds of that over their points."""
+        parts, _ = _part_data(batch)
+        losses = F.cross_entropy(
+            logits.float().transpose(1, 2), parts, label_smoothing=self.smoothing, reduction="none"
+        )  # (B, N)
+        valid = _valid(batch)
+        return ((losses * valid).sum(1) / valid.sum(1)).mean()
+
+    def start(self, device: torch.device) -> Tensor:
+        """Return empty counts (C + 1, 3).
+
+        A row for each category: the sum over its shapes of the part IoU, under either convention, and their
+        number. The last row: points that are right, under either convention, and points.
+        """
+        return torch.zeros(len(self.categories) + 1, 3, dtype=torch.float64, device=device)
+
+    def count(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the counts (C + 1, 3) of one batch."""
+        (parts, category), table = _part_data(batch), self.parts_of_category
+        valid = _valid(batch)
+        counts = self.start(logits.device)
+        for column, convention in enumerate(metrics.CONVENTIONS):
+            prediction = metrics.predict_parts(logits, category, table, convention)  # (B, N)
+            iou = metrics.iou_of(prediction, parts, category, table, convention, logits.shape[-1], valid)
+            counts[:-1, column], counts[:-1, 2] = metrics.sum_by_category(iou, category, len(table))
+            counts[-1, column], counts[-1, 2] = ((prediction == parts) & valid).sum(), valid.sum()
+        return counts
+
+    def metrics(self, counts: Tensor) -> dict[str, float]:
+        """Return ``accuracy``, ``instance_miou`` and ``class_miou`` under each convention."""
+        counts = counts.cpu()
+        result = {}
+        for column, convention in enumerate(metrics.CONVENTIONS):
+            result[f"accuracy_{convention}"] = float(counts[-1, column] / counts[-1, 2])
+            means = metrics.mean_over_categories(counts[:-1, column], counts[:-1, 2])
+            for name in ("instance_miou", "class_miou"):
+                value = means[name]
+                assert isinstance(value, float)
+                result[f"{name}_{convention}"] = value
+        return result
+
+    def table(self, counts: Tensor) -> list[list[str]]:
+        """Return the mean IoU of each category under both conventions."""
+        return category_rows(counts, self.categories)
+
+    @torch.no_grad()
+    def predict(
+        self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None
+    ) -> Segmentation:
+        """Label every point of one cloud (N, C) with a part; see `Task.predict`.
+
+        Raises:
+            ValueError: For a category that is missing or unknown.
+        """
+        number = self.category_number(category)
+        of_cloud = None if number is None else torch.tensor([number], device=points.device)
+        seen = preprocess.normalize(points)[None]  # (1, N, C)
+        wanted = preprocess.num_points or len(points)
+        logits = segment_all_points(model, seen, of_cloud, wanted).float()  # (1, N, P)
+        check_output(logits)
+        if of_cloud is not None:
+            logits = metrics.mask_logits(logits, of_cloud, self.parts_of_category)
+        probabilities, parts = (value[0].cpu().numpy() for value in logits.softmax(-1).max(-1))
+        return Segmentation(
+            parts, np.array(self.part_names)[parts], probabilities, points.cpu().numpy(), number
+        )
+
+    def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
+        """Return a draw of the points (1, n, C), and the category (1,) if the model is told it."""
+        seen = preprocess.normalize(points)[None]  # (1, N, C)
+        wanted = preprocess.num_points or len(points)
+        generator = Generator(points.device).manual_seed(0)
+        seen = gather_points(seen, draw_points(seen, None, wanted, generator))  # (1, n, C)
+        number = self.category_number(category)
+        return (seen,) if number is None else (seen, torch.tensor([number], device=points.device))
+
+    def category_number(self, category: Any) -> int | None:
+        """Return the number of a category that a user names or numbers.
+
+        Raises:
+            ValueError: If it is unknown, or missing for a model that needs to be told it.
+        """
+        names = self.categories or tuple(str(i) for i in range(len(self.parts_of_category)))
+        if category is None:
+            if self.told:
+                raise ValueError(f"category: this model needs to be told it, one of {', '.join(names)}")
+            return None
+        if isinstance(category, str) and category in names:
+            return names.index(category)
+        if not isinstance(category, (str, bool)):
+            try:  # Python's, NumPy's and torch's whole numbers
+                number = operator.index(category)
+            except TypeError:
+                number = -1
+            if 0 <= number < len(names):
+                return number
+        raise ValueError(
+            f"category: expected one of {', '.join(names)}, got {category!r}{nearest(category, names)}"
+        )
+
+    def example(self, model: nn.Module, batch: int, count: int, channels: int) -> dict[str, Tensor]:
+        """Return made-up points, and categories if the model is told them."""
+        inputs = super().example(model, batch, count, channels)
+        if self.told:
+            inputs["category"] = torch.arange(batch) % max(1, len(self.categories))
+        return inputs
+
+    def view(self, answer: Segmentation, truth: Any = None) -> dict[str, Any]:
+        """Return the parts of all points, with the IoU where the truth is known."""
+        number = answer.category
+        ids = list(range(len(self.part_names))) if number is None else sorted(self.parts_of_category[number])
+        verdict = "" if truth is None else f"IoU {metrics.shape_iou(answer.parts, truth, ids):.1%}"
+        return {
+            "ids": ids,
+            "names": self.part_names,
+            "truth": truth,
+            "prediction": answer.parts,
+            "confidence": answer.probabilities,
+            "verdict": verdict,
+        }
+
+    def groups(self, split: Split) -> tuple[tuple[str, ...], Tensor]:
+        """Return the categories, and each cloud's number (S,)."""
+        self._require_parts(split)
+        assert split.category is not None
+        return split.categories, split.category
+
+    def point_labels(self, split: Split) -> Tensor | None:
+        """Return the true part of each point (S, N)."""
+        self._require_parts(split)
+        return split.parts
+
+    def _require_parts(self, split: Split) -> None:
+        if split.parts is None:
+            raise ValueError(
+                "part segmentation: expected data with a part for each point, got a split without"
+            )
+
+
+def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[str]]:
+    """Return a row for each category: name, shapes, and mean part IoU under each convention.
+
+    Args:
+        counts: Those of `PartSegmentationTask`, (C + 1, 3).
+        categories: Names of the C categories.
+    """
+    rows = [["category", "shapes", *(f"mIoU ({convention})" for convention in metrics.CONVENTIONS)]]
+    for name, (first, second, shapes) in zip(categories, counts[:-1].tolist(), strict=True):
+        ious = [f"{100 * total / shapes:.1f}%" if shapes else "-" for total in (first, second)]
+        rows.append([name, str(int(shapes)), *ious])
+    return rows
+
+
+def _checked_table(table: Any) -> tuple[tuple[int, ...], ...]:
+    listed = isinstance(table, (list, tuple)) and all(isinstance(ids, (list, tuple)) for ids in table)
+    if not listed or not all(ids and all(type(part) is int and part >= 0 for part in ids) for ids in table):
+        raise ValueError(
+            f"checkpoint: expected parts of a category, whole numbers from 0 up, got {table!r:.80}"
+        )
+    return tuple(tuple(ids) for ids in table)
+
+
+def _part_data(batch: Batch) -> tuple[Tensor, Tensor]:
+    assert batch.parts is not None and batch.category is not None
+    return batch.parts, batch.category
+
+
+def _valid(batch: Batch) -> Tensor:
+    """Say which points are their cloud's own: (B, N) bool."""
+    place = torch.arange(batch.points.shape[1], device=batch.points.device)  # (N,)
+    count = place.new_full((1,), len(place)) if batch.count is None else batch.count
+    return (place < count[:, None]).expand(batch.points.shape[:2])

@@ -1,0 +1,138 @@
+"""The splits of an experiment: opened, or given, and arranged as the task takes them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from bixt3d.config import Config
+from bixt3d.datasets import open_dataset
+from bixt3d.datasets.holdout import cut_train
+from bixt3d.datasets.split import Split
+from bixt3d.models.factory import task_of
+from bixt3d.tasks import Task, compare_facts, make_task
+
+logger = logging.getLogger(__name__)
+
+
+def build_task(
+    config: Config, task: Task | type[Task] | str | None = None, model: nn.Module | None = None
+) -> Task:
+    """Build the task of an experiment: the one that is given, else the settings', else the model's.
+
+    Raises:
+        ValueError: If it is unknown, or the settings do not suit it.
+    """
+    said = getattr(model, "task", "classification") if model is not None else ""
+    return make_task(task or config.task or said or task_of(config.model.name), config)
+
+
+def open_splits(
+    config: Config,
+    device: torch.device,
+    names: Sequence[str],
+    train: str | None = None,
+    task: Task | None = None,
+) -> tuple[dict[str, Split], int]:
+    """Open splits of the experiment's data set on a device, arranged as its task takes them.
+
+    Args:
+        config: The settings.
+        device: Where the splits go.
+        names: Which splits.
+        train: The one among them that batches may draw other points from every epoch.
+        task: The task; that of the settings if None.
+
+    Returns:
+        The splits by name, and how many points each cloud of the first was chosen from.
+
+    Raises:
+        ValueError: If the data set does not have what the task needs, or too few points.
+    """
+    task = build_task(config) if task is None else task
+    opened, stored_points = {}, 0
+    for name in names:
+        split = _open(config, name, name == train, task).to(device)
+        stored_points = stored_points or split.num_points
+        opened[name] = task.arrange(split, name == train)
+    return opened, stored_points
+
+
+def _open(config: Config, name: str, training: bool, task: Task) -> Split:
+    """Open a split with the points that its task chooses among: all that are stored, or the first."""
+    data, limit = config.data, task.wanted_points(training)
+    split = open_dataset(data.name, data.root, name, limit, data.features)
+    if limit is not None and not split.normalized:  # centre and radius are those of all stored points
+        split = open_dataset(data.name, data.root, name, None, data.features)
+    if split.num_points < task.least_points:
+        # a data set that samples surfaces has as many as are asked for; others say what they have
+        split = open_dataset(data.name, data.root, name, task.least_points, data.features)
+    return split
+
+
+def open_all(
+    config: Config, device: torch.device, task: Task, given: dict[str, Split]
+) -> tuple[dict[str, Split], int]:
+    """Return the splits of a training, its own first, and from how many points clouds were chosen.
+
+    Args:
+        config: The settings.
+        device: Where the splits go.
+        task: Arranges them.
+        given: Splits of the caller's own, by name: train, val, test; the others come from the settings.
+
+    Raises:
+        ValueError: If splits do not have the same features and labels, or as `open_splits`.
+    """
+    chosen = config.data.train_split
+    wanted = [name for name in ("val", "test") if name != "val" or chosen == "train" or "val" in given]
+    if "train" not in given:
+        missing = [chosen, *(name for name in wanted if name not in given)]
+        splits, stored_points = open_splits(config, device, missing, chosen, task)
+        chosen_split = splits[chosen]
+    else:
+        own = given["train"].to(device)
+        given = {**given, **_others(config, own, [name for name in wanted if name not in given])}
+        if "val" in wanted and "val" not in given:
+            own, given = _cut(own, given)
+        splits, stored_points, chosen_split = {}, own.num_points, task.arrange(own, True)
+    for name in wanted:
+        if name in given:
+            split = given[name].to(device)
+            if split.features != chosen_split.features:
+                raise ValueError(
+                    f"{name}: expected features {', '.join(chosen_split.features) or 'none'}, as the "
+                    f"training clouds have, got {', '.join(split.features) or 'none'}"
+                )
+            compare_facts(name, task.facts(chosen_split), task.facts(split), "it")
+            splits[name] = task.arrange(split)
+    order = [name for name in wanted if name in splits]
+    return {chosen: chosen_split, **{name: splits[name] for name in order}}, stored_points
+
+
+def _others(config: Config, own: Split, names: Sequence[str]) -> dict[str, Split]:
+    """Open what is missing beside a training split of one's own, where the settings' data set fits it."""
+    found = {}
+    for name in names:
+        try:
+            split = open_dataset(config.data.name, config.data.root, name, None, config.data.features)
+        except FileNotFoundError:
+            continue
+        if (split.classes, split.features, split.categories) == (own.classes, own.features, own.categories):
+            found[name] = split
+        else:
+            logger.info("%s of %s has other classes or features: left out", name, config.data.name)
+    return found
+
+
+def _cut(own: Split, given: dict[str, Split]) -> tuple[Split, dict[str, Split]]:
+    try:
+        val = cut_train(own, "val")
+    except ValueError:
+        logger.info("no class has two clouds: none are held out for validation")
+        return own, given
+    logger.info("val: %d of the %d training clouds are held out", len(val), len(own))
+    return cut_train(own, "train"), {**given, "val": val}

@@ -1,0 +1,101 @@
+"""Classification: loss, counts, metrics, mixed clouds, and what it says of a cloud."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bixt3d.datasets.loader import Batch
+from bixt3d.tasks import ClassificationTask
+from bixt3d.tasks.classification import class_rows
+
+
+def smoothed_loss(logits: Tensor, label: Tensor, smoothing: float) -> float:
+    """PointMLP's loss, cloud by cloud: 1 - eps on the true class, eps / (K - 1) on each other."""
+    total = 0.0
+    classes = logits.shape[1]
+    for row, truth in zip(logits.tolist(), label.tolist(), strict=True):
+        norm = math.log(sum(math.exp(value) for value in row))
+        for index, value in enumerate(row):
+            share = 1 - smoothing if index == truth else smoothing / (classes - 1)
+            total -= share * (value - norm)
+    return total / len(label)
+
+
+@pytest.mark.parametrize("classes", [2, 5, 40])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.2, 0.5])
+def test_smoothing_is_pointmlps(classes: int, smoothing: float) -> None:
+    task = ClassificationTask([f"class {n}" for n in range(classes)], smoothing)
+    logits = 3 * torch.randn(7, classes, dtype=torch.float64)
+    label = torch.randint(0, classes, (7,))
+    loss = task.loss(logits.float(), Batch(torch.zeros(7, 1, 3), label))
+    assert loss.ndim == 0
+    assert float(loss) == pytest.approx(smoothed_loss(logits, label, smoothing), rel=1e-5)
+
+
+def test_loss_of_half_precision_logits_is_taken_in_float32() -> None:
+    task = ClassificationTask("abc", 0.2)
+    logits = torch.randn(4, 3).bfloat16()
+    batch = Batch(torch.zeros(4, 1, 3), torch.tensor([0, 1, 2, 0]))
+    loss = task.loss(logits, batch)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, task.loss(logits.float(), batch))
+
+
+def test_one_class_has_no_others() -> None:
+    task = ClassificationTask(["only"], 0.2)
+    assert task.loss(torch.randn(3, 1), Batch(torch.zeros(3, 1, 3), torch.zeros(3).long())) == 0
+
+
+def test_counts_are_a_confusion_matrix_that_adds_up() -> None:
+    task = ClassificationTask("abc")
+    logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])
+    label = torch.tensor([0, 0, 1, 2])
+    counts = task.start(torch.device("cpu")) + task.count(logits, Batch(torch.zeros(4, 1, 3), label))
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]  # rows are the truth
+    metrics = task.metrics(2 * counts)
+    assert metrics == pytest.approx({"oa": 3 / 4, "macc": (0.5 + 1 + 1) / 3})
+
+
+def mixed_batch(share: Tensor) -> Batch:
+    """Clouds without points worth naming, with two labels each."""
+    generator = torch.Generator().manual_seed(4)
+    label, other = torch.randint(0, 5, (2, len(share)), generator=generator)
+    return Batch(torch.zeros(len(share), 1, 3), label, other_label=other, share=share)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_mixed_clouds_weigh_both_labels_by_their_share(smoothing: float) -> None:
+    task, batch = ClassificationTask("abcde", smoothing), mixed_batch(torch.rand(9))
+    assert batch.share is not None and batch.other_label is not None
+    logits = 3 * torch.randn(9, 5, dtype=torch.float64)
+    expected = 0.0
+    for cloud, share in enumerate(batch.share.tolist()):
+        here = slice(cloud, cloud + 1)
+        expected += share * smoothed_loss(logits[here], batch.label[here], smoothing)
+        expected += (1 - share) * smoothed_loss(logits[here], batch.other_label[here], smoothing)
+    assert float(task.loss(logits.float(), batch)) == pytest.approx(expected / 9, rel=1e-5)
+
+
+def test_a_whole_share_is_the_plain_loss() -> None:
+    task, logits = ClassificationTask("abcde", 0.2), 3 * torch.randn(9, 5)
+    for share in (0.0, 1.0):
+        batch = mixed_batch(torch.full((9,), share))
+        label = batch.label if share else batch.other_label
+        assert label is not None
+        plain = Batch(batch.points, label)
+        torch.testing.assert_close(task.loss(logits, batch), task.loss(logits, plain))
+        assert torch.equal(task.count(logits, batch), task.count(logits, plain))
+
+
+def test_mixed_clouds_count_by_the_larger_share() -> None:
+    task = ClassificationTask("abc")
+    label, other = torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1])
+    batch = Batch(torch.zeros(3, 1, 3), label, other_label=other, share=torch.tensor([0.75, 0.5, 0.25]))
+    counts = task.count(torch.tensor([[9.0, 0.0, 0.0]]).expand(3, -1), batch)
+    assert counts.tolist() == [[2, 0, 0], [1, 0, 0], [0, 0, 0]]
+
+

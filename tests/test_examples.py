@@ -1,0 +1,95 @@
+"""The examples: each is short, runs as it stands, and adds something without an edit of the package."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.markers import slow
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+MAX_LINES = 60
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """Run an example in a folder, as a user would; return what it prints."""
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def number(pattern: str, text: str) -> float:
+    match = re.search(pattern, text)
+    assert match, text
+    return float(match[1])
+
+
+def test_all_of_them_are_run() -> None:
+    names = {"own_attention", "own_counting", "own_dataset", "own_features", "own_loop", "own_task"}
+    assert {path.stem for path in EXAMPLES} == names
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_they_are_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MAX_LINES
+    assert f"python examples/{path.name}" in text
+
+
+def test_own_loop(tmp_path: Path) -> None:
+    assert number(r"test accuracy ([\d.]+) %", run("own_loop", tmp_path)) > 90
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_dataset(tmp_path: Path) -> None:
+    said = run("own_dataset", tmp_path)
+    assert number(r"test accuracy ([\d.]+) %", said) > 90
+    assert "two blobs are 'two'" in said
+    # as a plug-in of the programs, which then know what its name means
+    (tmp_path / "my.yaml").write_text(
+        "data: {name: blobs, num_points: 64}\n"
+        "model: {args: {dim: 12, depth: 2, num_heads: 2, num_latents: 4}}\n"
+        "train: {epochs: 1, batch_size: 10}\n"
+    )
+    plugin = ["--plugin", str(ROOT / "examples" / "own_dataset.py")]
+    train = [sys.executable, str(ROOT / "tools" / "train_cls.py"), "--cfg", "my.yaml"]
+    done = subprocess.run([*train, *plugin], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    evaluate = [sys.executable, str(ROOT / "tools" / "evaluate.py"), "runs/my/last"]
+    done = subprocess.run([*evaluate, *plugin], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "60 shapes of blobs" in done.stdout
+    done = subprocess.run(evaluate, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "expected a data set out of" in done.stderr and "'blobs'" in done.stderr
+
+
+def test_own_features(tmp_path: Path) -> None:
+    """The class is in the colour alone: with it all is known, without it nothing."""
+    said = run("own_features", tmp_path)
+    assert number(r"with colour and intensity ([\d.]+) %", said) >= 95
+    assert number(r"without ([\d.]+) %", said) == pytest.approx(100 / 3, abs=6)
+    assert said.strip().endswith("blue")
+
+
+def test_own_task(tmp_path: Path) -> None:
+    assert number(r"test accuracy ([\d.]+) %", run("own_task", tmp_path)) > 90
+
+
+def test_own_counting(tmp_path: Path) -> None:
+    said = run("own_counting", tmp_path)
+    assert number(r"([\d.]+) % within a half", said) > 50
+    assert 2 < number(r"three blobs: ([\d.]+)", said) < 4
+
+
+@slow
+def test_own_attention(tmp_path: Path) -> None:
+    said = run("own_attention", tmp_path)
+    assert number(r"test accuracy ([\d.]+) %", said) > 30
+    assert "maps of 3 layers (1, 2, 8, 128)" in said
