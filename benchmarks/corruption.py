@@ -156,7 +156,8 @@ def _row(
     severity: float,
     device: torch.device,
 ) -> dict[str, float | None]:
-    chosen: dict[tuple[int, str, tuple[str, ...]], Split] = {}  # models that take the same points share their search
+    # models that take the same points share their search
+    chosen: dict[tuple[int, str, tuple[str, ...]], Split] = {}
     row: dict[str, float | None] = {}
     fewer = corruption is not None and corruption.change is None
     for trained in models:

@@ -1,6 +1,6 @@
 """Time the first reading of part data in ShapeNetPart's layout: text files of 2,500 points into the cache.
 
-    python -m benchmarks.parse_parts --out results/parse_parts.md
+python -m benchmarks.parse_parts --out results/parse_parts.md
 """
 
 from __future__ import annotations

@@ -269,8 +269,8 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
     averaged = ", moving average of the weights" if told["averaged"] else ""
     arithmetic = "computed in bfloat16 where autocast does" if ran.get("bfloat16") else "computed in float32"
     rows = {
-        "what": f"{told['task'].replace('_', ' ')}: `{told['model']}`, {told['parameters']:,} parameters, {told['outputs']} "
-        f"{kinds}",
+        "what": f"{told['task'].replace('_', ' ')}: `{told['model']}`, {told['parameters']:,} parameters, "
+        f"{told['outputs']} {kinds}",
         "takes": f"{preprocess['num_points']} points, {sees}, order `{preprocess['order']}`, of "
         f"{preprocess['stored_points']} stored",
         "file": f"`{entry['file']}`, {entry['bytes']:,} bytes, {half['kept']}",

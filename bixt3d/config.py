@@ -277,7 +277,7 @@ def check_config(config: Config) -> Config:
     return checked
 
 
-def override(config: Config, **sections: Mapping[str, Any]) -> Config:
+def override(config: Config, **sections: Any) -> Config:
     """Return the settings with others in some sections: ``override(config, train={"epochs": 3})``.
 
     Raises:
@@ -287,8 +287,9 @@ def override(config: Config, **sections: Mapping[str, Any]) -> Config:
     changed = {}
     for name, values in sections.items():
         section = getattr(config, name)
-        check_names(type(section), values, name)
-        changed[name] = replace(section, **values)
+        if isinstance(section, Section) and isinstance(values, Mapping):
+            values = build(type(section), {**vars(section), **values}, name)
+        changed[name] = values
     return replace(config, **changed)
 
 

@@ -98,7 +98,7 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         value = value.item()
     if origin is Literal:
         if value not in choices:
-            hint = nearest(value, map(str, choices))
+            hint = nearest(value, choices) if isinstance(value, str) else ""
             raise ValueError(f"{key}: expected one of {', '.join(choices)}, got {value!r}{hint}")
         return value
     if origin in (Union, types.UnionType):

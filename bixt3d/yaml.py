@@ -18,7 +18,7 @@ def parse_yaml(text: str) -> Any:
     try:
         value = yaml.load(text, Loader=_loader())  # a SafeLoader: it makes plain values alone
     except Exception as error:  # PyYAML raises several kinds for a value that its tag does not fit
-        raise ValueError(str(error)) from None
+        raise ValueError(" ".join(str(error).split())) from None  # on one line
     _check_plain(value, "")
     return value
 
@@ -53,7 +53,8 @@ def dump_yaml(value: Mapping[str, Any]) -> str:
     import yaml
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]
-        pass
+        def ignore_aliases(self, data: Any) -> bool:  # `parse_yaml` takes none
+            return True
 
     _know_numbers(Dumper)  # text that would be read as a number is quoted
     text: str = yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True)

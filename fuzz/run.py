@@ -51,7 +51,7 @@ def find_target(name: str) -> Target:
     with atheris.instrument_imports(include=["bixt3d", "trimesh"]):
         from bixt3d.config import load_config
         from bixt3d.datasets import part_table, shapenetpart
-        from bixt3d.datasets.archives import unpack
+        from bixt3d.datasets.acquire.archives import unpack
         from bixt3d.datasets.files import read_lines, read_rows
         from bixt3d.datasets.hdf5 import read_hdf5
         from bixt3d.datasets.meshes import read_cloud
@@ -59,7 +59,8 @@ def find_target(name: str) -> Target:
         from tests.border import files
 
     def cloud(path: Path) -> object:
-        return read_cloud(path, None, 32)
+        read_cloud(path, None, 32)
+        return read_cloud(path, ("color", "own:3", "height"), 32)
 
     def unpacked(path: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:

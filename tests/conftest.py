@@ -31,6 +31,17 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models, data sets and tasks that a test registers are forgotten after it."""
+    from bixt3d import datasets, tasks
+    from bixt3d.models import factory
+
+    monkeypatch.setattr(factory, "MODELS", dict(factory.MODELS))
+    monkeypatch.setattr(datasets, "_READERS", dict(datasets._READERS))
+    monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def heed_interrupts() -> None:
     # A shell's background job begins with Ctrl-C ignored, and so do the programs that it starts.

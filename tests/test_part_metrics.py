@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bixt3d.metrics import CONVENTIONS, mask_logits, part_iou, part_miou
+from bixt3d.metrics import CONVENTIONS, mask_logits, part_iou, part_miou, shape_iou
 
 TABLE = ((0, 1, 2), (3, 4))
 
@@ -109,14 +109,30 @@ def test_as_the_plain_definition(convention: str) -> None:
     generator = torch.Generator().manual_seed(3)
     category = torch.randint(2, (40,), generator=generator)
     logits = torch.randn(40, 9, 5, generator=generator)
-    truth = torch.tensor([[TABLE[c][int(i) % len(TABLE[c])] for i in torch.randint(
-        9, (9,), generator=generator)] for c in category.tolist()])
+    truth = torch.tensor(
+        [
+            [TABLE[c][int(i) % len(TABLE[c])] for i in torch.randint(9, (9,), generator=generator)]
+            for c in category.tolist()
+        ]
+    )
     found = part_iou(logits, truth, category, TABLE, convention)
     expected = [
         plain_iou(s, t, TABLE[c], convention)
         for s, t, c in zip(logits.tolist(), truth.tolist(), category.tolist(), strict=True)
     ]
     assert found.tolist() == pytest.approx(expected)
+
+
+def test_iou_of_one_shape_is_that_of_many() -> None:
+    generator = torch.Generator().manual_seed(5)
+    for ids in ((0, 1, 2), (3, 4), (2,)):
+        truth, prediction = (
+            torch.tensor(ids)[torch.randint(len(ids), (20,), generator=generator)] for _ in range(2)
+        )
+        logits = logits_of([prediction.tolist()])
+        expected = part_iou(logits, truth[None], torch.tensor([0]), (ids,), "pointnet2")
+        assert shape_iou(prediction, truth, ids) == pytest.approx(float(expected))
+        assert shape_iou(prediction.numpy(), truth.tolist(), list(ids)) == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from benchmarks.ship import MOST_BYTES, SHAPES, TOLERANCE, page, predictions
 from bixt3d.config import config_from
 from bixt3d.datasets import Split, open_dataset
 from bixt3d.models import create_model
-from bixt3d.training import experiment, weights
+from bixt3d.training import splits, weights
 from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint, save_model
 from tests.markers import data_dir, needs_data
 from tests.test_structure import MACHINE_PATH
@@ -60,10 +60,12 @@ def ask_again(
         assert stored["shapes"].max() < len(whole)
         return whole.select(torch.from_numpy(stored["shapes"]))
 
-    monkeypatch.setattr(experiment, "open_dataset", open_some)
+    monkeypatch.setattr(splits, "open_dataset", open_some)
     config = config_from(meta["config"], [f"data.root={root}"])
-    part = experiment.open_splits(config, torch.device("cpu"), ("test",))[0]["test"]
-    return {**predictions(model, part, experiment.build_task(config, part)), "of": np.array(sizes[0])}
+    task = splits.build_task(config)
+    part = splits.open_splits(config, torch.device("cpu"), ("test",), task=task)[0]["test"]
+    task.set_facts(task.facts(part))
+    return {**predictions(model, part, task), "of": np.array(sizes[0])}
 
 
 # The shipped files
@@ -99,9 +101,7 @@ def test_shipped_model_loads_by_name(name: str) -> None:
 
 @needs_data
 @pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_model_says_what_it_said(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shipped_model_says_what_it_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, meta = load_checkpoint(name, "cpu")
     stored = read_slice(weights.FOLDER / f"{name}.predictions.npz")
     root = real_data(meta["config"]["data"]["root"], tmp_path)

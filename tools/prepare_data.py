@@ -8,8 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bixt3d.datasets.download import prepare
-from bixt3d.datasets.sources import SOURCES, Source, verify
+from bixt3d.datasets.acquire import SOURCES, Source, prepare, verify
 
 AFTER = """\
 examples:
@@ -19,9 +18,9 @@ examples:
 
 The original host has been down since 2024, so mirrors are tried after it. None
 of them could be reached when their list was made: data/README.md says what is
-known of each. What arrives is checked before it takes its place, a download
-that was cut off is gone on with by the same command, and data that is there
-is left alone unless --force is given.
+known of each. What arrives is checked before it takes its place, the same
+command continues a download that was cut off, and data that is there is left
+alone unless --force is given.
 """
 
 
@@ -47,9 +46,9 @@ def main(arguments: Sequence[str] | None = None, sources: Mapping[str, Source] =
     if args.from_file and args.mirror:
         options.error("give --from-file or --mirror, not both")
     if not args.timeout > 0:
-        options.error(f"--timeout: expected seconds above 0, came {args.timeout:g}")
+        options.error(f"--timeout: expected seconds above 0, got {args.timeout:g}")
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("bixt3d.datasets.download").setLevel(logging.INFO)
+    logging.getLogger("bixt3d.datasets.acquire").setLevel(logging.INFO)
     source = sources[args.name]
     try:
         if args.verify:

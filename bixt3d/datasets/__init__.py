@@ -42,6 +42,7 @@ def open_dataset(
     split: str,
     num_points: int | None = None,
     features: Sequence[str] | None = None,
+    make: bool = True,
 ) -> Split:
     """Opens one split of a data set.
 
@@ -56,6 +57,7 @@ def open_dataset(
         num_points: The first so many stored points of each shape; None keeps all (`folder`: 2,048).
         features: Names of what stands beside xyz, in order; [] is xyz alone. None: the normals, where the
             data set has them.
+        make: Let a data set that can make itself, as `shapes` can, do so where it is missing.
 
     Returns:
         The split: points (S, N, 3 + F) float32, label (S,) int64, classes, features; part data also parts
@@ -74,7 +76,7 @@ def open_dataset(
     check_request(split, num_points)
     wanted = None if features is None else parse_features(features)
     reader = _READERS[name]
-    asked = {"num_points": num_points, "features": wanted}
+    asked = {"num_points": num_points, "features": wanted, "make": make}
     taken = _options(reader)
     options = {key: value for key, value in asked.items() if taken is None or key in taken}
     opened = reader(Path(root).expanduser(), split, **options)
@@ -82,11 +84,9 @@ def open_dataset(
         raise ValueError(
             f"data set {name}: expected its reader to return a Split, got {type(opened).__name__}"
         )
-    if wanted is not None and "features" not in options:
+    if wanted is not None:
         opened = opened.with_features(wanted)
-    if num_points is not None and "num_points" not in options:
-        opened = opened.first_points(num_points)
-    return opened
+    return opened if num_points in (None, opened.num_points) else opened.first_points(num_points)
 
 
 def list_datasets() -> list[str]:
@@ -128,10 +128,11 @@ def _read_shapes(
     split: str,
     num_points: int | None = None,
     features: Sequence[str] | None = None,
+    make: bool = True,
 ) -> Split:
     base = Path(root).expanduser().absolute()
     own = base if base.name == "shapes" and not (base / "shapes").is_dir() else base / "shapes"
-    if not (own / HDF5_FOLDER).is_dir():
+    if make and not (own / HDF5_FOLDER).is_dir():
         from bixt3d.datasets.shapes import write_shapes
 
         logger.info("shapes: not there yet, making it in %s", own)

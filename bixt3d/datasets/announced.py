@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bixt3d.datasets.archives import megabytes
+from bixt3d.datasets.files import megabytes
 
 FREE = 1 << 28  # bytes that any file may unpack to
 RATIO = 100  # beyond, how many times its size; clouds pack three times, labels fifty times
 LONGEST_HEADER = 1 << 16  # bytes of a PLY file's
+POINTS = ("points", "xyz", "positions")  # what programs call the points among the arrays of a .npz file
 DEEPEST = 100  # nodes of a GLB file inside each other; what trimesh takes for them grows with the square
 
 
@@ -37,7 +38,7 @@ def check_unpacked(announced: int, held: int) -> None:
 def read_arrays(path: Path) -> dict[str, Any]:
     """Reads the array of a .npy file, or those of a .npz file, by name; the cloud's points are under "".
 
-    Of a .npz file they are the array named `points` or `xyz`, or the only one.
+    Of a .npz file they are the array named `points`, `xyz` or `positions`, or the only one.
 
     Raises:
         ValueError: The file is damaged, holds other things than numbers, or announces more than it holds.
@@ -47,9 +48,10 @@ def read_arrays(path: Path) -> dict[str, Any]:
             return {"": _read_npy(file, path.stat().st_size)}
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        main: str | None = next((name for name in ("points", "xyz") if name in entries), None)
+        main: str | None = next((name for name in POINTS if name in entries), None)
         if main is None and len(entries) != 1:
-            raise ValueError(f"expected the key 'points' or 'xyz', or one array, got {', '.join(entries)}")
+            got = ", ".join(entries)
+            raise ValueError(f"expected a key out of {', '.join(POINTS)}, or one array, got {got}")
         main = main or next(iter(entries))
         arrays = {}
         for name, entry in entries.items():

@@ -79,6 +79,12 @@ def cached(sources: Sequence[Path], key: str, build: Callable[[], Arrays], *, fo
     return arrays
 
 
+def named(features: Sequence[str]) -> str:
+    """Names features in the key of a cache; names beyond ASCII are told apart by a digest."""
+    text = "".join(f"-{feature.replace(':', '.')}" for feature in features)
+    return text if text.isascii() else f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
 def _fingerprint(sources: Sequence[Path], folder: Path) -> str:
     digest = hashlib.sha256(f"bixt3d cache {FORMAT}\n".encode())
     for source in sources:

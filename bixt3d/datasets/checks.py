@@ -1,11 +1,78 @@
-"""Checks of the fields of a split."""
+"""Checks of the fields of a split, and how they are taken from arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from bixt3d.ops.validate import describe
+
+
+def from_numpy(value: Any, dtype: torch.dtype) -> Any:
+    """Return an array of numbers as a tensor, also a list of whole numbers; anything else as it is.
+
+    Args:
+        value: What may be an array.
+        dtype: float32, or int64, for which the numbers must be whole.
+    """
+    whole = dtype == torch.int64
+    if whole and isinstance(value, (list, tuple)) and all(_is_whole(number) for number in value):
+        value = np.array(value)
+    kinds = "iu" if whole else "fiu"
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or np.ma.is_masked(value):
+        return value
+    with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
+        return torch.from_numpy(np.require(value, np.int64 if whole else np.float32, ["C", "W"]))
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+
+def as_clouds(clouds: Sequence[Any]) -> list[Tensor]:
+    """Return arrays, tensors or lists (N_i, C) as float64 tensors.
+
+    Raises:
+        ValueError: For no clouds, or one that holds no numbers, no points, or other channels.
+    """
+    if not len(clouds):
+        raise ValueError("clouds: expected at least one, got none")
+    read = []
+    for at, cloud in enumerate(clouds):
+        try:
+            array = cloud.detach() if isinstance(cloud, Tensor) else np.asarray(cloud)
+        except ValueError:  # rows of different lengths
+            raise ValueError(f"cloud {at}: expected points (N, C), got rows of other lengths") from None
+        if isinstance(array, np.ndarray):
+            if array.dtype.kind not in "fiu" or np.ma.is_masked(cloud):
+                raise ValueError(f"cloud {at}: expected numbers, got {array.dtype} or masked ones")
+            array = torch.from_numpy(np.array(array, dtype=np.float64))
+        read.append(array.double())
+    if not all(cloud.ndim == 2 and len(cloud) for cloud in read) or len({c.shape[1] for c in read}) > 1:
+        shown = ", ".join(str(tuple(cloud.shape)) for cloud in read[:3])
+        raise ValueError(f"clouds: expected points (N, C), C the same for all, got {shown}")
+    return read
+
+
+def repeat_labels(parts: Sequence[Any], rows: Sequence[int]) -> Tensor:
+    """Return labels of the points of clouds, (N_i,) each, repeated up to the largest cloud, (S, N).
+
+    Raises:
+        ValueError: For another number of them than of points.
+    """
+    read = [from_numpy(own, torch.int64) for own in parts]
+    shapes = [tuple(own.shape) if isinstance(own, Tensor) else () for own in read]
+    if shapes != [(count,) for count in rows] or any(own.is_floating_point() for own in read):
+        wanted = ", ".join(map(str, rows[:3]))
+        raise ValueError(
+            f"parts: expected a whole number for each point ({wanted} ...) of {len(rows)} clouds, got "
+            f"{', '.join(map(str, shapes[:3]))} of {len(read)}"
+        )
+    return torch.stack([own[torch.arange(max(rows)) % len(own)].long() for own in read])
 
 
 def check_points(points: Tensor) -> None:
@@ -17,6 +84,8 @@ def check_points(points: Tensor) -> None:
         or points.dtype != torch.float32
     ):
         raise ValueError(f"points: expected (S, N, 3 + features) float32, came {describe(points)}")
+    if points.shape[1] == 3 and points.shape[2] > 16:  # no point has so many channels
+        raise ValueError(f"points: expected (S, N, 3 + features), got {tuple(points.shape)}: transpose it")
     if points.numel() == 0:
         raise ValueError(
             f"points: expected at least one shape with at least one point, came {describe(points)}"

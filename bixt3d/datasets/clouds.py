@@ -25,7 +25,7 @@ from bixt3d.datasets.features import (
 ALIASES: Mapping[str, Sequence[tuple[str, ...]]] = {
     "normal": [("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"), ("normals",)],
     "color": [("red", "green", "blue"), ("r", "g", "b"), ("colors",), ("colour",), ("rgb",)],
-    "intensity": [("Intensity",), ("scalar_Intensity",), ("scalar_intensity",), ("reflectance",)],
+    "intensity": [("Intensity",), ("scalar_Intensity",), ("intensities",), ("reflectance",)],
 }
 
 
@@ -44,9 +44,13 @@ class FileCloud:
     columns: NDArray[Any] | None = None
 
     def feature(self, feature: str) -> NDArray[Any] | None:
-        """Return a feature that the file names, by our name for it or another (N, width); None without it."""
+        """Return a feature that the file names, by our name for it or another (N, width); None without it.
+
+        One that is wider than 1 may also be properties ``name_0``, ``name_1`` and so on.
+        """
         name, width = name_of(feature), width_of(feature)
-        for names in [(name,), *ALIASES.get(name, ()), (f"scalar_{name}",)]:
+        numbered = tuple(f"{name}_{number}" for number in range(width if width > 1 else 0))
+        for names in [(name,), *ALIASES.get(name, ()), (f"scalar_{name}",), numbered or (name,)]:
             if all(one in self.named for one in names):
                 values = np.concatenate([_columns(self.named[one]) for one in names], axis=1)
                 if values.shape[1] == width or (name == "color" and values.shape[1] == 4):
@@ -134,6 +138,7 @@ def _colors(values: NDArray[Any]) -> NDArray[Any]:
 
 def _height(xyz: NDArray[Any]) -> NDArray[np.float64]:
     points = np.asarray(xyz, dtype=np.float64)
-    radius = np.linalg.norm(points - points.mean(axis=0), axis=1).max()
-    height: NDArray[np.float64] = (points[:, 1:2] - points[:, 1].min()) / (radius or 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+        radius = np.linalg.norm(points - points.mean(axis=0), axis=1).max()
+        height: NDArray[np.float64] = (points[:, 1:2] - points[:, 1].min()) / (radius or 1.0)
     return height

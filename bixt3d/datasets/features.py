@@ -35,6 +35,8 @@ def parse_features(features: Iterable[Any], channels: int | None = None) -> tupl
     """
     if isinstance(features, str):
         features = [features]
+    if not isinstance(features, Iterable):
+        raise ValueError(f"features: expected names, got {features!r}")
     stated = [_split(feature) for feature in features]
     names = [name for name, _ in stated]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -188,6 +190,8 @@ def _split(feature: Any) -> tuple[str, int | None]:
         width = int(text) if text.isdecimal() else text
     if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum():
         raise ValueError(f"features: expected names such as color, or name:width, got {feature!r}")
+    if name == "xyz":
+        raise ValueError("features: expected names of what stands beside xyz, which is always there, got xyz")
     if width is None:
         return name, WIDTHS.get(name)
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:

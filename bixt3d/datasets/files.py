@@ -38,6 +38,22 @@ def find_folder(root: str | os.PathLike[str], name: str, marker: str) -> Path:
     )
 
 
+def find_data(folder: Path, name: str, marker: str) -> Path:
+    """Finds a data set's own folder at any depth of a folder: the one that holds its marker.
+
+    Where several do it is one of that name, else the outermost.
+
+    Raises:
+        ValueError: None does.
+    """
+    found = [path.parent for path in folder.rglob(marker) if path.is_file()]
+    if not found:
+        names = sorted(path.name for path in folder.iterdir())
+        holds = ", ".join(names[:4]) + (" ..." if len(names) > 4 else "") or "nothing"
+        raise ValueError(f"expected {name}, known by its {marker}, got a folder with {holds}")
+    return min(found, key=lambda path: (path.name != name, len(path.parts), path))
+
+
 def require_files(files: Iterable[Path], listing: Path) -> None:
     """Checks that the files named in `listing` are there.
 
@@ -50,6 +66,16 @@ def require_files(files: Iterable[Path], listing: Path) -> None:
             f"{missing[0]} is missing, one of {len(missing)} that {listing} names and that are not there. "
             f"Unpack the data set again; {WHERE}."
         )
+
+
+def size_of(path: Path) -> int:
+    """Returns the bytes of a file, 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def megabytes(size: float) -> str:
+    """Writes a number of bytes as whole megabytes, upwards."""
+    return f"{-int(-size // 1_000_000):,} MB"
 
 
 def read_lines(path: Path) -> list[str]:

@@ -20,18 +20,17 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from bixt3d.datasets.cache import Arrays, cached
+from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import FeatureError, channel_count, log_notes, parse_features
 from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.meshes import SUFFIXES, read_cloud
 from bixt3d.datasets.preprocess import STORED_POINTS
-from bixt3d.datasets.spheres import check_extent, unit_sphere
+from bixt3d.datasets.spheres import LARGEST, check_extent, unit_sphere
 from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest
 
 FOLDERS = ("train", "val", "test")
 UNREADABLE = 0.1  # the share of a split's files that may be damaged
-LARGEST = 1e100  # coordinates beyond are damage; their squares would overflow
 SHOWN = 10  # damaged files that are named one by one
 LAYOUT = "data/README.md shows the layout under 'folder'"
 
@@ -189,8 +188,7 @@ def _read_split(
 ) -> Shapes:
     """Parses a split's files or takes them from the cache, and checks that enough could be read."""
     sources = [listing.folder / name for name in listing.names]
-    named = "".join(f"-{feature.replace(':', '.')}" for feature in features or ())
-    key = f"folder-{split}-{stored}{'-xyz' if features == () else named}"
+    key = f"folder-{split}-{stored}{'-xyz' if features == () else named(features or ())}"
     arrays = cached(sources, key, lambda: _parse(sources, listing.names, stored, features), folder=base)
     reasons = {int(at): str(why) for at, why in zip(arrays["damaged"], arrays["reasons"], strict=True)}
     damaged = [f"{listing.names[at]}: {why}" for at, why in reasons.items()]

@@ -36,13 +36,13 @@ def read_cloud(
 
     Args:
         path: A mesh (.off, .obj, .ply, .stl, .glb), a cloud (.ply without faces, .pcd), a text file of one
-            point a line (.xyz, .txt), or an array (N, C) (.npy; .npz with the key `points` or one array, and
-            features under their names).
+            point a line (.xyz, .txt), or an array (N, C) (.npy; .npz with the key `points`, `xyz` or
+            `positions`, or one array, and features under their names).
         features: Features beside xyz, in order: `normal` is that of a mesh's faces, the fields nx ny nz of
             .ply and normal_x normal_y normal_z of .pcd; `color` a mesh's or the fields red green blue, rgb of
-            .pcd; others are fields of their names. Text and plain arrays name nothing: their columns after
-            xyz are the features in order. None: `normal`, where the file holds vectors of length 1 (or 0,
-            where unknown), as colours are not.
+            .pcd; others are fields of their names, of .ply also name_0, name_1 and so on. Text and plain
+            arrays name nothing: their columns after xyz are the features in order. None: `normal`, where the
+            file names them, or its first columns are of length 1 (or 0, where unknown), as colours are not.
         num_samples: Points drawn from a mesh, evenly by area.
         seed: Seed of that draw.
         notes: Receives what was changed of features, such as colours up to 255; it is logged if None.
@@ -129,7 +129,7 @@ def _read_mesh(path: Path, num_samples: int, seed: int) -> FileCloud:
                 mesh = mesh.to_geometry()
             check_loaded(content, suffix, len(getattr(mesh, "faces", ())))
             if isinstance(mesh, trimesh.PointCloud):
-                return _ply_cloud(mesh)
+                return _bare_cloud(mesh)
             if not isinstance(mesh, trimesh.Trimesh) or not len(mesh.faces) or not mesh.area > 0:
                 raise ValueError("it holds no surface")
             points, faces = trimesh.sample.sample_surface(mesh, num_samples, seed=seed)
@@ -142,11 +142,13 @@ def _read_mesh(path: Path, num_samples: int, seed: int) -> FileCloud:
         said.setLevel(level)
 
 
-def _ply_cloud(cloud: Any) -> FileCloud:
-    """The points of a cloud, and, of a PLY file, its vertices' other properties by name."""
+def _bare_cloud(cloud: Any) -> FileCloud:
+    """The points of a cloud, and its colours, or, of a PLY file, its vertices' other properties by name."""
     raw = cloud.metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})  # arrays by property
     properties = raw.keys() if isinstance(raw, dict) else raw.dtype.names
     named = {name: np.asarray(raw[name]) for name in properties if name not in ("x", "y", "z")}
+    if not properties and cloud.visual.kind == "vertex":
+        named["color"] = np.asarray(cloud.visual.vertex_colors)
     xyz = np.asarray(cloud.vertices)
     if xyz.ndim != 2 or xyz.shape[1] != 3:
         raise ValueError(f"expected points (N, 3), got {xyz.shape}")

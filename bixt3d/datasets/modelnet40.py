@@ -19,8 +19,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from bixt3d.datasets.cache import Arrays, cached
-from bixt3d.datasets.features import mend_features, parse_features
+from bixt3d.datasets.cache import Arrays, cached, named
+from bixt3d.datasets.features import (
+    FeatureError,
+    check_features,
+    log_notes,
+    mend_features,
+    parse_features,
+)
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows, require_files
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.holdout import check_request, cut_train
@@ -69,12 +75,12 @@ def read_modelnet40(
     files = _hdf5_files(folder, part)
     # reading the official files takes 2.1 s, the cache 0.13 s: gzip inside HDF5 is the difference
     wanted = parse_features(features or ())
-    key = f"modelnet40-{part}" + "".join(f"-{feature.replace(':', '.')}" for feature in wanted)
+    key = f"modelnet40-{part}{named(wanted)}"
     arrays = cached(
         [classes_file, *files], key, lambda: _build_hdf5(files, len(classes), wanted), folder=folder
     )
     stored = torch.from_numpy(arrays["points"])
-    points = mend_features(_first_points(arrays, num_points, folder), wanted, str(files[0]))
+    points = _first_points(arrays, num_points, folder)
     whole = _split(points, arrays, classes, wanted, is_normalized(stored))
     logger.info("modelnet40: read %d %s shapes of %d points", len(whole), part, whole.num_points)
     return whole if part == "test" else cut_train(whole, split)
@@ -131,7 +137,7 @@ def read_modelnet40_normal(
     arrays = cached([classes_file, listing, *files], key, build, folder=folder)
     points = _first_points(arrays, num_points, folder)
     points[..., :3] = unit_sphere(points[..., :3])
-    points = mend_features(points, ("normal",), str(folder))
+    points = _mend_normals(points, files)
     whole = _split(points, arrays, classes, ("normal",), True)
     whole = whole if features is None else whole.with_features(features)
     logger.info("modelnet40_normal: read %d %s shapes of %d points", len(whole), part, whole.num_points)
@@ -167,6 +173,18 @@ def _first_points(arrays: Arrays, num_points: int | None, folder: Path) -> torch
     return torch.from_numpy(arrays["points"][:, :num_points].copy())  # (S, num_points, C)
 
 
+def _mend_normals(points: torch.Tensor, files: Sequence[Path]) -> torch.Tensor:
+    """Scales normals (S, N, 6) of other lengths to 1; an error names the file that has none."""
+    try:
+        check_features(points, ("normal",), "points")
+    except FeatureError:
+        notes: list[str] = []
+        for at, file in enumerate(files):
+            points[at] = mend_features(points[at], ("normal",), str(file), notes)
+        log_notes(notes)
+    return points
+
+
 def _build_text(files: list[Path], limit: int | None) -> Arrays:
     from tqdm import tqdm
 
@@ -200,7 +218,11 @@ def _hdf5_files(folder: Path, part: str) -> list[Path]:
 
 def _build_hdf5(files: list[Path], num_classes: int, features: tuple[str, ...]) -> Arrays:
     read = (read_hdf5(path, num_classes, features) for path in files)
-    points, labels, names = zip(*read, strict=True)
+    clouds, labels, names = zip(*read, strict=True)
+    points = [
+        mend_features(torch.from_numpy(cloud), features, str(path)).numpy()
+        for path, cloud in zip(files, clouds, strict=True)
+    ]
     rows = np.array([cloud.shape[1] for cloud in points], dtype=np.int64)
     kept = [name for name in names if name is not None]
     return {

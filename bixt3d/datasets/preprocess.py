@@ -99,7 +99,7 @@ class Preprocess:
             raise ValueError(f"preprocess: expected its settings, got {stated!r:.80} ({error!r})") from None
         if stated.get("channels", made.channels) != made.channels:
             raise ValueError(
-                f"preprocess: expected {made.channels} channels for xyz and {', '.join(made.features)}, got "
-                f"{stated['channels']!r}"
+                f"preprocess: expected {made.channels} channels for {', '.join(('xyz', *made.features))}, "
+                f"got {stated['channels']!r}"
             )
         return made

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from bixt3d.datasets.announced import FREE, RATIO
-from bixt3d.datasets.cache import Arrays, cached
+from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import channel_count, log_notes, mend_features, parse_features
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows
 from bixt3d.datasets.holdout import check_request
@@ -66,8 +66,8 @@ def read_shapenetpart(
         split: train, val, test, or trainval, which is both.
         num_points: The first so many stored points of each shape; None keeps all. A shape with fewer than
             that, or than the largest, repeats its own; `count` says how many those are.
-        features: What stands between xyz and the part; None: the normals of the official release. [] leaves
-            those out.
+        features: What stands between xyz and the part; None: the normals of the official release, where the
+            files have columns for them. [] leaves those out.
 
     Returns:
         points (S, N, 3 + F), parts (S, N), category (S,), count (S,) and the tables; label is the category.
@@ -81,8 +81,8 @@ def read_shapenetpart(
     folder = find_folder(root, FOLDER, marker=TABLE)
     table = _read_table(folder / TABLE)
     categories = tuple(table)
-    wanted = FEATURES if features is None else parse_features(features)
-    stored = wanted or FEATURES
+    stored = parse_features(features or ()) or _find_features(folder, table)
+    wanted = stored if features is None else parse_features(features)
     shapes, arrays = _read_clouds(folder, LISTS[split], table, stored)
     parts = read_part_table(folder, categories)
     if parts is None:
@@ -116,6 +116,16 @@ def read_shapenetpart(
         sum(map(len, parts_of_category)),
     )
     return result
+
+
+def _find_features(folder: Path, table: dict[str, str]) -> tuple[str, ...]:
+    """Returns what stands between xyz and the part if nothing is said: normals, or nothing in 4 columns."""
+    for synset in table.values():
+        for path in sorted((folder / synset).glob("*.txt"))[:1]:
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                first = next((line for line in lines if line.strip()), "")
+            return () if len(first.split()) == 4 else FEATURES
+    return FEATURES
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -201,9 +211,9 @@ def _read_clouds(
         listed = _read_list(folder, name, table)
         shapes += listed
         sources = [folder / TABLE, _list_path(folder, name), *(shape.path for shape in listed)]
-        named = "" if features == FEATURES else "".join(f"-{one.replace(':', '.')}" for one in features)
+        key = f"shapenetpart-{name}{'' if features == FEATURES else named(features or ('xyz',))}"
         build = partial(_parse, listed, channel_count(features) + 1)
-        read.append(cached(sources, f"shapenetpart-{name}{named}", build, folder=folder))
+        read.append(cached(sources, key, build, folder=folder))
     return shapes, {key: np.concatenate([arrays[key] for arrays in read]) for key in read[0]}
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LARGEST = 1e100  # coordinates beyond are damage; their squares would overflow
 SMALLEST = 1e-150  # extent of a cloud; its square would vanish
 ROUNDED = 0.02  # how far a cloud that is stored with few digits may be from centre and radius
 

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bixt3d.datasets.checks import check_index, check_names, check_part_table, check_points
+from bixt3d.datasets.checks import (
+    as_clouds,
+    check_index,
+    check_names,
+    check_part_table,
+    check_points,
+    from_numpy,
+    repeat_labels,
+)
 from bixt3d.datasets.features import (
     assumed_features,
     check_features,
@@ -19,7 +27,7 @@ from bixt3d.datasets.features import (
     name_of,
     parse_features,
 )
-from bixt3d.datasets.spheres import check_extent, unit_sphere
+from bixt3d.datasets.spheres import LARGEST, check_extent, unit_sphere
 from bixt3d.suggest import nearest
 
 _WHOLE = ("label", "parts", "category", "count")  # fields of whole numbers
@@ -126,11 +134,7 @@ class Split:
     def _convert(self) -> None:
         """Take arrays of NumPy for tensors, and lists for tuples."""
         for name, dtype in (("points", torch.float32), *((name, torch.int64) for name in _WHOLE)):
-            value = getattr(self, name)
-            if isinstance(value, np.ndarray) and value.dtype.kind in ("iu" if name in _WHOLE else "fiu"):
-                object.__setattr__(self, name, torch.from_numpy(np.ascontiguousarray(value)).to(dtype))
-            elif name == "label" and isinstance(value, (list, tuple)) and all(type(i) is int for i in value):
-                object.__setattr__(self, name, torch.tensor(value, dtype=dtype))
+            object.__setattr__(self, name, from_numpy(getattr(self, name), dtype))
         for name in ("classes", "categories", "names", "part_names", "features"):
             value = getattr(self, name)
             if isinstance(value, (list, np.ndarray)):
@@ -164,13 +168,8 @@ class Split:
         Raises:
             ValueError: For no clouds, one without points or at one place, or as `Split`.
         """
-        if not len(clouds):
-            raise ValueError("clouds: expected at least one, got none")
-        read = [torch.as_tensor(cloud, dtype=torch.float64) for cloud in clouds]
-        rows = [len(cloud) if cloud.ndim == 2 else 0 for cloud in read]
-        if min(rows) == 0 or len({cloud.shape[-1] for cloud in read}) > 1:
-            shown = ", ".join(str(tuple(cloud.shape)) for cloud in read[:3])
-            raise ValueError(f"clouds: expected points (N, C), C the same for all, got {shown}")
+        read = as_clouds(clouds)
+        rows = [len(cloud) for cloud in read]
         most = max(rows)
         points = []
         for at, cloud in enumerate(read):
@@ -178,11 +177,12 @@ class Split:
                 check_extent(cloud[:, :3])
             except ValueError as error:
                 raise ValueError(f"cloud {at}: {error}") from None
+            if float(cloud[:, :3].abs().max()) > LARGEST:
+                raise ValueError(f"cloud {at}: expected coordinates up to {LARGEST:g}, got larger ones")
             cloud = torch.cat([unit_sphere(cloud[:, :3]), cloud[:, 3:]], -1).float()
             points.append(cloud[torch.arange(most) % len(cloud)])  # (N, C)
         if len(parts):
-            filled = [torch.as_tensor(own)[torch.arange(most) % len(own)].long() for own in parts]
-            fields["parts"] = torch.stack(filled)  # (S, N)
+            fields["parts"] = repeat_labels(parts, rows)  # (S, N)
             fields.setdefault("category", label)
             fields.setdefault("categories", tuple(classes))
         ragged = torch.tensor(rows) if min(rows) < most else None
@@ -238,9 +238,9 @@ class Split:
         Raises:
             ValueError: If it stores fewer.
         """
-        if num_points > self.num_points:
+        if not 1 <= num_points <= self.num_points:
             raise ValueError(
-                f"num_points: expected up to {self.num_points}, as each shape stores, got {num_points}"
+                f"num_points: expected 1 to {self.num_points}, as each shape stores, got {num_points}"
             )
         return replace(
             self,

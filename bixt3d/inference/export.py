@@ -70,15 +70,13 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     """
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    predictor = Predictor(model_or_path, "cpu" if not isinstance(model_or_path, nn.Module) else None)
+    predictor = Predictor(model_or_path, "cpu")
     model, task, channels = predictor.model, predictor.task, predictor.channels
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     least = least_points(model)
     names = tuple(task.example(model, 2, least, channels))
     about = json.dumps(_metadata(predictor, names, least))
-    place = next(model.parameters()).device
-    model = model.cpu().eval()
     example = partial(_example, task, model, channels)
     with torch.no_grad():
         width = model(*example(1, least)).shape[-1]
@@ -88,8 +86,8 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's exporters, about themselves
-            program = _program(model, example, least)
-            run = (_write_onnx if format == "onnx" else _write_torch)(program, temporary, about)
+            program = _program(model, example, names, least)
+            run = (_write_onnx if format == "onnx" else _write_torch)(program, temporary, names, about)
         difference = None if run is None else _difference(model, run, example, least)
         if difference is not None and not difference <= TOLERANCE:
             raise ValueError(
@@ -99,10 +97,8 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-        model.to(place)
     output = "(batch, points, {})" if task.per_point else "(batch, {})"
-    shapes = {"points": f"(batch, points, {channels}) float32", "category": "(batch,) int64"}
-    inputs = tuple(f"{name} {shapes[name]}" for name in names)
+    inputs = tuple(map(_about_input, names, example(2, least)))
     return Exported(path, inputs, f"logits {output.format(width)} float32", least, difference)
 
 
@@ -111,12 +107,16 @@ def least_points(model: nn.Module) -> int:
     return int(getattr(model, "least_points", 2))
 
 
-def _program(model: nn.Module, example: Example, least: int) -> ExportedProgram:
+def _about_input(name: str, value: Tensor) -> str:
+    free = ("batch", "points") if name == "points" else ("batch",)
+    sizes = ", ".join([*free, *map(str, value.shape[len(free) :])])
+    return f"{name} ({sizes}{',' if value.ndim == 1 else ''}) {str(value.dtype).removeprefix('torch.')}"
+
+
+def _program(model: nn.Module, example: Example, names: Sequence[str], least: int) -> ExportedProgram:
     batch, points = Dim("batch", min=1), Dim("points", min=least)
     inputs = example(2, max(2 * least, 128))
-    shapes: dict[str, Any] = {"points": {0: batch, 1: points}}
-    if len(inputs) == 2:
-        shapes["category"] = {0: batch}
+    shapes = tuple({0: batch, 1: points} if name == "points" else {0: batch} for name in names)
     with torch.no_grad():
         program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     for module in program.graph_module.modules():  # the body of farthest-point sampling is one of its own
@@ -126,20 +126,21 @@ def _program(model: nn.Module, example: Example, least: int) -> ExportedProgram:
     return program
 
 
-def _write_onnx(program: ExportedProgram, path: Path, about: str) -> Callable[..., Tensor] | None:
+def _write_onnx(
+    program: ExportedProgram, path: Path, names: Sequence[str], about: str
+) -> Callable[..., Tensor] | None:
     try:
         import onnx
         import onnxscript  # noqa: F401, torch's exporter is written in it
     except ImportError as error:
         install = 'pip install "bixt3d[export]"'
         raise ImportError(f"ONNX files need onnx and onnxscript ({error}): {install}") from None
-    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
     written = torch.onnx.export(
         program,
         dynamo=True,
         verbose=False,
         opset_version=OPSET,
-        input_names=names,
+        input_names=list(names),
         output_names=["logits"],
         external_data=False,
         # onnxscript's optimiser takes the 1e-8 of an inverse distance for 0 and removes it; ONNX Runtime
@@ -165,7 +166,9 @@ def _write_onnx(program: ExportedProgram, path: Path, about: str) -> Callable[..
     return run
 
 
-def _write_torch(program: ExportedProgram, path: Path, about: str) -> Callable[..., Tensor]:
+def _write_torch(
+    program: ExportedProgram, path: Path, names: Sequence[str], about: str
+) -> Callable[..., Tensor]:
     torch.export.save(program, path, extra_files={f"{METADATA}.json": about})
     run: Callable[..., Tensor] = torch.export.load(path).module()
     return run

@@ -58,7 +58,11 @@ class Predictor:
         else:
             model = load_checkpoint(model_or_path, self.device)[0]
         about: Description | None = getattr(model, "description", None)
-        if about is None and not isinstance(getattr(model, "task", None), str):
+        if about is not None and not isinstance(about, Description):
+            raise ValueError(f"description: expected a bixt3d.tasks.Description, got {type(about).__name__}")
+        if about is None and not (
+            isinstance(getattr(model, "task", None), str) and hasattr(model, "in_dims")
+        ):
             raise ValueError(
                 "expected a checkpoint, a model with a description of one, or one of this package, got "
                 f"{type(model).__name__}"
@@ -172,6 +176,7 @@ class Predictor:
         labelled = [self.answer(cloud, number) for cloud, number in zip(clouds, numbers, strict=True)]
         return labelled[0] if single else labelled
 
+    @torch.no_grad()
     def answer(self, cloud: Cloud, category: Category = None) -> Any:
         """Return what the model's task says of one cloud: a `Prediction`, a `Segmentation`, or its own.
 
@@ -225,14 +230,18 @@ class Predictor:
 
         See `bixt3d.ops.attention_symmetry`; arguments and errors are those of `attention`.
         """
-        seen = self.task.inputs(self._read(cloud), self.preprocess, category)
-        return [layer[0].cpu().numpy() for layer in self.model.attention_symmetry(*seen)]
+        points = self._read(cloud)
+        layers = self._look("attention_symmetry", points, category)
+        return [layer[0].cpu().numpy() for layer in layers]
 
     def _attend(self, points: Tensor, category: Category) -> list[Attended]:
-        attended: list[Attended] = self.model.located_attention(
-            *self.task.inputs(points, self.preprocess, category)
-        )
+        attended: list[Attended] = self._look("located_attention", points, category)
         return attended
+
+    def _look(self, method: str, points: Tensor, category: Category) -> Any:
+        if not hasattr(self.model, method):
+            raise ValueError(f"expected a model with {method}, got {type(self.model).__name__}")
+        return getattr(self.model, method)(*self.task.inputs(points, self.preprocess, category))
 
     def read(self, cloud: Cloud) -> np.ndarray[Any, Any]:
         """Return the points of a cloud, or of a sample of a mesh, in their own coordinates (N, C), float64.

@@ -62,6 +62,8 @@ class PointClassifier(PointModel):
         Raises:
             ValueError: For fewer than one class, or another number of names.
         """
+        if num_classes < 1:
+            raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
         names = [str(index) for index in range(num_classes)] if classes is None else list(classes)
         if len(names) != num_classes:
             raise ValueError(f"classes: expected {num_classes} names, got {len(names)}")

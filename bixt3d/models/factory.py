@@ -95,7 +95,7 @@ def create_model(name: str, **args: Any) -> nn.Module:
     """
     build = find_builder(name)
     known = inspect.signature(build).parameters
-    args = {key: value.item() if isinstance(value, np.generic) else value for key, value in args.items()}
+    args = {key: _plain(value) for key, value in args.items()}
     for key, value in args.items():
         if not takes(name, key):
             raise ValueError(
@@ -109,6 +109,13 @@ def create_model(name: str, **args: Any) -> nn.Module:
             f"{name}: expected its builder to return a torch.nn.Module, got {type(model).__name__}"
         )
     return model
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's numbers and arrays as Python's, also those in lists."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -> None:

@@ -119,6 +119,8 @@ class PointSegmenter(PointModel):
         Raises:
             ValueError: For fewer than one part, or another number of names.
         """
+        if num_parts < 1:
+            raise ValueError(f"num_parts: expected at least 1, got {num_parts}")
         names = [f"part {part}" for part in range(num_parts)] if part_names is None else list(part_names)
         if len(names) != num_parts:
             raise ValueError(f"part_names: expected {num_parts} names, got {len(names)}")

@@ -18,6 +18,7 @@ INSTALL = {
     "torch_cluster": "pip install --no-build-isolation torch-cluster",
     "pytorch3d": "conda install -c conda-forge pytorch3d",
     "triton": 'pip install "bixt3d[triton]"',
+    "scipy": "pip install scipy",
 }
 
 

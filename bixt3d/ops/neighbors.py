@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from bixt3d.ops import backends
+from bixt3d.ops.kdtree import knn_kdtree
 from bixt3d.ops.tracing import is_exporting
 from bixt3d.ops.triton_search import knn_triton
 from bixt3d.ops.validate import check_count, check_points, check_same
 
-# "auto" is torch: triton gives the same indices, but which is quicker on a GPU is not measured yet.
-BACKENDS = ("auto", "torch", "triton", "torch_cluster", "pytorch3d")
+# "auto" is a k-d tree on CPUs, and torch on GPUs: triton gives the same indices, but which is quicker there
+# is not measured yet.
+BACKENDS = ("auto", "torch", "kdtree", "triton", "torch_cluster", "pytorch3d")
+FEWEST = 256  # points of a cloud that a tree is worth building for
 # Distances held at once: small enough for a CPU's cache, large enough to fill a GPU.
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
 
@@ -36,8 +41,8 @@ def knn(
         query: Query points (B, S, 3).
         points: Points to search (B, N, 3).
         k: Number of neighbours, at most N.
-        backend: ``"torch"`` (reference), ``"triton"`` (k up to 64), ``"torch_cluster"``, ``"pytorch3d"``
-            (these two keep no order among equally near points), or ``"auto"``.
+        backend: ``"torch"`` (reference), ``"kdtree"`` (CPUs), ``"triton"`` (k up to 64), ``"torch_cluster"``,
+            ``"pytorch3d"`` (these two keep no order among equally near points), or ``"auto"``.
         chunk_size: Queries of one cloud that are handled at a time; chosen by device if None.
         validate: Look for NaN and infinity as well; on a GPU this waits for the device.
 
@@ -67,9 +72,18 @@ def knn(
         return _knn_whole(query, points, k)
     if backend == "triton":
         return knn_triton(query, points, k)
+    tree = backend == "kdtree" or (
+        backend == "auto" and chunk_size is None and points.device.type == "cpu" and count >= FEWEST
+    )
     if torch.compiler.is_compiling():
-        index: Tensor = _knn_operation(query, points, k, chunk_size)
+        index: Tensor = _knn_operation(query, points, k, chunk_size, tree)
         return index
+    return _search(query, points, k, chunk_size, tree)
+
+
+def _search(query: Tensor, points: Tensor, k: int, chunk_size: int | None, tree: bool) -> Tensor:
+    if tree:
+        return knn_kdtree(query, points, k, partial(_knn_torch, chunk_size=None))
     return _knn_torch(query, points, k, chunk_size)
 
 
@@ -102,11 +116,11 @@ def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) ->
 
 # For torch.compile, whose fused kernels would round distances otherwise. A plain call goes without: the first
 # call of any operation that is made like this imports torch's compiler, which takes seconds.
-_knn_operation = torch.library.custom_op("bixt3d::knn_torch", _knn_torch, mutates_args=())
+_knn_operation = torch.library.custom_op("bixt3d::knn", _search, mutates_args=())
 
 
 @_knn_operation.register_fake
-def _(query: Tensor, points: Tensor, k: int, chunk_size: int | None) -> Tensor:
+def _(query: Tensor, points: Tensor, k: int, chunk_size: int | None, tree: bool) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[1], k, dtype=torch.int64)
 
 

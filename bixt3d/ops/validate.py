@@ -30,7 +30,8 @@ def check_points(points: Tensor, name: str, channels: tuple[int, ...], finite: b
     if not isinstance(points, Tensor) or points.ndim != 3 or not points.is_floating_point():
         raise ValueError(f"{expected}, got {describe(points)}")
     if points.numel() == 0 or (channels and points.shape[-1] not in channels):
-        raise ValueError(f"{expected}, got {describe(points)}")
+        turned = points.shape[1] in channels and points.shape[2] > max(16, *channels)
+        raise ValueError(f"{expected}, got {describe(points)}{': transpose it' if turned else ''}")
     if finite and not torch.compiler.is_compiling() and not bool(torch.isfinite(points).all()):
         bad = int((~torch.isfinite(points)).flatten(1).any(1).nonzero()[0, 0])
         raise ValueError(f"{name}: expected finite values, cloud {bad} of the batch holds NaN or infinity")

@@ -163,7 +163,7 @@ class Task:
         return None
 
     def predict(self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None) -> Any:
-        """Answer for one cloud.
+        """Answer for one cloud; `Predictor` calls it without gradients.
 
         Args:
             model: The model, in evaluation mode.

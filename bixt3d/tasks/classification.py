@@ -117,7 +117,6 @@ class ClassificationTask(Task):
         """Return the confusion matrix (K, K), which the counts are, and the classes."""
         return counts, self.classes
 
-    @torch.no_grad()
     def predict(
         self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None
     ) -> Prediction:

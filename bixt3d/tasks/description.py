@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.models.factory import MODELS
 
 OWN = ("task", "model", "preprocess", "dataset", "config", "metrics")
 # Names of tasks in checkpoints of before.
@@ -65,7 +66,8 @@ class Description:
         if not whole or not isinstance(preprocess, Mapping):
             got = f"{model!r:.80}, {classes!r:.80}, {preprocess!r:.80}"
             raise ValueError(f"expected a whole description: model, classes, preprocess; got {got}")
-        former = str(stated.get("task", "classification"))
+        built = getattr(MODELS.get(model["name"]), "task", "classification")  # type: ignore[index]
+        former = str(stated.get("task", built))
         facts = {key: value for key, value in stated.items() if key not in (*OWN, "format")}
         rest = {key: stated.get(key) or {} for key in ("config", "metrics")}
         if not all(isinstance(value, Mapping) for value in rest.values()):
@@ -90,10 +92,14 @@ class Description:
 
 
 def compare_facts(who: str, known: Mapping[str, Any], found: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError if the labels of two sources, such as a checkpoint and a data set, differ."""
+    """Raise ValueError if the labels of two sources, such as a checkpoint and a data set, differ.
+
+    Labels are what the facts list; a number of a task's own, such as a mean, may be another for each source.
+    """
     for key, value in found.items():
-        if key != "part_names" and key in known and known[key] != value:
+        other = known.get(key)
+        if key != "part_names" and isinstance(value, list) and isinstance(other, list) and value != other:
             raise ValueError(
-                f"{who} knows {len(known[key])} {key} ({', '.join(map(str, known[key][:3]))} ...), {name} "
+                f"{who} knows {len(other)} {key} ({', '.join(map(str, other[:3]))} ...), {name} "
                 f"has {len(value)} ({', '.join(map(str, value[:3]))} ...)"
             )

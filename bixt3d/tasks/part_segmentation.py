@@ -221,7 +221,6 @@ class PartSegmentationTask(Task):
         """Return the mean IoU of each category under both conventions."""
         return category_rows(counts, self.categories)
 
-    @torch.no_grad()
     def predict(
         self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None
     ) -> Segmentation:

@@ -87,6 +87,8 @@ def load_plugin(path: str | Path) -> None:
         raise ValueError(f"--plugin: expected a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as dataclasses and pickle look classes up there
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))  # modules beside it, as for any program
     spec.loader.exec_module(module)
 
 
@@ -153,9 +155,7 @@ def _said(error: Exception, ending: Ending) -> str:
         if isinstance(error, FileExistsError) and error.filename is not None:
             return f"error: {error.filename} is a file, no folder"
         return f"error: {error}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not _below(f.filename, LIBRARIES) or _below(f.filename, OURS)]
-    place = (own or frames)[-1]
+    place = _place(traceback.extract_tb(error.__traceback__))
     at = f"{_shown(place.filename)}:{place.lineno}, in {place.name}"
     said = f"error: {type(error).__name__}: {error}\n  at {at}"
     if ending.whole:
@@ -163,12 +163,24 @@ def _said(error: Exception, ending: Ending) -> str:
     return f"{said}; the whole traceback is in {_leave(error, ending)} (--traceback prints it)"
 
 
+def _place(frames: list[traceback.FrameSummary]) -> traceback.FrameSummary:
+    """Return the innermost frame of what a user plugged in; else of the program and this package."""
+    called = [f for f in frames[1:] if not f.filename.startswith("<")]
+    known = [f for f in called if not _below(f.filename, LIBRARIES) or _below(f.filename, OURS)]
+    theirs = [f for f in known if not _below(f.filename, _ours(frames))]
+    return (theirs or known or frames)[-1]
+
+
+def _ours(frames: list[traceback.FrameSummary]) -> tuple[Path, ...]:
+    # The first frame is `one_line_errors`, the second the program around which it stands, or a plug-in's
+    # loader.
+    return (*OURS, *(Path(frame.filename).resolve() for frame in frames[1:2]))
+
+
 def is_mistake(error: Exception) -> bool:
     """Return whether an error is what a user did, rather than a bug, of theirs or ours."""
     frames = traceback.extract_tb(error.__traceback__)
-    # The first frame is `one_line_errors`, the second the program around which it stands, or a plug-in's
-    # loader.
-    ours = (*OURS, *(Path(frame.filename).resolve() for frame in frames[1:2]))
+    ours = _ours(frames)
     if any(not _below(frame.filename, (*LIBRARIES, *ours)) for frame in frames):
         return False
     if isinstance(error, OSError):

@@ -151,20 +151,26 @@ def describe(
         ValueError: If the settings give the model a size that is not the data's.
     """
     task = build_task(config) if task is None else task
-    name = config.model.name if model is None else ""
+    if model is None:
+        built = {"name": config.model.name, "args": _arguments(config, split, task)}
+    else:  # what a checkpoint has described can be built again
+        known = getattr(model, "description", None)
+        built = dict(known.model) if isinstance(known, Description) else {"name": "", "args": {}}
+    preprocess = Preprocess(config.data.num_points, config.data.order, stored_points, split.features)
+    return Description(task.name, built, task.facts(split), preprocess, config.data.name)
+
+
+def _arguments(config: Config, split: Split, task: Task) -> dict[str, Any]:
+    """Return the arguments of the settings' model, with the sizes that follow from the data."""
+    name, stated = config.model.name, config.model.args
     sizes = {"in_dims": split.channels, **task.model_args(split)}
-    given = {key: value for key, value in sizes.items() if model is None and takes(name, key)}
-    stated = config.model.args if model is None else {}
+    given = {key: value for key, value in sizes.items() if takes(name, key)}
     for key, value in given.items():
         if stated.get(key, value) not in (value, *task.optional_args.get(key, ())):
             raise ValueError(
                 f"model.args.{key}: expected {value}, as the data have, got {stated[key]}; leave it out"
             )
-    preprocess = Preprocess(config.data.num_points, config.data.order, stored_points, split.features)
-    facts = task.facts(split)
-    return Description(
-        task.name, {"name": name, "args": {**given, **stated}}, facts, preprocess, config.data.name
-    )
+    return {**given, **stated}
 
 
 def build_model(config: Config, description: Description, resume: bool = False) -> nn.Module:

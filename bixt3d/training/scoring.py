@@ -69,8 +69,8 @@ def evaluate_checkpoint(
     )
     task = build_task(config, config.task or known.task)
     split = open_splits(config, device, (split_name,), task=task)[0][split_name]
-    task.set_facts(task.facts(split))
     compare_facts(str(path), known.facts, task.facts(split), config.data.name)
+    task.set_facts({**task.facts(split), **known.facts})
     task.bind_model(model)
     seen = evaluate(model, split, task, config.train.eval_batch_size, config.train.amp)
     rows = task.table(seen.counts.cpu())

@@ -107,7 +107,7 @@ def open_all(
                     f"{name}: expected features {', '.join(chosen_split.features) or 'none'}, as the "
                     f"training clouds have, got {', '.join(split.features) or 'none'}"
                 )
-            compare_facts(name, task.facts(chosen_split), task.facts(split), "it")
+            compare_facts("the training split", task.facts(chosen_split), task.facts(split), name)
             splits[name] = task.arrange(split)
     order = [name for name in wanted if name in splits]
     return {chosen: chosen_split, **{name: splits[name] for name in order}}, stored_points
@@ -118,8 +118,12 @@ def _others(config: Config, own: Split, names: Sequence[str]) -> dict[str, Split
     found = {}
     for name in names:
         try:
-            split = open_dataset(config.data.name, config.data.root, name, None, config.data.features)
+            data = config.data
+            split = open_dataset(data.name, data.root, name, None, data.features, make=False)
         except FileNotFoundError:
+            continue
+        except ValueError as error:  # such as a feature that it lacks
+            logger.warning("%s of %s is left out: %s", name, config.data.name, error)
             continue
         if (split.classes, split.features, split.categories) == (own.classes, own.features, own.categories):
             found[name] = split

@@ -127,7 +127,8 @@ class Gallery(Sequence[LabelledCloud]):
         cloud, category, truth = self._clouds[index], self.categories[index], self._truths[index]
         told = category or None
         answer = self.predictor.answer(cloud, told)
-        points = answer.points if self.predictor.task.per_point else self.predictor.read(cloud)
+        points = getattr(answer, "points", None) if self.predictor.task.per_point else None
+        points = self.predictor.read(cloud) if points is None else points
         about = {"points": points[:, :3], **self.predictor.task.view(answer, truth)}
         if self._attention and hasattr(self.predictor.model, "located_attention"):
             maps = self.predictor.attention(cloud, told).maps

@@ -17,8 +17,15 @@ Row = dict[str, Any]
 FORMATS = ("table", "json", "csv")
 
 
-def class_row(file: str, seen: Prediction, classes: Sequence[str] | None, top: int) -> Row:
-    """Return what is listed of a classified file: its ``top`` most probable classes, best first."""
+def class_row(file: str, seen: Any, classes: Sequence[str] | None, top: int) -> Row:
+    """Return what is listed of a classified file: its ``top`` most probable classes, best first.
+
+    Of what another task answers, it is the answer.
+    """
+    if isinstance(seen, np.generic):
+        seen = seen.item()
+    if not isinstance(seen, Prediction):
+        return {"file": file, "answer": seen if isinstance(seen, (bool, int, float, str)) else str(seen)}
     order = np.argsort(-seen.probabilities, kind="stable")[:top]
     ranked = [
         {"class": classes[i] if classes else str(i), "probability": round(float(seen.probabilities[i]), 6)}
@@ -28,22 +35,22 @@ def class_row(file: str, seen: Prediction, classes: Sequence[str] | None, top: i
 
 
 def part_row(file: str, cloud: LabelledCloud) -> Row:
-    """Return what is listed of a file with predicted parts: points and mean confidence, most points first."""
-    assert cloud.prediction is not None and cloud.confidence is not None
+    """Return what is listed of a file with predicted parts: points and mean confidence, most points first.
+
+    Of a task without such, it is the verdict.
+    """
+    about = {"file": file, "category": cloud.category or None, "points": len(cloud.points)}
+    if cloud.prediction is None:
+        return {**about, "answer": cloud.verdict}
     parts, counts = np.unique(cloud.prediction, return_counts=True)
     listed = []
     for place in np.argsort(-counts, kind="stable").tolist():
         part = int(parts[place])
-        sure = float(cloud.confidence[cloud.prediction == part].mean())
-        listed.append(
-            {
-                "part": part,
-                "name": cloud.names[part],
-                "points": int(counts[place]),
-                "confidence": round(sure, 6),
-            }
-        )
-    return {"file": file, "category": cloud.category or None, "points": len(cloud.points), "parts": listed}
+        entry: Row = {"part": part, "name": cloud.names[part], "points": int(counts[place])}
+        if cloud.confidence is not None:
+            entry["confidence"] = round(float(cloud.confidence[cloud.prediction == part].mean()), 6)
+        listed.append(entry)
+    return {**about, "parts": listed}
 
 
 def listing(rows: Sequence[Row], form: str) -> str:
@@ -66,12 +73,17 @@ def listing(rows: Sequence[Row], form: str) -> str:
         return "\n".join(f"{name:{width}}  {_shares(row)}" for name, row in zip(names, good, strict=True))
     if form != "csv":
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {form!r}")
-    flat = [{"file": row["file"], **entry} for row in good for entry in row.get("classes") or row["parts"]]
+    flat = [{"file": row["file"], **entry} for row in good for entry in _entries(row)]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]) if flat else ["file"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue().rstrip("\n")
+
+
+def _entries(row: Row) -> list[Row]:
+    found: list[Row] = row.get("classes") or row.get("parts") or [{"answer": row["answer"]}]
+    return found
 
 
 def _one_line(name: str) -> str:
@@ -80,6 +92,8 @@ def _one_line(name: str) -> str:
 
 
 def _shares(row: Row) -> str:
+    if "answer" in row:
+        return str(row["answer"])
     if "classes" in row:
         return "  ".join(f"{entry['class']} {100 * entry['probability']:.1f}%" for entry in row["classes"])
     named = (f"{entry['name']} {100 * entry['points'] / row['points']:.1f}%" for entry in row["parts"])

@@ -74,7 +74,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[list[dict[st
 
 
 def test_a_config_that_changed_is_trained_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are known by all their settings; a setting that is new since has no say."""
+    """Rows are known by all their settings; a setting that is new since had its default then."""
     monkeypatch.chdir(tmp_path)
     write_shapes(tmp_path / "data", per_class=6, num_points=64, progress=False)
     Path("tiny.yaml").write_text(CONFIG)
@@ -90,6 +90,41 @@ def test_a_config_that_changed_is_trained_anew(tmp_path: Path, monkeypatch: pyte
     Path("out/recipe.jsonl").write_text("".join(json.dumps(row) + "\n" for row in stripped))
     call(monkeypatch, "--seeds", "1")
     assert rows() == stripped
+
+
+def test_rows_of_before_count_as_the_present_settings_read_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(CONFIG)
+
+    def stated(*settings: str) -> dict[str, Any]:
+        return recipe.resolve(recipe.Trial("small", "", "", "tiny.yaml", settings))
+
+    def of_before(normals: bool) -> dict[str, Any]:
+        new = ("task", "data.features", "augment.mirror", "augment.feature_jitter", "model.args.pool")
+        known = {key: value for key, value in stated().items() if key not in new}
+        return {"resolved": {**known, "data.normals": normals}}
+
+    assert recipe.is_of(of_before(normals=True), stated())
+    assert not recipe.is_of(of_before(normals=True), stated("data.features=[]"))
+    assert recipe.is_of(of_before(normals=False), stated("data.features=[]"))
+    assert not recipe.is_of(of_before(normals=False), stated())
+    for changed in ("task=part_segmentation", "augment.mirror=0.5", "model.args.pool=both", "optim.lr=2e-2"):
+        assert not recipe.is_of(of_before(normals=True), stated(changed)), changed
+    gone = of_before(normals=True)
+    gone["resolved"]["augment.gone"] = 1.0
+    assert not recipe.is_of(gone, stated())
+
+
+def test_every_kept_run_is_one_of_the_plan_and_in_the_table() -> None:
+    kept = Path(__file__).parents[2] / "results" / "recipe.jsonl"
+    trials, done = list(recipe.read_plan(recipe.PLAN)), recipe.read_rows(kept)
+    known = [recipe.resolve(trial) for trial in trials]
+    assert len(done) >= 130
+    for row in done:
+        assert sum(recipe.is_of(row, settings) for settings in known) == 1, row["settings"]
+    assert kept.with_suffix(".md").read_text() == recipe.report(trials, done)
 
 
 def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

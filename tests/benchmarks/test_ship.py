@@ -101,9 +101,7 @@ def test_weights_are_the_runs_in_half_precision(name: str, place: Path, shelf: P
 
 
 @pytest.mark.parametrize("name", ROOTS)
-def test_score_is_that_of_an_evaluation_by_name(
-    name: str, place: Path, shelf: Path, tmp_path: Path
-) -> None:
+def test_score_is_that_of_an_evaluation_by_name(name: str, place: Path, shelf: Path, tmp_path: Path) -> None:
     settings = [f"data.root={place / ROOTS[name]}"]
     scored = evaluate_checkpoint(name, overrides=settings, out=tmp_path)
     assert scored.seen.metrics == weights.read_list()[name]["score"]

@@ -93,9 +93,7 @@ def test_pairs_differ_in_the_trunk_alone(
     assert not Path("elsewhere").exists()
 
 
-def test_the_test_split_stays_closed(
-    settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_test_split_stays_closed(settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
 
     def watch(config: Any, device: Any, names: tuple[str, ...], train: str | None = None) -> Any:

@@ -178,7 +178,7 @@ def _write_hdf5(folder: Path) -> None:
 def read(path: Path) -> object:
     """Reads a file as what its suffix says."""
     from bixt3d.config import load_config
-    from bixt3d.datasets.archives import unpack
+    from bixt3d.datasets.acquire.archives import unpack
     from bixt3d.datasets.hdf5 import read_hdf5
     from bixt3d.datasets.meshes import read_cloud
     from bixt3d.training.checkpoint import load_checkpoint, load_state

@@ -41,6 +41,29 @@ def ply_cloud(encoding: str) -> bytes:
     return bytes(data)
 
 
+def featured() -> dict[str, NDArray[Any]]:
+    """Columns of a cloud whose files name its features: x y z, normals, colours and an intensity."""
+    cloud, draw = points(6), np.random.default_rng(1)
+    names = ("x", "y", "z", "nx", "ny", "nz")
+    columns = {name: column.astype("<f4") for name, column in zip(names, cloud.T, strict=True)}
+    columns |= {name: draw.integers(0, 256, COUNT).astype("u1") for name in ("red", "green", "blue")}
+    return {**columns, "intensity": draw.random(COUNT).astype("<f4")}
+
+
+def ply_featured(encoding: str) -> bytes:
+    columns = featured()
+    kinds = {"f": "float", "u": "uchar"}
+    head = ["ply", f"format {'ascii' if encoding == 'ascii' else 'binary_little_endian'} 1.0"]
+    head += [f"element vertex {COUNT}", *(f"property {kinds[v.dtype.kind]} {n}" for n, v in columns.items())]
+    rows = np.zeros(COUNT, dtype=[(name, value.dtype) for name, value in columns.items()])
+    for name, value in columns.items():
+        rows[name] = value
+    lines = "".join(" ".join(map(str, row)) + "\n" for row in rows.tolist())
+    return "\n".join([*head, "end_header", ""]).encode() + (
+        lines.encode() if encoding == "ascii" else rows.tobytes()
+    )
+
+
 def text(separator: str, channels: int = 3) -> bytes:
     return "\n".join(separator.join(f"{value:.6f}" for value in row) for row in points(channels)).encode()
 
@@ -51,23 +74,41 @@ def npy() -> bytes:
     return file.getvalue()
 
 
-def npz(compressed: bool) -> bytes:
+def npz(compressed: bool, features: bool = False) -> bytes:
     file = io.BytesIO()
-    (np.savez_compressed if compressed else np.savez)(file, points=points(6))
+    arrays = {"points": points(6)}
+    if features:
+        draw = np.random.default_rng(1)
+        arrays = {"points": points(), "color": draw.random((COUNT, 3)), "intensity": draw.random(COUNT)}
+    (np.savez_compressed if compressed else np.savez)(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
 
 
-def pcd(encoding: str) -> bytes:
-    cloud = points().astype("<f4")
+def pcd(encoding: str, features: bool = False) -> bytes:
+    """x y z, and with ``features`` colours packed into whole numbers and a field of three values."""
+    columns = [points().astype("<f4")]
+    names = {"FIELDS": "x y z", "SIZE": "4 4 4", "TYPE": "F F F", "COUNT": "1 1 1"}
+    if features:
+        draw = np.random.default_rng(1)
+        columns += [
+            draw.integers(0, 1 << 24, (COUNT, 1)).astype("<u4"),
+            draw.random((COUNT, 3)).astype("<f4"),
+        ]
+        more = {"FIELDS": "rgb own", "SIZE": "4 4", "TYPE": "U F", "COUNT": "1 3"}
+        names = {key: f"{value} {more[key]}" for key, value in names.items()}
+    lines = "".join(f"{key} {value}\n" for key, value in names.items())
     head = (
-        "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\n"
+        f"# .PCD v0.7\nVERSION 0.7\n{lines}"
         f"WIDTH {COUNT}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\nPOINTS {COUNT}\nDATA {encoding}\n"
     ).encode()
+    rows = list(zip(*columns, strict=True))
     if encoding == "ascii":
-        return head + "\n".join(" ".join(map(str, row)) for row in cloud.tolist()).encode() + b"\n"
+        lines = "\n".join(" ".join(str(n) for part in row for n in part.tolist()) for row in rows)
+        return head + lines.encode() + b"\n"
     if encoding == "binary":
-        return head + cloud.tobytes()
-    block = cloud.T.tobytes()  # field after field
+        return head + b"".join(part.tobytes() for row in rows for part in row)
+    fields = [columns[0].T, *columns[1:]]
+    block = b"".join(np.ascontiguousarray(field).tobytes() for field in fields)  # field after field
     packed = b"".join(
         bytes([len(piece) - 1]) + piece for piece in (block[at : at + 32] for at in range(0, len(block), 32))
     )
@@ -143,14 +184,28 @@ MEMBERS = {"set/names.txt": b"chair\ntable\n", "set/deep/cloud.xyz": text(" ")}
 SHAPES: dict[str, list[bytes]] = {
     ".off": [mesh("off"), mesh("off").replace(b"OFF\n", b"OFF", 1)],
     ".obj": [mesh("obj")],
-    ".ply": [mesh("ply"), mesh("ply", encoding="ascii"), ply_cloud("ascii"), ply_cloud("binary")],
+    ".ply": [
+        *(mesh("ply"), mesh("ply", encoding="ascii"), ply_cloud("ascii"), ply_cloud("binary")),
+        *(ply_featured("ascii"), ply_featured("binary")),
+    ],
     ".stl": [mesh("stl"), mesh("stl_ascii")],
     ".glb": [mesh("glb")],
-    ".pcd": [pcd("ascii"), pcd("binary"), pcd("binary_compressed")],
+    ".pcd": [
+        pcd(kind, features) for features in (False, True) for kind in ("ascii", "binary", "binary_compressed")
+    ],
     ".npy": [npy()],
-    ".npz": [npz(False), npz(True)],
+    ".npz": [npz(False), npz(True), npz(False, True), npz(True, True)],
     ".xyz": [text(" "), text(" ", 6)],
     ".txt": [text(",", 6)],
+}
+# of those, files that name features, and which they all have
+FEATURED: dict[str, tuple[list[bytes], tuple[str, ...]]] = {
+    ".ply": ([ply_featured("ascii"), ply_featured("binary")], ("normal", "color", "intensity")),
+    ".pcd": ([pcd(kind, True) for kind in ("ascii", "binary", "binary_compressed")], ("color", "own:3")),
+    ".npz": ([npz(False, True), npz(True, True)], ("intensity", "color")),
+    ".npy": ([npy()], ("height",)),
+    ".xyz": ([text(" ", 6)], ("normal", "height")),
+    ".txt": ([text(",", 6)], ("own:3",)),
 }
 ARCHIVES = {
     ".zip": zipped(MEMBERS),

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bixt3d.config import Config, load_config
-from bixt3d.datasets.archives import check_archive, unpack
+from bixt3d.datasets.acquire.archives import unpack
+from bixt3d.datasets.features import channel_count, check_features, name_of
 from bixt3d.datasets.files import read_lines, read_rows
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.meshes import read_cloud
 from bixt3d.datasets.shapenetpart import read_shapenetpart
+from bixt3d.datasets.split import Split
 from bixt3d.training.checkpoint import load_checkpoint, load_state
 from tests.border import files
 from tests.border.settings import many
@@ -90,6 +93,59 @@ def test_shapes(suffix: str, tmp_path: Path) -> None:
             assert len(points) > 0 and np.isfinite(points).all()
 
     check()
+
+
+@pytest.mark.parametrize("suffix", files.FEATURED)
+def test_features_of_shapes(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"shape{suffix}"
+    contents, features = files.FEATURED[suffix]
+    channels = channel_count(features)
+    for content in contents:
+        path.write_bytes(content)
+        assert read_cloud(path, features, 32).shape == (files.COUNT, channels)
+
+    @many(90)
+    @given(content=damaged(contents))
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        points = read_or_refuse(lambda path: read_cloud(path, features, 32), path)
+        if points is not None:
+            assert points.dtype == np.float64 and points.ndim == 2 and points.shape[1] == channels
+            assert len(points) > 0 and np.isfinite(points).all()
+            check_features(torch.from_numpy(points), features, "a shape")
+
+    check()
+
+
+NAMES = st.sampled_from(
+    ["normal", "color", "intensity", "height", "own", "own:3", "xyz", "color:4", "a b", "", "own:0"]
+)
+
+
+@many(150)
+@given(
+    features=st.lists(
+        NAMES | st.text(max_size=6) | st.tuples(st.text(max_size=4), st.integers(-2, 5)), max_size=4
+    ),
+    channels=st.integers(3, 12),
+    kind=st.sampled_from(["normal", "color", "other"]),
+)
+def test_names_of_features(features: list[Any], channels: int, kind: str) -> None:
+    """Whatever is named ends in a split whose names tell each of its columns, or in an error."""
+    points = np.random.default_rng(0).normal(size=(2, 5, channels))
+    if kind == "color":
+        points = np.abs(points) % 1
+    elif kind == "normal":
+        points[..., 3:6] /= np.linalg.norm(points[..., 3:6], axis=-1, keepdims=True) + (channels < 4)
+    try:
+        split = Split(points, [0, 0], ["a"], features=features)  # type: ignore[arg-type]
+    except ValueError as error:
+        assert "feature" in str(error)
+        return
+    assert channel_count(split.features) == channels == split.channels
+    assert split.with_features(split.features) is split
+    first = [name_of(feature) for feature in split.features][:1]
+    assert split.with_features(first).points.shape[2] == channel_count(split.features[:1])
 
 
 @pytest.mark.parametrize("suffix", [".off", ".ply", ".stl", ".glb", ".pcd", ".npy", ".npz"])
@@ -170,7 +226,6 @@ def test_archives(suffix: str, tmp_path: Path, tmp_path_factory: pytest.TempPath
     def check(content: bytes) -> None:
         path.write_bytes(content)
         into = tmp_path_factory.mktemp("into")
-        read_or_refuse(check_archive, path)
         read_or_refuse(lambda path: unpack(path, into, 1 << 20), path, str(into))
 
     check()
@@ -259,6 +314,8 @@ SETTINGS = [
         "data.num_points",
         "data.order",
         "data.normals",
+        "data.features",
+        "augment.feature_dropout",
         "augment.shift",
         "augment.scale_low",
         "augment.mirror",

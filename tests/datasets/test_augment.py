@@ -9,11 +9,14 @@ from torch import Generator, Tensor
 
 from bixt3d.datasets.augment import (
     augment,
+    check_changes,
     choose_points,
     draw_points,
+    drop_feature,
     drop_normals,
     drop_points,
     jitter,
+    jitter_feature,
     mirror,
     mix_clouds,
     rotate_up,
@@ -394,3 +397,171 @@ def test_first_points_of_mixed_clouds_still_spread() -> None:
     first, best = gap(torch.arange(100).expand(32, -1)), gap(farthest_point_sample(mixed, 100))
     random = gap(torch.rand(32, 400, generator=seeded(3)).argsort(1)[:, :100])
     assert best < first < (best + random) / 2
+
+
+# Features beside xyz
+
+MIXED = ("color", "normal", "intensity", "own:2")
+
+
+def mixed(batch: int, count: int) -> Tensor:
+    """Clouds (B, N, 12) with the features of `MIXED`; normals stand in the middle."""
+    generator = seeded(4)
+    beside = [torch.rand(batch, count, 3, generator=generator), clouds(batch, count, 6)[..., 3:]]
+    beside += [torch.randn(batch, count, 3, generator=generator) * 30]
+    return torch.cat([clouds(batch, count), *beside], -1)
+
+
+def split_up(points: Tensor) -> tuple[Tensor, Tensor]:
+    """xyz and normals (B, N, 6), and everything else, (B, N, 6), of such clouds."""
+    return points[..., [0, 1, 2, 6, 7, 8]], points[..., [3, 4, 5, 9, 10, 11]]
+
+
+MOVES: dict[str, Callable[..., Tensor]] = {
+    "scale": lambda points, generator, features: scale(points, 0.5, 1.5, generator, features),
+    "rotate_up": lambda points, generator, features: rotate_up(points, 180.0, generator, features),
+    "mirror": lambda points, generator, features: mirror(points, 0.5, generator, features),
+    "shift": lambda points, generator, features: shift(points, 0.3, generator),
+    "jitter": lambda points, generator, features: jitter(points, 0.1, 0.2, generator),
+    "augment": lambda points, generator, features: augment(
+        points,
+        generator,
+        scale_low=0.5,
+        scale_high=1.5,
+        shift_reach=0.2,
+        jitter_std=0.01,
+        rotate_degrees=180.0,
+        mirror_probability=0.5,
+        features=features,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_normals_move_with_their_surface_and_others_stay(name: str) -> None:
+    """Wherever they stand, normals change as those of clouds that have nothing else."""
+    points = mixed(8, 30)
+    before = points.clone()
+    found = MOVES[name](points, seeded(5), MIXED)
+    assert torch.equal(points, before)
+    six, others = split_up(points)
+    moved, kept = split_up(found)
+    assert torch.equal(kept, others)
+    assert torch.equal(moved, MOVES[name](six, seeded(5), ("normal",)))
+    assert torch.equal(moved, MOVES[name](six, seeded(5), None))  # six channels of which nothing is said
+    assert not torch.equal(moved, six)
+    bare = torch.cat([six[..., :3], others], -1)  # without normals the rest is the same
+    without = MOVES[name](bare, seeded(5), ("own:6",))
+    assert torch.equal(without[..., :3], moved[..., :3]) and torch.equal(without[..., 3:], others)
+
+
+def test_three_channels_beside_xyz_may_be_colours() -> None:
+    """They look like normals by their number, and are not turned."""
+    points = torch.cat([clouds(4, 20), torch.rand(4, 20, 3)], -1)
+    for name, move in MOVES.items():
+        found = move(points, seeded(), ("color",))
+        assert torch.equal(found[..., 3:], points[..., 3:]), name
+        assert not torch.equal(found[..., :3], points[..., :3])
+
+
+@pytest.mark.parametrize("feature", ["color", "normal", "intensity", "own"])
+def test_a_feature_of_a_cloud_goes_as_a_whole(feature: str) -> None:
+    points, columns = (
+        mixed(400, 5),
+        {"color": [3, 4, 5], "normal": [6, 7, 8], "intensity": [9], "own": [10, 11]},
+    )
+    out = drop_feature(points, feature, 0.3, seeded(), MIXED)
+    others = [column for column in range(12) if column not in columns[feature]]
+    assert torch.equal(out[..., others], points[..., others])
+    gone = (out[..., columns[feature]] == 0).flatten(1).all(1)  # (B,)
+    assert torch.equal(out[~gone], points[~gone])
+    assert gone.float().mean() == pytest.approx(0.3, abs=0.07)
+    assert drop_feature(points, "height", 0.9, seeded(), MIXED) is points  # there is none
+    six = split_up(points)[0]
+    assert torch.equal(
+        drop_normals(points, 0.3, seeded(), MIXED)[..., 6:9], drop_normals(six, 0.3, seeded())[..., 3:]
+    )
+
+
+def test_noise_of_a_feature() -> None:
+    points = mixed(100, 50)
+    out = jitter_feature(points, "intensity", 2.0, seeded(), MIXED)
+    noise = out[..., 9] - points[..., 9]
+    assert noise.std() == pytest.approx(2.0, rel=0.05) and abs(float(noise.mean())) < 0.1
+    assert noise[0].std() > 1  # each point has its own
+    rest = [column for column in range(12) if column != 9]
+    assert torch.equal(out[..., rest], points[..., rest])
+    colored = jitter_feature(points, "color", 0.5, seeded(), MIXED)[..., 3:6]
+    assert colored.min() == 0 and colored.max() == 1 and not torch.equal(colored, points[..., 3:6])
+    wide = jitter_feature(points, "own", 1.0, seeded(), MIXED)[..., 10:] - points[..., 10:]
+    assert abs(float(torch.corrcoef(wide.flatten(0, 1).T)[0, 1])) < 0.1  # each number has its own
+    assert jitter_feature(points, "height", 1.0, seeded(), MIXED) is points
+
+
+def test_settings_of_features_are_applied_by_name() -> None:
+    points = mixed(200, 10)
+    dropped = augment(points, seeded(), feature_dropout={"own": 0.5, "color": 0.5}, features=MIXED)
+    gone = {
+        name: (dropped[..., place] == 0).flatten(1).all(1)
+        for name, place in (("color", [3, 4, 5]), ("own", [10, 11]))
+    }
+    for share in gone.values():
+        assert share.float().mean() == pytest.approx(0.5, abs=0.12)
+    assert abs(float(torch.corrcoef(torch.stack([gone["color"], gone["own"]]).float())[0, 1])) < 0.2
+    assert torch.equal(dropped[..., [0, 1, 2, 6, 7, 8, 9]], points[..., [0, 1, 2, 6, 7, 8, 9]])
+    # The order in which a dictionary names them changes nothing.
+    first, second = (
+        augment(points, seeded(), feature_jitter=dict(names), features=MIXED)
+        for names in ([("own", 1.0), ("color", 0.1)], [("color", 0.1), ("own", 1.0)])
+    )
+    assert torch.equal(first, second) and not torch.equal(first, points)
+    both = augment(
+        points,
+        seeded(),
+        feature_jitter={"intensity": 1.0},
+        feature_dropout={"intensity": 0.5},
+        features=MIXED,
+    )
+    lost = (both[..., 9] == 0).all(1)
+    assert 0.3 < lost.float().mean() < 0.7  # what is dropped is zero, without noise
+    generator = seeded()
+    before = generator.get_state()
+    assert augment(points, generator, feature_dropout={}, feature_jitter={}, features=MIXED) is points
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_names_of_features_are_needed_where_channels_do_not_tell() -> None:
+    points = mixed(2, 5)
+    with pytest.raises(ValueError, match=r"or names of features, got \(2, 5, 12\)"):
+        augment(points, seeded(), scale_low=0.5)
+    assert augment(points, seeded(), scale_low=0.5, features=MIXED).shape == (2, 5, 12)
+    four = points[..., [0, 1, 2, 9]]
+    assert augment(four, seeded(), rotate_degrees=90.0, features=("intensity",)).shape == (2, 5, 4)
+
+
+def test_changes_of_features_that_data_do_not_have() -> None:
+    check_changes({"color": 0.1, "own": 0.2}, MIXED, "augment.feature_jitter")
+    check_changes({"normal": 0.1}, MIXED, "augment.feature_dropout")
+    check_changes({}, (), "augment.feature_dropout")
+    with pytest.raises(
+        ValueError,
+        match=r"^augment\.feature_dropout: expected features of the data \(color, .*, own\), got 'colour'",
+    ):
+        check_changes({"colour": 0.1}, MIXED, "augment.feature_dropout")
+    with pytest.raises(
+        ValueError, match=r"feature_jitter: expected features of the data \(xyz alone\), got 'color'"
+    ):
+        check_changes({"color": 0.1}, (), "augment.feature_jitter")
+    with pytest.raises(ValueError, match="feature_jitter: normals have length 1 and no noise"):
+        check_changes({"normal": 0.1}, MIXED, "augment.feature_jitter")
+
+
+def test_mixed_and_chosen_points_bring_their_features() -> None:
+    number = torch.arange(20.0) + 100 * torch.arange(6)[:, None]  # (6, 20)
+    points = number[..., None].expand(-1, -1, 9).contiguous()
+    mixture, other, _ = mix_clouds(points, seeded(), probability=1.0)
+    assert bool((mixture == mixture[..., :1]).all())  # all channels of a point are of the same cloud
+    index = choose_points(points, seeded(), num_points=7, draw=True, dropout=0.5, shuffle=True)
+    assert index is not None
+    chosen = gather_points(points, index)
+    assert chosen.shape == (6, 7, 9) and bool((chosen == chosen[..., :1]).all())

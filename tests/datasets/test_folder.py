@@ -357,6 +357,142 @@ def test_no_normals_at_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "xyz: no file has normals" in caplog.text
 
 
+# Features by name
+
+
+def colored(seed: int) -> NDArray[np.float64]:
+    """xyz, colour and intensity of 60 points (60, 7)."""
+    draw = np.random.default_rng(seed)
+    return np.concatenate(
+        [cloud(seed, normals=False), draw.random((60, 3)), draw.normal(size=(60, 1))], axis=1
+    )
+
+
+@pytest.fixture
+def colorful(tmp_path: Path) -> Path:
+    """Ten training and four test clouds with colour and intensity, in several kinds of file."""
+    folder = tmp_path / "own"
+    for split, count in (("train", 10), ("test", 4)):
+        for index in range(count):
+            one_class, seed = ("cup", "bowl")[index % 2], index + 50 * (split == "test")
+            points, place = colored(seed), folder / split / one_class
+            place.mkdir(parents=True, exist_ok=True)
+            xyz, color, intensity = points[:, :3], points[:, 3:6], points[:, 6]
+            if index % 4 < 2:
+                np.save(place / f"{index}.npy", points)
+            elif index % 4 == 2:
+                np.savez(place / f"{index}.npz", points=xyz, intensity=intensity, colors=color)
+            else:
+                values = {**dict(zip("xyzrgb", points.T, strict=False)), "intensity": intensity}
+                (place / f"{index}.pcd").write_bytes(pcd(values, "binary_compressed"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("features", "columns"),
+    [
+        (["color", "intensity"], [0, 1, 2, 3, 4, 5, 6]),
+        (["color"], [0, 1, 2, 3, 4, 5]),
+        ([], [0, 1, 2]),
+    ],
+)
+def test_features_are_read_by_name(
+    colorful: Path, features: list[str], columns: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    split = open_dataset("folder", colorful, "trainval", features=features)
+    assert split.features == tuple(features) and split.normalized and len(split) == 10
+    for name, points in zip(split.names, split.points, strict=True):
+        seed = int(Path(name).stem)
+        assert_same_points(points[:60], in_unit_sphere(colored(seed))[:, columns])
+    assert f"2048 points each, {' and '.join(['xyz', *features])}\n" in caplog.text
+    assert open_dataset("folder", colorful, "val", features=features).features == tuple(features)
+    assert open_dataset("folder", colorful, "test", 64, features).points.shape == (4, 64, len(columns))
+
+
+def test_features_are_not_taken_unasked(colorful: Path) -> None:
+    assert open_dataset("folder", colorful, "test").features == ()
+
+
+def test_height_of_files_without_it(colorful: Path) -> None:
+    for path in colorful.glob("*/*/*.npy"):  # whose fourth column would be it
+        np.save(path, np.load(path)[:, :3])
+    write(colorful / "test" / "cup" / "box.off")
+    split = open_dataset("folder", colorful, "test", features=["height"])
+    assert len(split) == 5
+    for points in split.points:
+        own = points[:, 1] - points[:, 1].min()
+        torch.testing.assert_close(points[:, 3] - points[:, 3].min(), own, atol=1e-5, rtol=0)
+        assert float(points[:, 3].min()) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_file_that_lacks_a_feature(colorful: Path) -> None:
+    """It is not passed over as damaged: it is named, and so is what to do."""
+    write(colorful / "test" / "cup" / "box.stl")
+    for _ in range(2):  # nothing of it is kept
+        with pytest.raises(
+            ValueError, match=r"cup/box\.stl: it has no feature color; expected a file with it"
+        ):
+            open_dataset("folder", colorful, "test", features=["color"])
+    assert open_dataset("folder", colorful, "train", features=["color"]).channels == 6  # other splits have it
+    with pytest.raises(ValueError, match=r"bowl/1\.npy: feature normal: expected vectors of length 1"):
+        open_dataset("folder", colorful, "train", features=["normal"])
+    with pytest.raises(ValueError, match="features: color: expected the width 3, got 4"):
+        open_dataset("folder", colorful, "train", features=["color:4"])
+
+
+def test_normals_that_are_asked_for_are_scaled(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    points = cloud()
+    points[:, 3:] *= 3
+    for name in ("long", "longer"):
+        write(root / "test" / "cup" / f"{name}.npy", points)
+    assert open_dataset("folder", root, "test").channels == 3  # nobody says that they are normals
+    split = open_dataset("folder", root, "test", features=["normal"])
+    torch.testing.assert_close(of(split, "cup/long.npy")[:, 3:].norm(dim=1), torch.ones(2048))
+    expected = r"test/cup/long.npy: normals of other lengths are scaled to length 1 (and 1 more files)"
+    assert expected in caplog.text
+
+
+def test_each_choice_of_features_has_its_own_cache(colorful: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choices: list[Any] = [None, [], ["color"], ["color", "intensity"], ["own:4"], ["Höhe"], ["Größe"]]
+    first = [open_dataset("folder", colorful, "trainval", features=features) for features in choices[:4]]
+    names = sorted(path.name for path in (colorful / ".bixt3d_cache").glob("folder-train-*"))
+    assert names == [
+        "folder-train-2048-color-intensity.npz",
+        "folder-train-2048-color.npz",
+        "folder-train-2048-xyz.npz",
+        "folder-train-2048.npz",
+    ]
+    for path in (*colorful.glob("*/*/*.npz"), *colorful.glob("*/*/*.pcd")):
+        path.unlink()
+    more = [open_dataset("folder", colorful, "trainval", features=features) for features in choices[4:]]
+    first = [open_dataset("folder", colorful, "trainval", features=features) for features in choices[:4]]
+    monkeypatch.setattr("bixt3d.datasets.folder.read_cloud", None)  # nothing is parsed again
+    for features, split in zip(choices, first + more, strict=True):
+        again = open_dataset("folder", colorful, "trainval", features=features)
+        assert torch.equal(again.points, split.points) and again.features == split.features
+    assert len(list((colorful / ".bixt3d_cache").glob("folder-train-*"))) == len(choices)
+
+
+def test_the_trainer_takes_features_of_the_settings(colorful: Path) -> None:
+    config = config_from(
+        {
+            "data": {
+                "name": "folder",
+                "root": str(colorful),
+                "num_points": 32,
+                "features": ["intensity", "color"],
+            },
+        }
+    )
+    with pytest.raises(ValueError, match="feature color: expected"):  # columns are in the other order
+        open_splits(config, torch.device("cpu"), ("train",))
+    config = override(config, data={"features": ["color", "intensity"], "order": "fps"})
+    splits, _ = open_splits(config, torch.device("cpu"), ("train", "val", "test"), train="train")
+    assert {split.features for split in splits.values()} == {("color", "intensity")}
+    assert splits["train"].points.shape == (8, 32, 7)
+
+
 # Files that cannot be read
 
 

@@ -224,7 +224,7 @@ def test_npz_clouds(tmp_path: Path) -> None:
     assert np.array_equal(read_cloud(str(tmp_path / "lone.npz")), expected)
     np.savez(tmp_path / "two.npz", a=cloud(3), b=cloud(3))
     with pytest.raises(
-        ValueError, match=r"two\.npz: .*expected the key 'points' or 'xyz', or one array, got a, b"
+        ValueError, match=r"two\.npz: .*expected a key out of points, xyz, positions, or one array, got a, b"
     ):
         read_cloud(tmp_path / "two.npz")
 

@@ -248,6 +248,130 @@ def test_a_file_without_permission_is_not_called_damaged(hdf5: Path, monkeypatch
         open_dataset("modelnet40", hdf5, "test")
 
 
+# Features of HDF5 files
+
+
+def with_features(folder: Path, **extra: Any) -> dict[str, dict[str, Any]]:
+    """Writes all files of the fixture with a colour and an intensity, or others, for each point."""
+    written = {}
+    for number, (name, count) in enumerate((("train0", 8), ("train1", 7), ("test0", 4))):
+        draw = np.random.default_rng(number)
+        features = {
+            "color": draw.random((count, 16, 3)).astype(np.float32),
+            "intensity": draw.normal(size=(count, 16)).astype(np.float32),
+            **{key: make(draw, count) for key, make in extra.items()},
+        }
+        path = folder / HDF5_FOLDER / f"ply_data_{name}.h5"
+        written[name] = write_hdf5(path, count, 16, seed=number, **features)
+    return written
+
+
+def test_hdf5_features_by_name(hdf5: Path) -> None:
+    wide = {"fpfh": lambda draw, count: draw.normal(size=(count, 16, 5))}
+    written = with_features(hdf5, **wide)
+    whole = open_dataset("modelnet40", hdf5, "trainval", features=["intensity", "color", "fpfh:5"])
+    assert whole.features == ("intensity", "color", "fpfh:5") and whole.points.dtype == torch.float32
+    expected = [
+        np.concatenate([one["data"], one["intensity"][..., None], one["color"], one["fpfh"]], axis=2)
+        for one in (written["train1"], written["train0"])
+    ]
+    np.testing.assert_array_equal(whole.points.numpy(), np.concatenate(expected).astype(np.float32))
+    few = open_dataset("modelnet40", hdf5, "test", 5, ["color"])
+    np.testing.assert_array_equal(few.points[..., 3:].numpy(), written["test0"]["color"][:, :5])
+    for features in (None, []):
+        bare = open_dataset("modelnet40", hdf5, "test", features=features)
+        assert bare.features == () and bare.channels == 3
+    parts = [open_dataset("modelnet40", hdf5, split, features=["color"]) for split in ("train", "val")]
+    assert sum(map(len, parts)) == 15 and {part.features for part in parts} == {("color",)}
+
+
+def test_hdf5_features_in_the_plural_and_of_whole_numbers(hdf5: Path) -> None:
+    def colors(draw: np.random.Generator, count: int) -> np.ndarray[Any, Any]:
+        return draw.integers(0, 256, (count, 16, 3)).astype(np.uint8)
+
+    written = with_features(hdf5, color=lambda draw, count: None, colors=colors)
+    split = open_dataset("modelnet40", hdf5, "test", features=["color"])
+    np.testing.assert_allclose(split.points[..., 3:].numpy(), written["test0"]["colors"] / 255, atol=1e-6)
+
+
+def test_hdf5_normals_of_other_lengths_are_scaled(hdf5: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written = with_features(hdf5, normal=lambda draw, count: draw.normal(size=(count, 16, 3)))
+    split = open_dataset("modelnet40", hdf5, "test", features=["normal"])
+    normals = written["test0"]["normal"]
+    expected = normals / np.linalg.norm(normals, axis=2, keepdims=True)
+    np.testing.assert_allclose(split.points[..., 3:].numpy(), expected, atol=1e-5)
+    assert "ply_data_test0.h5: normals of other lengths are scaled" in caplog.text
+    path = hdf5 / HDF5_FOLDER / "ply_data_train0.h5"  # the second that is read
+    write_hdf5(path, 8, 16, seed=0, normal=np.random.default_rng(0).random((8, 16, 3)))
+    with pytest.raises(ValueError, match=r"ply_data_train0\.h5: feature normal: expected vectors"):
+        open_dataset("modelnet40", hdf5, "train", features=["normal"])
+
+
+@pytest.mark.parametrize(
+    ("features", "extra", "message"),
+    [
+        (["normal"], {}, "it has no feature normal; expected data.features out of color, .*intensity"),
+        (
+            ["own:2"],
+            {"own": lambda draw, count: np.zeros((count, 16, 3))},
+            r"own: expected \(4, 16, 2\), got",
+        ),
+        (["own:2"], {"own": lambda draw, count: np.zeros((count, 15, 2))}, r"got \(4, 15, 2\)"),
+        (["own:2"], {"own": lambda draw, count: np.zeros((count, 16))}, r"got \(4, 16\)"),
+        (["own"], {"own": lambda draw, count: np.full((count, 16), np.nan)}, "NaN or infinity in 4 shapes"),
+        (["own"], {"own": lambda draw, count: np.full((count, 16), b"a")}, "expected numbers in own"),
+        (
+            ["normal"],
+            {"normal": lambda draw, count: draw.random((count, 16, 3))},
+            "feature normal: expected vec",
+        ),
+        (
+            ["color"],
+            {"color": lambda draw, count: -draw.random((count, 16, 3))},
+            "feature color: expected red",
+        ),
+    ],
+)
+def test_hdf5_features_that_are_none(
+    hdf5: Path, features: list[str], extra: dict[str, Any], message: str
+) -> None:
+    with_features(hdf5, **extra)
+    with pytest.raises(ValueError, match=rf"ply_data_test0\.h5: .*{message}"):
+        open_dataset("modelnet40", hdf5, "test", features=features)
+    assert open_dataset("modelnet40", hdf5, "test", features=["intensity"]).channels == 4
+
+
+def test_hdf5_features_of_some_files_alone(hdf5: Path) -> None:
+    with_features(hdf5)
+    write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_train0.h5", 8, 16, seed=0)
+    with pytest.raises(ValueError, match=r"ply_data_train0\.h5: it has no feature color"):
+        open_dataset("modelnet40", hdf5, "train", features=["color"])
+
+
+def test_hdf5_features_in_another_file_are_not_read(hdf5: Path, tmp_path: Path) -> None:
+    with_features(hdf5, color=lambda draw, count: None)
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["color"] = np.zeros((4, 16, 3), np.float32)
+    with h5py.File(hdf5 / HDF5_FOLDER / "ply_data_test0.h5", "r+") as file:
+        file["color"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "color")
+    with pytest.raises(ValueError, match=r"ply_data_test0\.h5: color lies in another file"):
+        open_dataset("modelnet40", hdf5, "test", features=["color"])
+
+
+def test_hdf5_features_have_caches_of_their_own(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_features(hdf5, own=lambda draw, count: draw.normal(size=(count, 16, 2)))
+    choices: list[Any] = [None, [], ["color"], ["intensity", "color"], ["own:2"]]
+    first = [open_dataset("modelnet40", hdf5, "test", features=features) for features in choices]
+    names = sorted(path.name for path in (hdf5 / HDF5_FOLDER / FOLDER).iterdir())
+    assert names == sorted(
+        f"modelnet40-test{ending}.npz" for ending in ("", "-color", "-intensity-color", "-own.2")
+    )
+    monkeypatch.setattr(h5py, "File", None)  # no HDF5 file is opened again
+    for features, split in zip(choices, first, strict=True):
+        again = open_dataset("modelnet40", hdf5, "test", features=features)
+        assert torch.equal(again.points, split.points) and again.features == split.features
+
+
 def cloud(seed: int, rows: int = 30) -> np.ndarray[Any, Any]:
     draw = np.random.default_rng(seed)
     normal = draw.normal(size=(rows, 3))
@@ -290,6 +414,24 @@ def test_normal_is_read_into_the_unit_sphere(normal: Path) -> None:
         xyz /= np.linalg.norm(xyz, axis=1).max()
         np.testing.assert_allclose(points[:, :3].numpy(), xyz, atol=1e-5)
         np.testing.assert_array_equal(points[:, 3:].numpy(), stored[:, 3:].astype(np.float32))
+
+
+def test_normal_features(normal: Path, caplog: pytest.LogCaptureFixture) -> None:
+    both = open_dataset("modelnet40_normal", normal, "test", 8)
+    assert both.features == ("normal",)
+    bare = open_dataset("modelnet40_normal", normal, "test", 8, [])
+    assert bare.features == () and torch.equal(bare.points, both.points[..., :3])
+    with pytest.raises(ValueError, match="features: expected color, got normal"):
+        open_dataset("modelnet40_normal", normal, "test", 8, ["color"])
+    write_cloud(normal / NORMAL_FOLDER / "sofa" / "sofa_0100.txt", cloud(5) * [1, 1, 1, 2, 2, 2])
+    scaled = open_dataset("modelnet40_normal", normal, "test", 8)
+    torch.testing.assert_close(scaled.points[..., 3:].norm(dim=-1), torch.ones(3, 8), atol=1e-5, rtol=0)
+    assert "sofa_0100.txt: normals of other lengths are scaled to length 1" in caplog.text
+    colors = np.abs(cloud(5)) * [1, 1, 1, 255, 255, 255]
+    write_cloud(normal / NORMAL_FOLDER / "night_stand" / "night_stand_0100.txt", colors)  # of one file alone
+    message = r"night_stand_0100\.txt: feature normal: expected vectors of length 1.*as colours have"
+    with pytest.raises(ValueError, match=message):
+        open_dataset("modelnet40_normal", normal, "test", 8)
 
 
 def test_normal_splits(normal: Path) -> None:

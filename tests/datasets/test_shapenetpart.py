@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,108 @@ def test_first_points_or_repeats(folder: Path, num_points: int) -> None:
         assert torch.equal(read.points[shape, :own, 3:], whole.points[shape, :own, 3:])
 
 
+def with_columns(folder: Path, make: Callable[[np.ndarray, int], np.ndarray]) -> dict[str, np.ndarray]:
+    """Write every shape again with other columns between xyz and part, and return them by shape."""
+    written = {}
+    for number, path in enumerate(sorted(folder.glob("0*/*.txt"))):
+        rows = np.loadtxt(path)
+        beside = make(rows, number).round(6)
+        np.savetxt(path, np.concatenate([rows[:, :3], beside, rows[:, -1:]], axis=1), fmt="%.6f")
+        written[f"{path.parent.name}/{path.stem}"] = beside
+    return written
+
+
+def color_and_intensity(rows: np.ndarray, number: int) -> np.ndarray:
+    draw = np.random.default_rng(number)
+    return np.concatenate([draw.random((len(rows), 3)), draw.normal(size=(len(rows), 1)) * 50], axis=1)
+
+
+def test_features_by_name(folder: Path) -> None:
+    normals = read_shapenetpart(folder, "test")
+    assert normals.features == ("normal",)
+    bare = open_dataset("shapenetpart", folder, "test", features=[])
+    assert bare.features == () and torch.equal(bare.points, normals.points[..., :3])
+    assert bare.parts is not None and torch.equal(bare.parts, normals.parts)
+    written = with_columns(folder, color_and_intensity)
+    names = ["color", "intensity"]
+    read = open_dataset("shapenetpart", folder, "test", features=names)
+    assert read.features == ("color", "intensity") and read.points.shape[2] == 7
+    assert torch.equal(read.points[..., :3], bare.points) and torch.equal(read.parts, bare.parts)
+    for shape, name in enumerate(read.names):
+        own = int(read.count[shape])
+        np.testing.assert_allclose(read.points[shape, :own, 3:].numpy(), written[name], atol=1e-5)
+    one = open_dataset("shapenetpart", folder, "test", features=["own:4"])
+    assert torch.equal(one.points, read.points) and one.features == ("own:4",)
+    few = open_dataset("shapenetpart", folder, "test", 8, names)
+    assert few.points.shape == (6, 8, 7) and few.features == ("color", "intensity")
+
+
+def test_files_without_normals(folder: Path) -> None:
+    """Lines of x y z part."""
+    expected = read_shapenetpart(folder, "trainval", None, [])
+    with_columns(folder, lambda rows, number: rows[:, :0])
+    for features in (None, []):
+        read = open_dataset("shapenetpart", folder, "trainval", features=features)
+        assert read.features == () and torch.equal(read.points, expected.points)
+        assert (
+            torch.equal(read.parts, expected.parts) and read.parts_of_category == expected.parts_of_category
+        )
+    assert (folder / ".bixt3d_cache" / "shapenetpart-train-xyz.npz").is_file()
+    with pytest.raises(ValueError, match=r"\.txt, line 1: expected 7 numbers, came 4"):
+        read_shapenetpart(folder, "train", None, ["normal"])
+
+
+def test_features_in_the_range_of_other_programs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Colours up to 255 and long normals are mended, shape by shape, with one note."""
+    normals = {
+        f"{path.parent.name}/{path.stem}": np.loadtxt(path)[:, 3:6] for path in folder.glob("0*/*.txt")
+    }
+
+    def make(rows: np.ndarray, number: int) -> np.ndarray:
+        colors = np.random.default_rng(number).integers(0, 256, (len(rows), 3))
+        return np.concatenate([rows[:, 3:6] * 2, colors], axis=1)
+
+    written = with_columns(folder, make)
+    read = read_shapenetpart(folder, "test", None, ["normal", "color"])
+    for shape, name in enumerate(read.names):
+        own = int(read.count[shape])
+        expected = np.concatenate([normals[name], written[name][:, 3:] / 255], axis=1)
+        np.testing.assert_allclose(read.points[shape, :own, 3:].numpy(), expected, atol=1e-5)
+    assert caplog.text.count("are scaled to length 1") + caplog.text.count("are divided by 255") == 1
+    assert "more files)" in caplog.text
+
+
+def test_features_that_files_do_not_have(folder: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"test\d\.txt: feature color: expected red, green and blue from 0 to 1"
+    ):
+        read_shapenetpart(folder, "test", None, ["color"])  # they are normals
+    with pytest.raises(ValueError, match=r"\.txt, line 1: expected 8 numbers, came 7"):
+        read_shapenetpart(folder, "test", None, ["normal", "intensity"])
+    with_columns(folder, color_and_intensity)
+    with pytest.raises(
+        ValueError, match=r"test\d\.txt: feature normal: .*as colours have.*name what they are"
+    ):
+        read_shapenetpart(folder, "test", None, ["normal", "own"])
+    with pytest.raises(ValueError, match=r"line 1: expected 7 numbers, came 8"):
+        read_shapenetpart(folder, "test")
+
+
+def test_each_choice_of_features_has_its_own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_columns(folder, color_and_intensity)
+    choices = [["color", "intensity"], ["own:4"], ["own:2", "other:2"]]
+    first = [read_shapenetpart(folder, "train", None, features) for features in choices]
+    assert sorted(path.name for path in (folder / ".bixt3d_cache").iterdir()) == [
+        "shapenetpart-train-color-intensity.npz",
+        "shapenetpart-train-own.2-other.2.npz",
+        "shapenetpart-train-own.4.npz",
+    ]
+    monkeypatch.setattr("bixt3d.datasets.shapenetpart.read_rows", None)  # nothing is parsed again
+    for features, split in zip(choices, first, strict=True):
+        again = read_shapenetpart(folder, "train", None, features)
+        assert torch.equal(again.points, split.points) and again.features == split.features
+
+
 def test_same_token_in_two_categories(tmp_path: Path) -> None:
     """Every category here has shapes of the same ids; they are told apart by folder and id."""
     read = read_shapenetpart(write_parts(tmp_path / "own"), "test")
@@ -114,9 +217,12 @@ class TestPartTables:
         assert {name: found[name] for name in published} == published
 
     def test_other_categories_take_the_labels_of_the_training_shapes(self, tmp_path: Path) -> None:
-        folder = write_parts(tmp_path / "own", parts_json=False, categories={"Mug": "1", "Sofa": "2"}, parts={
-            "Mug": {"a": 0, "b": 1}, "Sofa": {"a": 5, "b": 9}
-        })
+        folder = write_parts(
+            tmp_path / "own",
+            parts_json=False,
+            categories={"Mug": "1", "Sofa": "2"},
+            parts={"Mug": {"a": 0, "b": 1}, "Sofa": {"a": 5, "b": 9}},
+        )
         for split in ("test", "trainval", "train"):
             assert read_shapenetpart(folder, split).parts_of_category == ((0, 1), (5, 9))
 
@@ -201,9 +307,7 @@ class TestBadFiles:
         with pytest.raises(FileNotFoundError, match="val0.txt is missing, one of 1 of 4 that"):
             read_shapenetpart(folder, "val")
 
-    def test_one_in_a_hundred_may_be_missing(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_one_in_a_hundred_may_be_missing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         folder = write_parts(tmp_path / "own", splits={"train": 60, "val": 1, "test": 1}, points=(3, 5))
         (folder / "001" / "train7.txt").unlink()
         with caplog.at_level(logging.INFO, "bixt3d"):
@@ -272,7 +376,5 @@ def test_real_part_data(tmp_path: Path) -> None:
     assert len(test.categories) == 19 and sum(map(len, test.parts_of_category)) == 94
     assert test.points.shape[1:] == (2500, 6)
     torch.testing.assert_close(test.points[..., :3].norm(dim=-1).amax(1), torch.ones(76))
-    torch.testing.assert_close(
-        test.points[..., 3:].norm(dim=-1), torch.ones(76, 2500), atol=1e-2, rtol=0
-    )
+    torch.testing.assert_close(test.points[..., 3:].norm(dim=-1), torch.ones(76, 2500), atol=1e-2, rtol=0)
     assert not {name for s in ("train", "val") for name in splits[s].names} & set(test.names)

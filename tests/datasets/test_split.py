@@ -100,6 +100,25 @@ def nan_points() -> torch.Tensor:
         ({"points": torch.rand(4, 5)}, r"points: expected \(S, N, 3 \+ features\) float32, .*\(4, 5\)$"),
         ({"points": torch.rand(4, 5, 2)}, r"\(4, 5, 2\)$"),
         ({"points": torch.rand(4, 5, 4)}, "expected the names of what stands beside xyz in 4 channels"),
+        ({"points": torch.rand(4, 3, 100)}, r"got \(4, 3, 100\): transpose it$"),
+        ({"points": np.full((4, 5, 3), 1e300)}, "in 4 shapes, first 0"),
+        ({"points": np.ones((4, 5, 3), bool)}, "came ndarray"),
+        ({"points": np.ma.masked_less(np.random.rand(4, 5, 3), 0.5)}, "came MaskedArray"),
+        ({"label": np.array([0.0, 1, 0, 1])}, "label: expected .* came ndarray"),
+        ({"label": [0, 1, 0]}, r"label: expected \(4,\) int64"),
+        ({"label": [0, 1, 0, 2]}, r"came 0\.\.2"),
+        ({"label": [True, False, True, False]}, "came list"),
+        ({"label": [0, 1, 0, 10**30]}, r"label: expected \(4,\) int64"),
+        ({"label": ["cup", "lamp", "cup", "lamp"]}, "came list"),
+        ({"classes": "cup"}, "classes: expected a tuple of names"),
+        ({"classes": [0, 1]}, "classes: expected a tuple of names"),
+        ({"features": ("color",)}, r"features: expected 6 channels \(xyz 3, color 3\), got 3"),
+        ({"points": torch.rand(4, 5, 6)}, "got numbers such as .*, as colours have of length"),
+        (
+            {"points": torch.rand(4, 5, 6), "features": ("normal",)},
+            "points: feature normal: expected vectors",
+        ),
+        ({"points": torch.rand(4, 5, 6) * 255, "features": ("color",)}, "points: feature color: .*by 255"),
         ({"points": torch.rand(4, 5, 3).double()}, "float64"),
         ({"points": np.full((4, 5, 3), "a")}, "came ndarray"),
         ({"points": torch.rand(4, 5, 3).tolist()}, "came list"),
@@ -229,3 +248,257 @@ def test_unit_sphere_of_one_place_is_zero() -> None:
 def test_unit_sphere_refuses(points: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="expected a float tensor"):
         unit_sphere(points)
+
+
+# From one's own arrays
+
+
+def colored() -> np.ndarray:
+    """Clouds (4, 5, 8): xyz, colour, intensity and a label of one's own."""
+    draw = np.random.default_rng(0)
+    return np.concatenate(
+        [draw.normal(size=(4, 5, 3)), draw.random((4, 5, 3)), draw.normal(size=(4, 5, 2))], 2
+    )
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4", "g", "i1", "i8", "u2", "u8"])
+@pytest.mark.parametrize("label_dtype", ["i8", "u1", "i4", ">i2", "u8"])
+def test_arrays_of_numpy(dtype: str, label_dtype: str) -> None:
+    points = (np.random.default_rng(0).random((4, 5, 3)) * 100).astype(dtype)
+    split = Split(points, np.array([0, 1, 0, 1], label_dtype), np.array(["cup", "lamp"]))  # type: ignore[arg-type]
+    assert split.points.dtype == torch.float32 and split.label.dtype == torch.int64
+    np.testing.assert_array_equal(split.points.numpy(), points.astype(np.float32))
+    assert split.label.tolist() == [0, 1, 0, 1] and split.classes == ("cup", "lamp")
+    assert {type(name) for name in split.classes} == {str}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("layout", ["read-only", "strided", "columns", "reversed"])
+def test_arrays_of_any_layout(layout: str) -> None:
+    points = np.random.default_rng(0).random((4, 5, 3), np.float32)
+    label = np.array([0, 1, 0, 1])
+    given = points.copy()
+    if layout == "read-only":
+        given.setflags(write=False)
+        label.setflags(write=False)
+    elif layout == "strided":
+        given = np.repeat(points, 2, axis=1)[:, ::2]
+    elif layout == "columns":
+        given = np.asfortranarray(points)
+    else:
+        given = points[::-1].copy()[::-1]
+    split = Split(given, label, ("cup", "lamp"))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(split.points.numpy(), points)
+    split.points.zero_()
+    if layout == "read-only":
+        np.testing.assert_array_equal(given, points)
+
+
+def test_lists_of_numbers_and_names() -> None:
+    split = some_split(
+        label=[0, np.int32(1), 0, 1], classes=["cup", "lamp"], names=["a", "b", "c", "d"], count=[5, 4, 3, 2]
+    )
+    assert split.label.tolist() == [0, 1, 0, 1] and split.classes == ("cup", "lamp")
+    assert (
+        split.names == ("a", "b", "c", "d")
+        and split.count is not None
+        and split.count.tolist() == [5, 4, 3, 2]
+    )
+    parts = {**part_fields(), "category": [0, 1, 0, 1], "categories": ["Cup", "Lamp"]}
+    split = some_split(**{**parts, "parts": parts["parts"].numpy(), "parts_of_category": [[0, 1], [2, 4]]})
+    assert split.parts_of_category == ((0, 1), (2, 4)) and split.categories == ("Cup", "Lamp")
+    assert split.category is not None and split.category.tolist() == [0, 1, 0, 1]
+
+
+def test_features_by_name() -> None:
+    split = some_split(points=colored(), features=["color", "intensity", "own"])
+    assert split.features == ("color", "intensity", "own") and split.channels == 8
+    assert some_split(points=colored(), features=["color", "own"]).features == ("color", "own:2")
+    assert some_split(points=colored(), features=["own"]).features == ("own:5",)
+    assert some_split(points=colored(), features=[("own", 5)]).features == ("own:5",)
+    assert split.select([1]).features == split[1:3].features == split.to("cpu").features == split.features
+
+
+def test_a_choice_of_features() -> None:
+    split = some_split(points=colored(), features=["color", "own:2"], normalized=True)
+    turned = split.with_features(["own", "color"])
+    assert turned.features == ("own:2", "color") and turned.normalized and turned.names == split.names
+    assert torch.equal(turned.points, split.points[..., [0, 1, 2, 6, 7, 3, 4, 5]])
+    assert turned.points.is_contiguous()
+    bare = split.with_features([])
+    assert bare.features == () and torch.equal(bare.points, split.points[..., :3])
+    assert split.with_features(("color", "own:2")) is split
+    with pytest.raises(ValueError, match="expected colour, got color, own:2; did you mean 'color'"):
+        split.with_features(["colour"])
+    with pytest.raises(ValueError, match="features: expected normal, got xyz alone"):
+        some_split().with_features(["normal"])
+    with pytest.raises(ValueError, match="features: expected each name once"):
+        split.with_features(["own", "own"])
+
+
+def test_first_points_and_without_parts() -> None:
+    split = some_split(**part_fields(), count=[5, 2, 3, 4])
+    few = split.first_points(3)
+    assert torch.equal(few.points, split.points[:, :3]) and torch.equal(few.parts, split.parts[:, :3])
+    assert few.count.tolist() == [3, 2, 3, 3] and few.points.is_contiguous()
+    assert some_split().first_points(5).num_points == 5
+    for wrong in (6, 0, -1):
+        with pytest.raises(
+            ValueError, match=f"num_points: expected 1 to 5, as each shape stores, got {wrong}"
+        ):
+            split.first_points(wrong)
+    bare = split.without_parts()
+    assert bare.parts is None and bare.category is None and bare.categories == bare.parts_of_category == ()
+    assert torch.equal(bare.points, split.points) and repr(bare).endswith("2 classes)")
+
+
+# As a data set of torch
+
+
+def test_one_shape() -> None:
+    split = some_split()
+    for place in (0, 3, -1, np.int64(2), torch.tensor(1)):
+        points, label = split[place]  # type: ignore[misc, index]
+        assert torch.equal(points, split.points[int(place)]) and label == split.label[int(place)]
+    assert split[1].points is not None and split[1]._fields == ("points", "label")  # type: ignore[union-attr]
+    for wrong in (4, -5):
+        with pytest.raises(IndexError):
+            split[wrong]
+    for other in ("a", 1.0, [0, 1]):
+        with pytest.raises(TypeError):
+            split[other]  # type: ignore[call-overload]
+
+
+def test_one_shape_with_parts() -> None:
+    split = some_split(**part_fields(), count=[5, 2, 3, 4])
+    points, label, parts, category, own = split[1]  # type: ignore[misc]
+    assert torch.equal(points, split.points[1]) and torch.equal(parts, split.parts[1])
+    assert (int(label), int(category), int(own)) == (1, 1, 2)
+    assert int(some_split(**part_fields())[1].own) == 5  # type: ignore[union-attr]
+
+
+def test_slices_are_splits() -> None:
+    split = some_split(**part_fields())
+    assert split[1:3].names == ("b", "c") and split[::-2].names == ("d", "b") and len(split[:]) == 4
+    assert torch.equal(split[1:3].parts, split.parts[1:3])
+    with pytest.raises(ValueError, match="at least one position"):
+        split[4:]
+
+
+def test_iteration_ends() -> None:
+    split = some_split()
+    assert [int(label) for _, label in split] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_a_data_loader_of_torch(workers: int) -> None:
+    split = some_split(points=colored(), features=["color", "own:2"])
+    loader = torch.utils.data.DataLoader(split, batch_size=3, num_workers=workers)  # type: ignore[arg-type]
+    batches = list(loader)
+    assert [tuple(batch.points.shape) for batch in batches] == [(3, 5, 8), (1, 5, 8)]
+    assert torch.equal(torch.cat([batch.points for batch in batches]), split.points)
+    assert torch.equal(torch.cat([label for _, label in batches]), split.label)
+    parts = some_split(**part_fields(), count=[5, 2, 3, 4])
+    shuffled = torch.utils.data.DataLoader(parts, batch_size=4, shuffle=True)  # type: ignore[arg-type]
+    (batch,) = shuffled
+    order = [next(i for i in range(4) if torch.equal(parts.points[i], cloud)) for cloud in batch.points]
+    assert sorted(order) == [0, 1, 2, 3]
+    assert torch.equal(batch.parts, parts.parts[order]) and torch.equal(batch.own, parts.count[order])
+    assert torch.equal(batch.category, parts.category[order]) and torch.equal(batch.label, parts.label[order])
+
+
+# From clouds of different sizes
+
+
+def ragged() -> list[np.ndarray]:
+    """Clouds of 7, 4 and 9 points of a map, with an intensity."""
+    draw = np.random.default_rng(1)
+    place = np.array([5e5, 5.4e6, 300.0, 0.0])
+    return [draw.normal(size=(rows, 4)) + place for rows in (7, 4, 9)]
+
+
+def test_clouds_of_different_sizes() -> None:
+    clouds = ragged()
+    before = [cloud.copy() for cloud in clouds]
+    split = Split.from_clouds(
+        clouds, [0, 1, 0], ["cup", "lamp"], features=["intensity"], names=["a", "b", "c"]
+    )
+    assert split.points.shape == (3, 9, 4) and split.points.dtype == torch.float32
+    assert split.count is not None and split.count.tolist() == [7, 4, 9]
+    assert split.features == ("intensity",) and split.normalized and split.names == ("a", "b", "c")
+    for points, cloud, old in zip(split.points, clouds, before, strict=True):
+        np.testing.assert_array_equal(cloud, old)
+        own = torch.from_numpy(cloud)
+        expected = torch.cat([unit_sphere(own[:, :3]), own[:, 3:]], 1).float()
+        torch.testing.assert_close(points[: len(cloud)], expected, atol=1e-6, rtol=0)
+        assert torch.equal(points, points[torch.arange(9) % len(cloud)])
+
+
+def test_clouds_of_one_size_have_no_count() -> None:
+    clouds = [torch.rand(6, 3), np.random.rand(6, 3).astype(np.float32), np.random.rand(6, 3).tolist()]
+    split = Split.from_clouds(clouds, np.array([0, 1, 1]), ("cup", "lamp"))
+    assert split.count is None and split.points.shape == (3, 6, 3)
+
+
+def test_clouds_with_parts() -> None:
+    parts = [np.arange(7) % 2, torch.tensor([2, 3, 2, 3], dtype=torch.int32), [0, 1, 1, 1, 1, 1, 1, 1, 0]]
+    fields = {"parts_of_category": [[0, 1], [2, 3]], "features": ["intensity"]}
+    split = Split.from_clouds(ragged(), [0, 1, 0], ["Cup", "Lamp"], parts, **fields)
+    assert split.categories == ("Cup", "Lamp") and split.parts is not None
+    assert split.category is not None and split.category.tolist() == [0, 1, 0]
+    for row, own in zip(split.parts, parts, strict=True):
+        assert row.tolist() == [int(own[place % len(own)]) for place in range(9)]
+    told = {
+        **fields,
+        "category": [1, 0, 1],
+        "categories": ["Lid", "Mug"],
+        "parts_of_category": [[2, 3], [0, 1]],
+    }
+    split = Split.from_clouds(ragged(), [0, 0, 0], ["thing"], parts, **told)
+    assert split.classes == ("thing",) and split.categories == ("Lid", "Mug")
+
+
+@pytest.mark.parametrize(
+    ("clouds", "message"),
+    [
+        ([], "clouds: expected at least one, got none"),
+        ([np.zeros((0, 3)), np.ones((4, 3))], r"C the same for all, got \(0, 3\), \(4, 3\)"),
+        ([np.random.rand(4, 3), np.random.rand(4, 6)], r"got \(4, 3\), \(4, 6\)"),
+        ([np.random.rand(4)], r"got \(4,\)"),
+        ([np.array(3.0)], r"got \(\)"),
+        ([np.random.rand(2, 4, 3)], r"got \(2, 4, 3\)"),
+        ([np.random.rand(4, 2)], "expected a float tensor"),
+        ([np.ones((4, 3))], "cloud 0: expected points at two places at least"),
+        (
+            [np.random.rand(4, 3), np.random.rand(4, 3) * 1e200],
+            r"cloud 1: expected coordinates up to 1e\+100",
+        ),
+        ([np.full((4, 3), np.nan)], "NaN or infinity"),
+        ([np.random.rand(4, 3), np.full((4, 3), "a")], "cloud 1: expected numbers, got <U1"),
+        ([np.ones((4, 3), complex)], "cloud 0: expected numbers, got complex128"),
+        ([[[1.0, 2.0, 3.0], [1.0]]], "cloud 0: expected points"),
+        ([None], "cloud 0: expected numbers"),
+        ([np.random.rand(4, 4)], "features: expected the names"),
+    ],
+)
+def test_clouds_that_are_none(clouds: list[object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Split.from_clouds(clouds, [0] * len(clouds), ("thing",))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [np.zeros(7, int), np.zeros(4, int)],
+        [np.zeros(7, int), np.zeros(4, int), np.zeros(8, int)],
+        [np.zeros(7, int), np.zeros(4, int), np.full(9, 0.5)],
+        [np.zeros(7, int), np.zeros(4, int), np.zeros((9, 1), int)],
+        [np.zeros(7, int), np.zeros(4, int), torch.zeros(9)],
+        [np.zeros(7, int), np.zeros(4, int), ["a"] * 9],
+    ],
+)
+def test_parts_that_do_not_fit_their_clouds(parts: list[object]) -> None:
+    with pytest.raises(ValueError, match=r"parts: expected a whole number for each point \(7, 4, 9 \.\.\.\)"):
+        Split.from_clouds(
+            ragged(), [0, 0, 0], ["Cup"], parts, parts_of_category=[[0, 1]], features=["intensity"]
+        )

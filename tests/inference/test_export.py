@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import bixt3d
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.inference.export import export_model, least_points
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.segmenter import PointSegmenter
+from bixt3d.tasks import Description
 from tests.markers import slow
 from tests.models.randomize import randomize
 
@@ -82,7 +84,15 @@ def test_onnx_gives_what_the_model_gives_for_any_batch_and_points(name: str, tmp
 @slow
 def test_program_runs_without_this_package(tmp_path: Path) -> None:
     made = model("bixt_ti_partseg")
-    made.description = {"part_names": ["a", "b"], "classes": ["chair"], "config": {"secret": 1}}
+    names = [f"part {part}" for part in range(5)]
+    facts = {
+        "classes": ["chair", "mug", "table"],
+        "parts_of_category": [[0, 1], [2], [3, 4]],
+        "part_names": names,
+    }
+    made.description = Description(
+        "part_segmentation", {"name": "", "args": {}}, facts, Preprocess(64, "random"), config={"secret": 1}
+    )
     done = export_model(made, tmp_path / "new" / "m.pt2", "torch")
     assert not tells_where_it_was_made(done.path)
     given = inputs(made, 3, 50)
@@ -98,8 +108,8 @@ def test_program_runs_without_this_package(tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(torch.load(tmp_path / "out.pt"), made(*given), rtol=1e-4, atol=1e-5)
     about = json.loads(ran.stdout.splitlines()[-1])
-    assert about["inputs"] == ["points", "category"] and about["part_names"] == ["a", "b"]
-    assert "config" not in about
+    assert about["inputs"] == ["points", "category"] and about["part_names"] == names
+    assert "config" not in about and about["preprocess"]["num_points"] == 64
 
 
 def test_least_points_are_enough_and_one_less_is_not() -> None:
@@ -117,7 +127,7 @@ def test_least_points_are_enough_and_one_less_is_not() -> None:
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format: expected one of onnx, torch, got 'tflite'"):
         export_model(model("bixt_ti_cls"), tmp_path / "m", "tflite")
-    with pytest.raises(ValueError, match="expected a classifier, a segmenter or a checkpoint, got Linear"):
+    with pytest.raises(ValueError, match="expected a checkpoint, a model with a description .* got Linear"):
         export_model(torch.nn.Linear(3, 3), tmp_path / "m.onnx")
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         export_model(tmp_path / "none", tmp_path / "m.onnx")

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 import bixt3d
 from bixt3d import Predictor
 from bixt3d.datasets.loader import arrange
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.inference import Prediction
 from bixt3d.models import create_model
+from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import save_model
 from tests.models.randomize import randomize
 from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, awaken
@@ -38,6 +40,13 @@ def save(path: Path, in_dims: int = 3, order: str = "stored", **changes: Any) ->
     }
     save_model(path, awaken(create_model(name, **args)), meta)
     return path
+
+
+def describe(model: Any, preprocess: Preprocess, task: str = "classification", facts: Any = None) -> None:
+    """Let a model that was built elsewhere say what it is."""
+    model.description = Description(
+        task, {"name": "", "args": {}}, facts or {"classes": list(CLASSES)}, preprocess
+    )
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +316,9 @@ def test_normals_pass_and_are_not_scaled(tmp_path: Path) -> None:
     assert seen.points.shape == (POINTS, 6)
     np.testing.assert_allclose(np.linalg.norm(seen.points[:, 3:], axis=1), 1.0, atol=1e-5)
     cloud = some_cloud(POINTS, channels=6)
+    cloud[:, 3:] /= np.linalg.norm(cloud[:, 3:], axis=1, keepdims=True)
+    cloud[5, 3:] = 0  # not known
+    cloud[:, :3] *= 50
     np.testing.assert_array_equal(predictor(cloud).points[:, 3:], cloud[:, 3:])
     with pytest.raises(ValueError, match=re.escape("expected points (N, 6)")):
         predictor(some_cloud(40))
@@ -400,7 +412,7 @@ def test_numbers_of_points_that_are_none(count: Any, checkpoint: Path) -> None:
 
 
 def test_what_is_no_classifier_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a classifier, a segmenter or .* got Linear"):
+    with pytest.raises(ValueError, match="expected a checkpoint, a model with a description .* got Linear"):
         Predictor(torch.nn.Linear(3, 4), "cpu")
 
 
@@ -412,12 +424,12 @@ class TestSegment:
             "bixt_ti_partseg", num_parts=5, num_categories=2, dim=12, depth=2, num_heads=2, num_latents=4
         )
         randomize(model)
-        model.description = {  # type: ignore[assignment]
+        facts = {
             "classes": ["mug", "table"],
             "parts_of_category": [[0, 1], [2, 3, 4]],
             "part_names": ["body", "handle", "top", "leg", "shelf"],
-            "preprocess": {"num_points": 32, "order": "random", "stored_points": 64},
         }
+        describe(model, Preprocess(32, "random", 64), "part_segmentation", facts)
         return Predictor(model, "cpu")
 
     @pytest.mark.parametrize("count", [2, 20, 32, 33, 200])

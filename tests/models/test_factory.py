@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import bixt3d
 from bixt3d import create_model, list_models
+from bixt3d.models import factory
 from bixt3d.models.attention import DropPath
 from bixt3d.models.bixt import Trunk
 from bixt3d.models.classifier import PointClassifier
@@ -79,7 +82,8 @@ class TestNames:
         assert f"unknown model {wrong!r}" in str(error.value)
         assert ("did you mean" in str(error.value)) == (meant is not None)
         assert f"did you mean '{meant or ''}" in str(error.value) or meant is None
-        assert str(error.value).endswith(f"known: {', '.join(list_models())}")
+        assert f"known: {', '.join(list_models())}. " in str(error.value)
+        assert "bixt3d.register_model" in str(error.value) and "--plugin" in str(error.value)
 
     def test_unknown_argument(self, name: str) -> None:
         message = (
@@ -91,6 +95,85 @@ class TestNames:
     def test_an_argument_of_another_model(self) -> None:
         with pytest.raises(ValueError, match="sequential_ti_cls has no argument 'neighbors'"):
             create_model("sequential_ti_cls", neighbors=8)
+
+
+class Constant(nn.Module):
+    """A model of a user's own."""
+
+    def __init__(
+        self, num_classes: int = 2, in_dims: int = 3, *, value: float = 0.5, label: Any = None
+    ) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.full((num_classes,), float(value)))
+        self.sizes = (num_classes, in_dims, label)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.value.expand(len(points), -1)
+
+
+@pytest.fixture
+def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(factory, "MODELS", dict(MODELS))
+
+
+@pytest.mark.usefixtures("own_names")
+class TestRegister:
+    def test_a_model_of_ones_own_is_like_the_others(self) -> None:
+        before = list_models()
+        bixt3d.register_model("a_constant", Constant)
+        assert list_models() == bixt3d.list_models() == ["a_constant", *before]
+        model = create_model("a_constant", num_classes=np.int64(3), value=1)
+        assert isinstance(model, Constant) and model.sizes == (3, 3, None)
+        assert factory.task_of("a_constant") == "classification"
+        assert factory.takes("a_constant", "in_dims") and not factory.takes("a_constant", "num_parts")
+        with pytest.raises(
+            ValueError, match="'valeu'; did you mean 'value'.*takes: num_classes, in_dims, value"
+        ):
+            create_model("a_constant", valeu=1)
+        with pytest.raises(ValueError, match=r"a_constant: value: expected a value like 0\.5, got '1'"):
+            create_model("a_constant", value="1")
+        with pytest.raises(ValueError, match="unknown model 'a_constnat'; did you mean 'a_constant'"):
+            create_model("a_constnat")
+
+    def test_a_name_of_ones_own_is_taken_again(self) -> None:
+        for value in (1.0, 2.0):
+            bixt3d.register_model("mine", partial(Constant, value=value))
+            assert create_model("mine")(cloud(1))[0].tolist() == [value, value]
+
+    def test_a_function_of_any_arguments(self) -> None:
+        def build(**args: Any) -> nn.Module:
+            return Constant(**args)
+
+        build.task = "part_segmentation"  # type: ignore[attr-defined]
+        bixt3d.register_model("mine", build)
+        assert factory.takes("mine", "whatever") and factory.task_of("mine") == "part_segmentation"
+        model = create_model("mine", num_classes=5, label=["a", np.float32(0.5)])
+        assert isinstance(model, Constant) and model.sizes == (5, 3, ["a", 0.5])
+
+    @pytest.mark.parametrize(
+        ("name", "builder", "kind", "message"),
+        [
+            ("bixt_ti_cls", Constant, ValueError, "bixt_ti_cls is a model of the package: expected another"),
+            ("", Constant, ValueError, "name: expected a name, got ''"),
+            (7, Constant, ValueError, "name: expected a name, got 7"),
+            ("mine", "Constant", TypeError, "builder: expected a function that returns a model, got str"),
+        ],
+    )
+    def test_what_cannot_be_registered(
+        self, name: Any, builder: Any, kind: type[Exception], message: str
+    ) -> None:
+        before = list_models()
+        with pytest.raises(kind, match=message):
+            bixt3d.register_model(name, builder)
+        assert list_models() == before
+
+    def test_a_builder_that_gives_no_model(self) -> None:
+        bixt3d.register_model("mine", lambda: None)
+        with pytest.raises(
+            ValueError, match=r"mine: expected its builder to return a torch\.nn\.Module, got NoneT"
+        ):
+            create_model("mine")
 
 
 class TestSizes:
@@ -107,8 +190,9 @@ class TestSizes:
         assert count == trunk + REST
         if name == "bixt_ti_cls":
             assert count == 14_794_408
-        with_normals = sum(value.numel() for value in create_model(name, in_dims=6).parameters())
-        assert with_normals == count + 96 * 192
+        for wider in (1, 3, 4):  # intensity, normals, both
+            features = sum(value.numel() for value in create_model(name, in_dims=3 + wider).parameters())
+            assert features == count + wider * 32 * 192
 
     def test_defaults_classify_forty_classes(self, name: str) -> None:
         model = create_model(name).eval()
@@ -178,6 +262,18 @@ class TestForwardAndBackward:
         assert logits.shape == (3, 7)
         turned = torch.cat([points[..., :3], -points[..., 3:]], -1)
         assert not model(turned).isclose(logits, rtol=1e-3).all()
+
+    @pytest.mark.parametrize("in_dims", [4, 7, 20])
+    def test_any_features(self, name: str, in_dims: int) -> None:
+        model, points = tiny(name, in_dims=in_dims).eval(), cloud(channels=in_dims)
+        logits = model(points)
+        assert model.in_dims == in_dims and logits.shape == (3, 7)
+        for channel in (3, in_dims - 1):
+            other = points.clone()
+            other[..., channel] += 0.5
+            assert not model(other).isclose(logits, rtol=1e-3).all()
+        with pytest.raises(ValueError, match=rf"\(B, N, {in_dims}\).*\(3, 128, 3\)$"):
+            model(points[..., :3])
 
     def test_close_to_single_precision_with_autocast(self, name: str) -> None:
         model, points = tiny(name).eval(), cloud()
@@ -271,6 +367,27 @@ class TestOptions:
         assert [stage.out.out_features for stage in model.encoder.stages.values()] == [12, 16]
         assert model.encoder.trunk.token_dims == (12, 16)
         assert model.encoder.trunk.layers[0].among.ffn.mlp.fc1.out_features == 48
+
+    def test_numbers_of_numpy(self) -> None:
+        """As they come out of a search over settings."""
+        args: dict[str, Any] = {"widths": (12, 16), "reductions": (2, 4), "embed_dim": 8, "neighbors": 8}
+        plain = create_model("bixt_ti_cls_hierarchy", **TINY, **args, drop_path=0.25, use_xyz=True)
+        numpys: dict[str, Any] = {name: np.int32(value) for name, value in TINY.items()}
+        numpys |= {"widths": np.array([12, 16]), "reductions": [np.int64(2), np.uint8(4)]}
+        numpys |= {"embed_dim": np.int16(8), "neighbors": np.int64(8)}
+        model = create_model(
+            "bixt_ti_cls_hierarchy", **numpys, drop_path=np.float32(0.25), use_xyz=np.bool_(True)
+        )
+        assert str(model) == str(plain)
+        sizes = {name: value.shape for name, value in model.state_dict().items()}
+        assert sizes == {name: value.shape for name, value in plain.state_dict().items()}
+        for key, value in (
+            ("depth", np.float64(3.0)),
+            ("dim", np.str_("24")),
+            ("num_classes", np.bool_(True)),
+        ):
+            with pytest.raises(ValueError, match=f"bixt_ti_cls: {key}: expected a value like"):
+                create_model("bixt_ti_cls", **{key: value})
 
     def test_prefix_is_fps_on_clouds_in_farthest_point_order(self) -> None:
         by_fps = tiny("bixt_ti_cls_hierarchy").eval()
@@ -378,7 +495,9 @@ class TestContract:
 
     def test_reset_classifier_of_every_model(self, name: str) -> None:
         model = tiny(name)
+        assert (model.num_outputs, model.task) == (7, "classification")
         model.reset_classifier(4)
+        assert model.num_outputs == 4
         model(cloud()).sum().backward()
 
     def test_reset_classifier_keeps_the_mode(self) -> None:
@@ -414,8 +533,11 @@ class TestErrors:
         ("points", "message"),
         [
             (torch.rand(128, 3), r"got torch.float32 tensor of shape \(128, 3\)"),
-            (torch.rand(2, 3, 128), r"\(B, N, 3\).*got torch.float32 tensor of shape \(2, 3, 128\)"),
-            (torch.rand(2, 128, 6), r"\(B, N, 3\).*got torch.float32 tensor of shape \(2, 128, 6\)"),
+            (
+                torch.rand(2, 3, 128),
+                r"\(B, N, 3\).*got torch.float32 tensor of shape \(2, 3, 128\): transpose it$",
+            ),
+            (torch.rand(2, 128, 6), r"\(B, N, 3\).*got torch.float32 tensor of shape \(2, 128, 6\)$"),
             (torch.zeros(2, 128, 3, dtype=torch.int64), "floating-point.*got torch.int64"),
             (torch.rand(0, 128, 3), "B, N > 0"),
             (torch.rand(2, 0, 3), "B, N > 0"),
@@ -450,7 +572,11 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("name", "changed", "message"),
         [
-            ("bixt_ti_cls", {"in_dims": 4}, r"in_dims: expected 3 \(xyz\) or 6 \(xyz and normal\), got 4"),
+            (
+                "bixt_ti_cls",
+                {"in_dims": 2},
+                "in_dims: expected 3 for xyz, and the widths of the features, got 2",
+            ),
             ("bixt_ti_cls", {"num_classes": 0}, "num_classes: expected at least 1, got 0"),
             ("bixt_ti_cls", {"attention": "self"}, "attention: expected one of bidirectional, sequential"),
             ("bixt_ti_cls", {"pool": "mean"}, "pool: expected one of latents, tokens, both"),

@@ -82,10 +82,11 @@ def test_defaults_are_the_papers_settings() -> None:
 
 
 def test_which_models_label_parts() -> None:
-    """The rule by name holds for every model."""
+    """Each builder says what its model is for, and so does the model."""
     for name, build in MODELS.items():
         assert (task_of(name) == "part_segmentation") == ("num_parts" in inspect.signature(build).parameters)
-    assert set(ARGS) == {name for name in MODELS if (task_of(name) == "part_segmentation")}
+    assert set(ARGS) == {name for name in MODELS if task_of(name) == "part_segmentation"}
+    assert {tiny(name).task for name in ARGS} == {"part_segmentation"}
 
 
 @pytest.mark.parametrize("channels", [3, 6])
@@ -163,8 +164,13 @@ def test_features_and_head_make_the_model(name: str) -> None:
     latents, tokens = model.forward_features(points, CATEGORY)
     assert latents.shape == (3, 5, 24) and tokens.shape[:2] == (3, 128)
     assert torch.equal(model.forward_head(latents, tokens), model(points, CATEGORY))
+    assert model.num_outputs == 7
     model.reset_classifier(4)
     assert model(points, CATEGORY).shape == (3, 128, 4) and not model(points, CATEGORY).any()
+    assert model.num_outputs == 4
+    for parts in (0, -1):
+        with pytest.raises(ValueError, match=f"num_parts: expected at least 1, got {parts}"):
+            model.reset_classifier(parts)
 
 
 def test_autocast_is_close_and_trains(name: str) -> None:

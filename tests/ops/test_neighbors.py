@@ -102,13 +102,13 @@ class TestKnn:
         query, points = torch.randn(2, 10, 3), torch.randn(2, 30, 3)
         index, names = operations(lambda query, points: knn(query, points, 4), query, points)
         assert index.equal(knn(query, points, 4))
-        assert "bixt3d.knn_torch.default" in names
+        assert "bixt3d.knn.default" in names
         assert len(names) < 6
 
     def test_registration(self) -> None:
         query, points = torch.randn(2, 5, 3), torch.randn(2, 9, 3)
-        torch.library.opcheck(torch.ops.bixt3d.knn_torch.default, (query, points, 4, None))
-        torch.library.opcheck(torch.ops.bixt3d.knn_torch.default, (query.double(), points.double(), 4, 2))
+        torch.library.opcheck(torch.ops.bixt3d.knn.default, (query, points, 4, None, False))
+        torch.library.opcheck(torch.ops.bixt3d.knn.default, (query.double(), points.double(), 4, 2, True))
 
     @pytest.mark.parametrize("chunk_size", [1, 3, 17, 40])
     def test_chunks_do_not_change_the_result(self, chunk_size: int) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bixt3d.config import config_from
+from bixt3d.datasets import Preprocess, Split
 from bixt3d.datasets.loader import Batch
+from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.tasks import ClassificationTask
 from bixt3d.tasks.classification import class_rows
+from bixt3d.tasks.results import NotFinite
 
 
 def smoothed_loss(logits: Tensor, label: Tensor, smoothing: float) -> float:
@@ -99,3 +104,76 @@ def test_mixed_clouds_count_by_the_larger_share() -> None:
     assert counts.tolist() == [[2, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
+def test_settings_smooth_where_nothing_was_given() -> None:
+    config = config_from({"optim": {"label_smoothing": 0.3}})
+    for given, used in ((None, 0.3), (0.0, 0.0), (0.1, 0.1)):
+        task = ClassificationTask("abc", given)
+        task.configure(config)
+        assert task.label_smoothing == used
+
+
+def test_facts_are_the_classes() -> None:
+    points = torch.randn(4, 5, 3)
+    parts = torch.zeros(4, 5).long()
+    split = Split(points, torch.arange(4) % 2, ("a", "b"), parts, torch.zeros(4).long(), ("c",), ((0,),))
+    task = ClassificationTask()
+    assert task.facts(split) == {"classes": ["a", "b"]} and task.model_args(split) == {"num_classes": 2}
+    task.set_facts(task.facts(split))
+    assert task.classes == ("a", "b") and task.num_classes == 2
+    assert task.arrange(split).parts is None  # a classifier takes part data, too
+    names, number = task.groups(split)
+    assert names == ("a", "b") and torch.equal(number, split.label)
+
+
+def test_outputs_of_another_number_than_classes() -> None:
+    task = ClassificationTask("abc")
+    head: Any = nn.Identity()
+    head.num_outputs = 4
+    with pytest.raises(ValueError, match="^classes: expected 4 names, one a logit, got 3$"):
+        task.bind_model(head)
+    head.num_outputs = 3
+    task.bind_model(head)
+    ClassificationTask().bind_model(head)  # numbers serve where there are no names
+    for shape in ((2, 4), (2,), (2, 3, 1), (1, 3)):
+        with pytest.raises(ValueError, match=r"^model: expected logits \(2, 3\), one a class, got \("):
+            task.loss(torch.zeros(shape), Batch(torch.zeros(2, 1, 3), torch.zeros(2).long()))
+
+
+class Widths(nn.Module):
+    """Logits that are a cloud's extent along x, y and z."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        self.seen = points
+        return points.abs().amax(1)
+
+
+def test_prediction_names_the_most_probable_class() -> None:
+    task, model = ClassificationTask("xyz"), Widths()
+    cloud = (torch.rand(30, 3, dtype=torch.float64) - 0.5) * torch.tensor([1.0, 9.0, 3.0]) + 1e6
+    found = task.predict(model, cloud, Preprocess(20, "stored", 30))
+    assert (found.label, found.index) == ("y", 1)
+    expected = unit_sphere(cloud)[:20].float()
+    torch.testing.assert_close(model.seen[0], expected)
+    torch.testing.assert_close(torch.from_numpy(found.points), expected)
+    wanted = expected.abs().amax(0).softmax(-1)
+    torch.testing.assert_close(torch.from_numpy(found.probabilities), wanted)
+    assert task.view(found) == {"verdict": f"predicted y {float(wanted[1]):.1%}"}
+    assert ClassificationTask().predict(model, cloud, Preprocess(20, "stored", 30)).label == "1"
+
+
+def test_prediction_of_damaged_weights_is_refused() -> None:
+    class Damaged(nn.Module):
+        def forward(self, points: Tensor) -> Tensor:
+            return points[:, 0] * math.nan
+
+    with pytest.raises(NotFinite, match="NaN or infinity for it; its weights are damaged"):
+        ClassificationTask("xyz").predict(Damaged(), torch.rand(9, 3, dtype=torch.float64), Preprocess())
+
+
+def test_confusion_is_what_is_counted() -> None:
+    task = ClassificationTask(("cup", "lamp"))
+    counts = torch.tensor([[3, 1], [0, 4]])
+    matrix, names = task.confusion(counts)
+    assert matrix is counts and names == ("cup", "lamp")
+    assert task.table(counts) == class_rows(counts, ("cup", "lamp"))
+    assert task.table(counts)[1] == ["cup", "4", "75.0%", "lamp (1)"]

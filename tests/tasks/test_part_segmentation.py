@@ -1,4 +1,4 @@
-"""Part segmentation: loss, counts, metrics, what it says of a cloud, and a small problem learned end to end."""
+"""Part segmentation: loss, counts, metrics, what it says of a cloud, and a small problem learned."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
 from bixt3d import load_model, metrics, open_dataset
 from bixt3d.config import Config, config_from
+from bixt3d.datasets import Preprocess, Split
 from bixt3d.datasets.loader import Batch
 from bixt3d.tasks import PartSegmentationTask
 from bixt3d.training import Trainer, evaluate
+from bixt3d.training.checkpoint import load_state
 from bixt3d.training.experiment import build_model, describe, train
 from bixt3d.training.scoring import evaluate_checkpoint
 from bixt3d.training.splits import build_task, open_splits
@@ -111,6 +114,131 @@ def test_evaluation_asks_for_every_point() -> None:
     assert torch.equal(logits, batch.points.repeat(1, 1, 2)[..., :5])
 
 
+def told_model(parts: int = 5, categories: int = 2) -> Any:
+    model: Any = nn.Identity()
+    model.num_outputs, model.num_categories = parts, categories
+    return model
+
+
+FACTS = {"classes": ["Mug", "Table"], "parts_of_category": [[0, 1], [2, 3, 4]], "part_names": list("bhtls")}
+
+
+def test_facts_name_categories_and_parts() -> None:
+    task = PartSegmentationTask()
+    task.set_facts(FACTS)
+    task.bind_model(told_model())
+    assert task.categories == ("Mug", "Table") and task.parts_of_category == ((0, 1), (2, 3, 4))
+    assert task.part_names == tuple("bhtls") and task.num_parts == 5 and task.told
+    unnamed = PartSegmentationTask()
+    unnamed.set_facts({})
+    unnamed.bind_model(told_model(3, 2))
+    assert unnamed.part_names == ("part 0", "part 1", "part 2")
+    assert unnamed.parts_of_category == ((0, 1, 2), (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({**FACTS, "parts_of_category": [[0, 1], []]}, "expected parts of a category, whole numbers from 0"),
+        ({**FACTS, "parts_of_category": [[0, 1], [-2]]}, "expected parts of a category, whole numbers from"),
+        ({**FACTS, "parts_of_category": [[0, 1], ["2"]]}, "expected parts of a category, whole numbers from"),
+        ({**FACTS, "parts_of_category": "01"}, "expected parts of a category, whole numbers from 0 up"),
+        ({**FACTS, "parts_of_category": [[0, 1], [2, 5]]}, r"expected parts of a category in 0\.\.4, got"),
+        ({**FACTS, "parts_of_category": [[0, 1]]}, "the parts of 2 categories, got 5 names, and parts of 1"),
+        ({**FACTS, "part_names": ["a"]}, "expected the names of 5 parts .*, got 1 names"),
+        ({**FACTS, "part_names": [1, 2, 3, 4, 5]}, "expected the names of 5 parts"),
+        ({**FACTS, "classes": ["Mug"]}, "classes: expected 2 names, one a category, got 1"),
+    ],
+)
+def test_damaged_facts(facts: dict[str, Any], message: str) -> None:
+    task = PartSegmentationTask()
+    with pytest.raises(ValueError, match=message):
+        task.set_facts(facts)
+        task.bind_model(told_model())
+
+
+@pytest.mark.parametrize(
+    ("category", "number"), [("Table", 1), (0, 0), (np.int64(1), 1), (torch.tensor(1), 1), ("Mug", 0)]
+)
+def test_categories_by_name_and_number(category: Any, number: int) -> None:
+    task = PartSegmentationTask()
+    task.set_facts(FACTS)
+    task.bind_model(told_model())
+    assert task.category_number(category) == number
+
+
+@pytest.mark.parametrize("category", ["Mg", 2, -1, 1.0, True, "", [0]])
+def test_unknown_category(category: Any) -> None:
+    task = PartSegmentationTask()
+    task.set_facts(FACTS)
+    task.bind_model(told_model())
+    with pytest.raises(ValueError, match="^category: expected one of Mug, Table, got ") as error:
+        task.category_number(category)
+    assert category != "Mg" or "did you mean 'Mug'" in str(error.value)
+    with pytest.raises(ValueError, match="^category: this model needs to be told it, one of Mug, Table$"):
+        task.category_number(None)
+    task.bind_model(told_model(categories=0))
+    assert task.category_number(None) is None
+
+
+def test_prediction_labels_every_point_with_a_part_of_its_category() -> None:
+    class ByPlace(nn.Module):
+        """Prefers part 4, then that of the point's place along x."""
+
+        num_outputs, num_categories = 5, 2
+
+        def forward(self, points: Tensor, category: Tensor | None = None) -> Tensor:
+            assert points.shape[1] == 4
+            logits = torch.full((*points.shape[:2], 5), -9.0)
+            logits.scatter_(2, (points[..., :1] > 0).long(), 3.0)
+            logits[..., 4] = 5.0
+            return logits
+
+    task = PartSegmentationTask()
+    task.set_facts(FACTS)
+    task.bind_model(ByPlace())
+    cloud = torch.randn(9, 3, dtype=torch.float64) * 7 + 100
+    found = task.predict(ByPlace(), cloud, Preprocess(4, "random", 9), "Mug")
+    right = (cloud[:, 0] > cloud[:, 0].mean()).long()
+    assert found.parts.tolist() == right.tolist() and found.category == 0
+    assert found.names.tolist() == [task.part_names[part] for part in right]
+    np.testing.assert_array_equal(found.points, cloud.numpy())
+    assert ((0.9 < found.probabilities) & (found.probabilities <= 1)).all()
+    whole = task.view(found, right.numpy())
+    assert whole["ids"] == [0, 1] and whole["verdict"] == "IoU 100.0%" and whole["names"] == task.part_names
+    assert task.view(found)["verdict"] == ""
+    assert set(task.predict(ByPlace(), cloud, Preprocess(4, "random", 9), "Table").parts) == {4}
+    points, number = task.inputs(cloud, Preprocess(4, "random", 9), 1)
+    assert points.shape == (1, 4, 3) and number.tolist() == [1]
+    example = task.example(ByPlace(), 3, 4, 3)
+    assert example["category"].tolist() == [0, 1, 0] and example["points"].shape == (3, 4, 3)
+
+
+def test_settings_that_do_not_suit_parts() -> None:
+    random = {"data": {"order": "random", "num_points": 7}}
+    task = PartSegmentationTask()
+    task.configure(config_from(random, ["optim.label_smoothing=0.3"]))
+    assert (task.num_points, task.label_smoothing) == (7, 0.3)
+    given = PartSegmentationTask(num_points=9, label_smoothing=0.0)
+    given.configure(config_from(random))
+    assert (given.num_points, given.label_smoothing) == (9, 0.0)
+    assert given.wanted_points(True) is None and given.least_points == 1
+    for change, message in (
+        ("data.order=fps", "data.order: part segmentation .* expected random, got fps"),
+        ("augment.mix=0.5", r"augment\.mix: .* expected 0, got 0\.5"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            PartSegmentationTask().configure(config_from(random, [change]))
+
+
+def test_clouds_without_parts_are_refused() -> None:
+    split = Split(torch.randn(2, 9, 3), torch.zeros(2).long(), ("a",))
+    task = PartSegmentationTask()
+    for ask in (task.facts, task.model_args, task.arrange, task.groups, task.point_labels):
+        with pytest.raises(ValueError, match="expected data with a part for each point, got a split without"):
+            ask(split)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     splits = {"train": 12, "val": 3, "test": 4}
@@ -179,13 +307,35 @@ def test_resumed_run_is_the_straight_one(data: Path, tmp_path: Path) -> None:
     assert_same(*map(weights, runs))
 
 
+def test_run_of_an_earlier_version_is_resumed(data: Path, tmp_path: Path) -> None:
+    """Which called the task otherwise, and features by their channels."""
+    config = make_config(data, "train.epochs=2")
+    make_trainer(config, tmp_path / "straight").fit()
+    first = make_trainer(config, tmp_path / "resumed")
+    signal_at(first, first.steps_per_epoch)
+    with pytest.raises(Stopped):
+        first.fit()
+    state = load_state(tmp_path / "resumed" / "resume.pt")
+    described = json.loads(state["description"])
+    del described["preprocess"]["features"]
+    state["description"] = json.dumps({**described, "task": "part segmentation"})
+    torch.save(state, tmp_path / "resumed" / "resume.pt")
+    make_trainer(config, tmp_path / "resumed", resume=True).fit()
+    assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "straight")
+    # In other features it is another run.
+    with pytest.raises(ValueError, match=r"preprocess.features was .'normal'.*, now it would be "):
+        make_trainer(make_config(data, "data.features=[]"), tmp_path / "resumed", resume=True)
+
+
 def test_every_epoch_draws_other_points_and_labels_go_along(data: Path, tmp_path: Path) -> None:
     still = ["augment.scale_low=1", "augment.scale_high=1", "augment.shift=0", "augment.normal_dropout=0"]
     trainer = make_trainer(make_config(data, *still), tmp_path / "run")
     whole = open_dataset("shapenetpart", data, "train")
     assert whole.parts is not None
-    place = {tuple(p): int(part) for p, part in zip(
-        whole.points.flatten(0, 1).tolist(), whole.parts.flatten().tolist(), strict=True)}
+    place = {
+        tuple(p): int(part)
+        for p, part in zip(whole.points.flatten(0, 1).tolist(), whole.parts.flatten().tolist(), strict=True)
+    }
     drawn = []
     for epoch in (0, 1):
         batch = next(trainer.loader.epoch(epoch))

@@ -27,7 +27,7 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), 
 SHELL = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 LINES = [line.partition("  #")[0].strip() for line in SHELL]
 PYTHON = "".join(block for kind, block in BLOCKS if kind == "python")
-NOT_HERE = re.compile(r"modelnet40|seg_shapenetpart|shapenetpart_")
+NOT_HERE = re.compile(r"modelnet40|paper_|seg_shapenetpart|shapenetpart_")
 
 
 @pytest.fixture(scope="module")

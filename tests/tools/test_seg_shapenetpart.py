@@ -183,9 +183,9 @@ def test_settings_of_the_other_tool(workplace: Workplace, config: Path) -> None:
     """Or a classifier would be trained by the tool for parts, without a word."""
     settings = ("--set", f"data.root={workplace.folder / 'data'}", "run.dir=runs/other")
     parts = workplace.run("seg_shapenetpart", "--cfg", workplace.config, *settings)
-    parts.refused("tiny.yaml trains a classifier, bixt_ti_cls: use tools/train_cls.py")
+    parts.refused("tiny.yaml is for classification: use tools/train_cls.py")
     classes = workplace.run("train_cls", "--cfg", config, *settings)
-    classes.refused("parts.yaml trains a model of parts, bixt_ti_partseg: use tools/seg_shapenetpart.py")
+    classes.refused("parts.yaml is for part segmentation: use tools/seg_shapenetpart.py")
     assert not (workplace.folder / "runs/other").exists()
 
 

@@ -1,14 +1,27 @@
-"""How programs end."""
+"""How programs end: plug-ins, mistakes in one line, bugs with their place and a traceback in a file."""
 
 from __future__ import annotations
 
+import argparse
+import os
+import re
 import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from bixt3d.training.command import RESUMABLE, one_line_errors
+import bixt3d
+from bixt3d.datasets.meshes import read_cloud
+from bixt3d.training.command import RESUMABLE, add_plugins, experiment, load_plugin, one_line_errors, parser
 from bixt3d.training.stop import Stopped
+from tests.training.own import settings
+from tests.training.tiny import make_split
 
 
 @pytest.mark.parametrize(
@@ -29,14 +42,324 @@ def test_interrupt(
     assert capsys.readouterr().err == f"\n{said}\n"
 
 
+def options(*words: str | Path) -> argparse.Namespace:
+    """Options of a program, from its command line."""
+    known = argparse.ArgumentParser()
+    add_plugins(known)
+    return known.parse_args(list(map(str, words)))
+
+
+def said_of(work: Callable[[], object], *words: str | Path, folder: Path | None = None) -> str:
+    """What a program says that ends in that work."""
+    with pytest.raises(SystemExit) as end, one_line_errors(args=options(*words)) as ending:
+        ending.folder = folder
+        work()
+    assert isinstance(end.value.code, str)
+    return end.value.code
+
+
+def plugin(folder: Path, text: str, name: str = "mine.py") -> Path:
+    path = folder / name
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+# Mistakes
+
+
 def test_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
-    with pytest.raises(SystemExit) as end, one_line_errors():
-        (tmp_path / "taken").mkdir(exist_ok=True)
-    assert end.value.code == f"error: {tmp_path / 'taken'} is a file, no folder"
+    said = said_of(lambda: (tmp_path / "taken").mkdir(exist_ok=True))
+    assert said == f"error: {tmp_path / 'taken'} is a file, no folder"
 
 
 def test_run_that_is_there_already_says_so_itself() -> None:
     with pytest.raises(SystemExit) as end, one_line_errors():
         raise FileExistsError("runs/x holds a run already")
     assert end.value.code == "error: runs/x holds a run already"
+
+
+def test_errors_that_the_library_raises_are_one_line(run: Path) -> None:
+    np.save("bad.npy", np.zeros((3, 3, 3)))
+    config = settings(run)
+    for work, said in (
+        (lambda: bixt3d.load_config(config, ["train.epochs=0"]), "train.epochs: expected more than 0, got 0"),
+        (lambda: bixt3d.create_model("bixt_ti_kls"), "unknown model 'bixt_ti_kls'; did you mean "),
+        (lambda: bixt3d.train(config), ".*nowhere"),
+        (lambda: bixt3d.train(config, train=make_split(4)), ".*do not fill one batch of 16"),
+        (lambda: bixt3d.load_model("runs/none"), "no checkpoint runs/none: looked for "),
+        (lambda: read_cloud("bad.npy"), "bad.npy: "),
+        (lambda: bixt3d.load_config("x.yaml"), "no config file x.yaml"),
+    ):
+        found = said_of(work)
+        assert re.match(f"error: {said}", found) and "\n" not in found and "traceback" not in found, found
+    assert {path.name for path in Path.cwd().iterdir()} == {"bad.npy"}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device", "x"), PermissionError(13, "denied", "x")]
+)
+def test_errors_of_the_system_are_one_line(
+    error: OSError, monkeypatch: pytest.MonkeyPatch, run: Path
+) -> None:
+    """However deep in another library they come up."""
+
+    def fail(*args: object, **others: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    said = said_of(lambda: bixt3d.train(settings(run), train=make_split()))
+    assert said.startswith("error: could not save ") and "\n" not in said
+    monkeypatch.undo()
+    assert said_of(lambda: Path("nowhere/x").read_text()) == (
+        "error: [Errno 2] No such file or directory: 'nowhere/x'"
+    )
+    assert said_of(lambda: torch.load("nowhere.pt")).startswith("error: [Errno 2] No such file")
+
+
+# Bugs
+
+
+MODEL = """
+import torch
+import bixt3d
+
+class Broken(torch.nn.Module):
+    def __init__(self, num_classes, in_dims):
+        super().__init__()
+        self.map = torch.nn.Linear(in_dims + 1, num_classes)
+
+    def forward(self, points):
+        return self.map(points.mean(1))  # the line that is wrong
+
+bixt3d.register_model("broken", Broken)
+"""
+
+
+def train_broken(run: Path) -> None:
+    config = settings(run, "model.name=broken")
+    bixt3d.train(bixt3d.config.override(config, model={"args": {}}), train=make_split())
+
+
+def test_error_of_torch_in_a_registered_model(
+    run: Path, registries: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It names file and line, and leaves the whole traceback with the run."""
+    mine = plugin(Path.cwd(), MODEL)
+    said = said_of(lambda: train_broken(run), "--plugin", mine, folder=run)
+    first, second = said.splitlines()
+    assert first.startswith("error: RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+    line = 1 + MODEL.splitlines().index("        return self.map(points.mean(1))  # the line that is wrong")
+    left = run / "traceback.txt"
+    where = f"  at mine.py:{line}, in forward; the whole traceback is in {left} (--traceback prints it)"
+    assert second == where
+    text = left.read_text()
+    assert text.startswith("Traceback (most recent call last)") and "bixt3d/training/step.py" in text
+    assert "# the line that is wrong" in text and "mat1 and mat2" in text
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_whole_traceback_is_printed_when_asked_for(
+    run: Path, registries: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = plugin(Path.cwd(), MODEL)
+    said = said_of(lambda: train_broken(run), "--plugin", mine, "--traceback", folder=run)
+    assert said.splitlines()[1].startswith("  at mine.py:") and "whole traceback" not in said
+    printed = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in printed and "# the line that is wrong" in printed
+    assert not (run / "traceback.txt").exists()
+    # Of a mistake, too.
+    said = said_of(lambda: bixt3d.load_config("x.yaml"), "--traceback")
+    assert said == "error: no config file x.yaml"
+    assert "in load_config" in capsys.readouterr().err
+
+
+def test_traceback_without_a_folder_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    said = said_of(lambda: {}["gone"], folder=tmp_path / "no such run")
+    place = re.search(r"the whole traceback is in (\S+) \(", said)
+    assert said.startswith("error: KeyError: 'gone'\n  at tests/training/test_command.py:") and place
+    assert Path(place[1]).parent == tmp_path / "temporary"
+    assert "KeyError: 'gone'" in Path(place[1]).read_text()
+
+
+def test_no_room_for_the_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: object, **others: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert said_of(lambda: {}["gone"], folder=tmp_path).startswith("error: KeyError: 'gone'")
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_processes_leave_a_file_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    said_of(lambda: {}["gone"], folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["traceback-3.txt"]
+
+
+def test_error_of_a_library_that_nobody_raised_on_purpose(monkeypatch: pytest.MonkeyPatch, run: Path) -> None:
+    """A bug of ours: named by the line of ours that called it."""
+
+    monkeypatch.setattr("bixt3d.datasets.split.check_points", torch.zeros(2).add)
+    said = said_of(lambda: bixt3d.Split(torch.zeros(1, 1, 3), [0], ("a",)))
+    assert re.match(r"error: \w+: .*\n  at bixt3d/datasets/split\.py:\d+, in __post_init__; ", said)
+
+
+# Plug-ins
+
+
+def test_plugins_register_before_the_work(registries: None, tmp_path: Path) -> None:
+    first = plugin(tmp_path, MODEL, "first.py")
+    second = plugin(
+        tmp_path,
+        """
+        from dataclasses import dataclass
+        import bixt3d
+        from bixt3d.tasks import ClassificationTask
+
+        @dataclass
+        class Kept:
+            value: int = 3
+
+        class MyTask(ClassificationTask):
+            value = Kept()
+
+        bixt3d.register_task("my_task", MyTask)
+        """,
+        "second.py",
+    )
+    with one_line_errors(args=options("--plugin", first, "--plugin", second)):
+        assert "broken" in bixt3d.list_models()
+        assert "my_task" in bixt3d.tasks.list_tasks()
+    assert experiment_of(tmp_path, "model: {name: broken}\ntask: my_task").task == "my_task"
+
+
+def experiment_of(folder: Path, text: str, parts: bool = False) -> bixt3d.Config:
+    (folder / "mine.yaml").write_text(text)
+    return experiment(str(folder / "mine.yaml"), [], parts)
+
+
+def test_a_task_of_ones_own_goes_with_its_program(registries: None, tmp_path: Path) -> None:
+    class PointTask(bixt3d.Task):
+        name, per_point = "point_task", True
+
+    bixt3d.register_task("point_task", PointTask)
+    text = "task: point_task"
+    assert experiment_of(tmp_path, text, parts=True).task == "point_task"
+    with pytest.raises(ValueError, match=r"mine\.yaml is for point task: use tools/seg_shapenetpart\.py"):
+        experiment_of(tmp_path, text)
+    with pytest.raises(ValueError, match=r"mine\.yaml is for classification: use tools/train_cls\.py"):
+        experiment_of(tmp_path, "", parts=True)
+
+
+def test_plugin_under_home(registries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    plugin(tmp_path, MODEL)
+    load_plugin("~/mine.py")
+    assert "broken" in bixt3d.list_models()
+
+
+def test_plugin_that_is_not_there(tmp_path: Path) -> None:
+    assert said_of(lambda: None, "--plugin", tmp_path / "none.py") == (
+        f"error: --plugin: no file {tmp_path / 'none.py'}"
+    )
+    (tmp_path / "notes.txt").write_text("hello")
+    assert said_of(lambda: None, "--plugin", tmp_path / "notes.txt") == (
+        f"error: --plugin: expected a Python file, got {tmp_path / 'notes.txt'}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "line"),
+    [
+        ("import bixt3d\n\nnot_there()", "NameError: name 'not_there' is not defined", 3),
+        ("import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'", 1),
+        ("\nopen('nowhere/x')", "FileNotFoundError: .*nowhere/x'", 2),
+        ("\nraise ValueError('mine')", "ValueError: mine", 2),
+        # A wrong call of the library is a bug of the file, and named by the line of the file.
+        (
+            "import bixt3d\nbixt3d.register_model('bixt_ti_cls', print)",
+            "ValueError: name: bixt_ti_cls is a",
+            2,
+        ),
+    ],
+)
+def test_error_in_a_plugin_is_a_bug(text: str, said: str, line: int, tmp_path: Path) -> None:
+    mine = plugin(tmp_path, text)
+    found = said_of(lambda: None, "--plugin", mine, folder=None)
+    where = re.escape(f"{mine}:{line}, in <module>; the whole traceback is in ")
+    assert re.match(rf"error: {said}.*\n  at {where}", found), found
+
+
+def test_plugin_that_is_no_python(tmp_path: Path) -> None:
+    found = said_of(lambda: None, "--plugin", plugin(tmp_path, "def f(:\n"))
+    assert re.match(r"error: SyntaxError: invalid syntax \(mine\.py, line 1\)\n  at .*load_plugin; ", found)
+
+
+def test_error_in_a_registered_reader_is_a_bug(run: Path, registries: None) -> None:
+    """Whatever kind it is: also one that the library raises for what the reader gives it."""
+    text = """
+    import bixt3d, torch
+
+    def missing(root, split):
+        return open("nowhere.txt")
+
+    def wrong(root, split):
+        return bixt3d.Split(torch.zeros(3, 3), [0], ("a",))
+
+    bixt3d.register_dataset("missing", missing)
+    bixt3d.register_dataset("wrong", wrong)
+    """
+    mine = plugin(Path.cwd(), text)
+    for name, kind, line in (
+        ("missing", "FileNotFoundError", 5),
+        ("wrong", "ValueError: points: expected", 8),
+    ):
+        config = settings(run, f"data.name={name}")
+        said = said_of(lambda config=config: bixt3d.train(config), "--plugin", mine)  # type: ignore[misc]
+        assert re.match(rf"error: {kind}.*\n  at mine\.py:{line}, in {name}; ", said), said
+
+
+def test_options_of_every_program() -> None:
+    known = parser("About.", "the settings")
+    args = known.parse_args(
+        ["--cfg", "a.yaml", "--plugin", "a.py", "--plugin", "b.py", "--set", "a=1", "b=2"]
+    )
+    assert (args.cfg, args.plugin, args.set, args.traceback) == (
+        "a.yaml",
+        ["a.py", "b.py"],
+        ["a=1", "b=2"],
+        False,
+    )
+    assert known.parse_args([]).plugin == [] and known.parse_args(["--traceback"]).traceback
+
+
+def test_a_program_from_end_to_end(run: Path) -> None:
+    """As a user meets it: a model of their own that fails, by the program that trains."""
+    tool = Path(__file__).resolve().parents[2] / "tools" / "train_cls.py"
+    plugin(
+        Path.cwd(),
+        MODEL
+        + textwrap.dedent(
+            """
+            def read(root, split):
+                points = torch.randn(16, 32, 3)
+                return bixt3d.Split(points, torch.arange(16) % 2, ("a", "b"))
+
+            bixt3d.register_dataset("noise", read)
+            """
+        ),
+    )
+    Path("mine.yaml").write_text(
+        "data: {name: noise, num_points: 32}\nmodel: {name: broken}\ntrain: {epochs: 1, batch_size: 4}\n"
+    )
+    command = [sys.executable, str(tool), "--cfg", "mine.yaml", "--plugin", "mine.py", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error: RuntimeError: mat1 and mat2" in done.stderr and "  at mine.py:" in done.stderr
+    assert "the whole traceback is in runs/mine/traceback.txt" in done.stderr
+    assert "# the line that is wrong" in Path("runs/mine/traceback.txt").read_text()

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import bixt3d
 from bixt3d.config import Config, config_from
-from bixt3d.datasets import Preprocess
+from bixt3d.datasets import Preprocess, Split
 from bixt3d.datasets.shapes import CATEGORIES, write_shapes
+from bixt3d.datasets.spheres import normalize_split
 from bixt3d.training.device import Workers, join_workers, pick_device
 from bixt3d.training.experiment import build_model, describe
 from bixt3d.training.splits import open_splits
@@ -54,6 +56,26 @@ def test_description_tells_what_a_prediction_needs(root: Path) -> None:
         "metrics": {},
     }
     assert description.preprocess == Preprocess(16, "fps", 64, ())
+
+
+def test_the_first_points_are_centred_by_all_that_are_stored(registries: None) -> None:
+    """As a data set stores them that is in the unit sphere; others are read once more."""
+    points = torch.randn(6, 20, 3, generator=torch.Generator().manual_seed(1)) * 3 + 7
+    whole = Split(points, torch.arange(6) % 2, ("a", "b"))
+    asked: list[int | None] = []
+
+    def read(root: Path, split: str, num_points: int | None = None) -> Split:
+        asked.append(num_points)
+        return whole if num_points is None else whole.first_points(num_points)
+
+    bixt3d.register_dataset("mine", read)
+    config = config_from({"data": {"name": "mine", "root": "nowhere", "num_points": 5}})
+    splits, stored = open_splits(config, CPU, ("test",))
+    assert torch.equal(splits["test"].points, normalize_split(whole).points[:, :5]) and stored == 20
+    whole = normalize_split(whole)
+    asked.clear()
+    again, stored = open_splits(config, CPU, ("test",))
+    assert torch.equal(again["test"].points, splits["test"].points) and asked == [5]
 
 
 def test_more_points_than_stored(root: Path) -> None:

@@ -248,9 +248,7 @@ def test_too_large_a_batch_names_one_that_fits_and_goes_on_with_it(hierarchy: bo
     assert told.endswith("the state at step 0 of 8 is saved, go on with --resume and other settings")
     assert all(value.grad is None for value in trainer.model.parameters())
     assert all(torch.equal(*pair) for pair in zip(statistics, trainer.model.buffers(), strict=True))
-    smaller = make_config(
-        "train.epochs=2", "train.batch_size=4", "train.accumulate=4", hierarchy=hierarchy
-    )
+    smaller = make_config("train.epochs=2", "train.batch_size=4", "train.accumulate=4", hierarchy=hierarchy)
     again = make_trainer(tmp_path, smaller, resume=True)
     limited(again, 5, training=True)
     again.fit()

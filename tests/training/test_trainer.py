@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import bixt3d
 from bixt3d.datasets.loader import Batch
-from bixt3d.tasks import Description
+from bixt3d.tasks import Description, PartSegmentationTask
 from bixt3d.training import ClassificationTask, evaluate, load_checkpoint
 from bixt3d.training.checkpoint import load_state
 from tests.markers import slow
@@ -488,6 +488,19 @@ def test_settings_that_the_data_cannot_fill(setting: str, message: str, tmp_path
     with pytest.raises(ValueError, match=message):
         make_trainer(tmp_path / "run", make_config(setting))
     assert not (tmp_path / "run").exists()
+
+
+def test_task_that_knows_no_settings_is_told_them(tmp_path: Path) -> None:
+    config, task = make_config("train.epochs=1", "optim.label_smoothing=0.3"), ClassificationTask(CLASSES)
+    make_trainer(tmp_path / "run", config, task=task).fit()
+    assert task.config == config and task.label_smoothing == 0.3
+    told = ClassificationTask(CLASSES, 0.1)
+    told.configure(make_config("data.num_points=16"))
+    make_trainer(tmp_path / "told", config, task=told)
+    assert told.config.data.num_points == 16 and told.label_smoothing == 0.1
+    with pytest.raises(ValueError, match="data.order: part segmentation .* expected random, got stored"):
+        make_trainer(tmp_path / "parts", config, task=PartSegmentationTask())
+    assert not (tmp_path / "parts").exists()
 
 
 def test_last_clouds_of_an_epoch_that_fill_no_batch_are_left_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bixt3d import Predictor, create_model
-from bixt3d.datasets import Split
+from bixt3d.datasets import Preprocess, Split
+from bixt3d.metrics import shape_iou
+from bixt3d.tasks import Description
 from bixt3d.visualize import Gallery
-from bixt3d.visualize.gallery import next_category, part_iou_of, training_split
+from bixt3d.visualize.gallery import next_category, training_split
 from tests.models.randomize import randomize
 
 PARTS_OF_CATEGORY = ((0, 1), (2, 3, 4))
@@ -23,17 +26,18 @@ NAMES = ("body", "handle", "top", "leg", "shelf")
 SIZES = {"dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4}
 
 
-def segmenter(in_dims: int = 3, **about: Any) -> Predictor:
+def segmenter(in_dims: int = 3, classes: Sequence[str] = CATEGORIES, config: Any = None) -> Predictor:
     torch.manual_seed(3)
     model = create_model("bixt_ti_partseg", num_parts=5, num_categories=2, in_dims=in_dims, **SIZES)
     randomize(model)
-    model.description = {  # type: ignore[assignment]
-        "classes": list(CATEGORIES),
+    facts = {
+        "classes": list(classes),
         "parts_of_category": [list(ids) for ids in PARTS_OF_CATEGORY],
         "part_names": list(NAMES),
-        "preprocess": {"num_points": 32, "order": "random", "stored_points": 64},
-        **about,
     }
+    preprocess = Preprocess(32, "random", 64, ("normal",) if in_dims == 6 else ())
+    about = Description("part_segmentation", {"name": "", "args": {}}, facts, preprocess, config=config or {})
+    model.description = about  # type: ignore[assignment]
     return Predictor(model, "cpu")
 
 
@@ -62,7 +66,9 @@ def parts_split(channels: int = 3, **changes: Any) -> Split:
         "names": ("t1", "m1", "t2"),
         **changes,
     }
-    return Split(torch.randn(3, 40, channels, generator=generator), **about)
+    points = torch.randn(3, 40, channels, generator=generator)
+    points[..., 3:] = torch.nn.functional.normalize(points[..., 3:], dim=-1)
+    return Split(points, **about)
 
 
 def own_iou(prediction: Any, truth: Any, ids: Any) -> float:
@@ -120,8 +126,8 @@ def test_normals_are_given_only_to_a_model_that_takes_them() -> None:
 def test_a_cloud_is_labelled_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = segmenter()
     calls = []
-    segment = predictor.segment
-    monkeypatch.setattr(predictor, "segment", lambda *given: calls.append(0) or segment(*given))
+    answer = predictor.answer
+    monkeypatch.setattr(predictor, "answer", lambda *given: calls.append(0) or answer(*given))
     gallery = Gallery.of_split(predictor, parts_split())
     assert calls == []
     assert gallery[1] is gallery[1] is gallery[-2] and len(calls) == 1
@@ -188,7 +194,7 @@ def test_split_of_other_categories_or_without_parts() -> None:
     with pytest.raises(ValueError, match="the model knows cup, table; the data set has mug, table"):
         Gallery.of_split(segmenter(classes=["cup", "table"]), parts_split())
     bare = Split(torch.zeros(1, 4, 3) + torch.arange(4.0)[:, None], torch.tensor([0]), CATEGORIES)
-    with pytest.raises(ValueError, match="the data set has no part labels"):
+    with pytest.raises(ValueError, match="expected data with a part for each point, got a split without"):
         Gallery.of_split(segmenter(), bare)
 
 
@@ -212,7 +218,7 @@ def test_next_category_of_a_gallery() -> None:
 @given(st.lists(st.tuples(st.integers(2, 4), st.integers(2, 4)), min_size=1, max_size=30))
 def test_part_iou(labels: list[tuple[int, int]]) -> None:
     prediction, truth = np.array(labels).T
-    assert part_iou_of(prediction, truth, (2, 3, 4)) == pytest.approx(
+    assert shape_iou(prediction, truth, (2, 3, 4)) == pytest.approx(
         own_iou(prediction, truth, (2, 3, 4)), abs=1e-6
     )
 

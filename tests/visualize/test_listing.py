@@ -64,6 +64,36 @@ def test_csv_reads_back() -> None:
     assert listing([], "csv") == "file"
 
 
+class Verdict:
+    def __str__(self) -> str:
+        return "leans, by 3°"
+
+
+def test_answers_of_a_task_of_ones_own() -> None:
+    cloud = LabelledCloud("x.off", np.zeros((4, 3)), verdict="leans")
+    answers: tuple[object, ...] = (1.5, np.float32(0.25), Verdict())
+    listed = [class_row("x.off", answer, None, 2) for answer in answers] + [part_row("x.off", cloud)]
+    assert [row["answer"] for row in listed] == [1.5, 0.25, "leans, by 3°", "leans"]
+    assert listing(listed, "table").splitlines()[1:] == ["x.off  0.25", "x.off  leans, by 3°", "x.off  leans"]
+    assert [row["answer"] for row in json.loads(listing(listed, "json"))] == [
+        1.5,
+        0.25,
+        "leans, by 3°",
+        "leans",
+    ]
+    read = list(csv.DictReader(io.StringIO(listing(listed, "csv"))))
+    assert [row["answer"] for row in read] == ["1.5", "0.25", "leans, by 3°", "leans"]
+
+
+def test_parts_without_confidence() -> None:
+    sure = LabelledCloud("x", np.zeros((2, 3)), "Mug", [0], ["body"], prediction=np.array([0, 0]))
+    assert part_row("x.off", sure)["parts"] == [{"part": 0, "name": "body", "points": 2}]
+    assert listing([part_row("x.off", sure)], "csv").splitlines() == [
+        "file,part,name,points",
+        "x.off,0,body,2",
+    ]
+
+
 def test_another_form() -> None:
     with pytest.raises(ValueError, match="format: expected one of table, json, csv, got 'xml'"):
         listing(rows(), "xml")
