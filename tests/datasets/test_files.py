@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bixt3d.datasets.files import find_folder, read_lines, read_rows, require_files
+from bixt3d.datasets.files import (
+    find_data,
+    find_folder,
+    megabytes,
+    read_lines,
+    read_rows,
+    require_files,
+    size_of,
+)
 
 
 def test_find_folder(tmp_path: Path) -> None:
@@ -26,6 +34,24 @@ def test_find_folder_says_where_it_looked(tmp_path: Path) -> None:
     assert str(tmp_path / "clouds") in message and "list.txt" in message and "data/README.md" in message
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         find_folder(tmp_path / "nowhere", "clouds", "list.txt")
+
+
+def test_the_named_then_the_outermost_folder_is_the_data(tmp_path: Path) -> None:
+    for name in ("z/deep", "b", "a/named"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "marker.txt").touch()
+    assert find_data(tmp_path, "named", "marker.txt") == tmp_path / "a/named"
+    assert find_data(tmp_path, "other", "marker.txt") == tmp_path / "b"
+    with pytest.raises(
+        ValueError, match=r"expected named, known by its gone\.txt, got a folder with a, b, z$"
+    ):
+        find_data(tmp_path, "named", "gone.txt")
+
+
+def test_sizes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"four")
+    assert size_of(tmp_path / "a") == 4 and size_of(tmp_path / "b") == size_of(tmp_path) == 0
+    assert [megabytes(size) for size in (0, 1, 10**6, 10**9 + 1)] == ["0 MB", "1 MB", "1 MB", "1,001 MB"]
 
 
 def test_read_lines(tmp_path: Path) -> None:

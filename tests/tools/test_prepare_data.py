@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from bixt3d.datasets.acquire import SOURCES, Source
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER
 from bixt3d.datasets.shapes import CATEGORIES
-from bixt3d.datasets.acquire import SOURCES, Source
 from tests.tools.conftest import TOOLS, Outcome, Workplace
 
 NO_NETWORK = {

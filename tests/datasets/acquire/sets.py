@@ -35,7 +35,7 @@ def write_modelnet(
     return folder
 
 
-def write_normal(folder: Path, lines: int) -> Path:
+def write_normal(folder: Path, *, lines: int = 20) -> Path:
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
     classes = ["chair", "night_stand"]
