@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 1e100  # coordinates beyond are damage; their squares would overflow
 SMALLEST = 1e-150  # extent of a cloud; its square would vanish
+LOST = 1e-4  # of its extent, by which rounding may not move a point of a cloud
 ROUNDED = 0.02  # how far a cloud that is stored with few digits may be from centre and radius
 
 
@@ -90,6 +92,26 @@ def _own_spheres(xyz: Tensor, own: Tensor) -> Tensor:
     centred = xyz - (xyz * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
     radius = (centred.norm(dim=-1) * own).amax(-1)[:, None, None]  # (s, 1, 1)
     return centred / torch.where(radius > 0, radius, 1.0)
+
+
+def keep_shape(points: Any) -> Any:
+    """Move clouds to their centres where single precision would lose their shape, such as on a map.
+
+    Args:
+        points: An array (S, N, C) in double precision; anything else is returned as it is.
+    """
+    double = isinstance(points, np.ndarray) and points.dtype.kind == "f" and points.dtype.itemsize >= 8
+    if not double or points.ndim != 3 or points.shape[2] < 3 or not points.size:
+        return points
+    xyz = points[..., :3]
+    with np.errstate(invalid="ignore", over="ignore"):  # of NaN and infinity, which are refused elsewhere
+        centred = xyz - xyz.mean(axis=1, keepdims=True)
+        size, extent = (np.abs(values).max(axis=(1, 2)) for values in (xyz, centred))  # (S,) each
+        lost = np.finfo(np.float32).eps * size > LOST * extent
+        if not lost.any() or not (extent > 1e-12 * size).all():  # of a cloud at one place nothing is lost
+            return points
+    logger.warning("points: coordinates are too large for float32: each cloud is moved to its centre")
+    return np.concatenate([centred, points[..., 3:]], axis=-1)
 
 
 def is_normalized(points: Tensor) -> bool:

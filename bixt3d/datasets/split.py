@@ -27,7 +27,7 @@ from bixt3d.datasets.features import (
     name_of,
     parse_features,
 )
-from bixt3d.datasets.spheres import LARGEST, check_extent, unit_sphere
+from bixt3d.datasets.spheres import LARGEST, check_extent, keep_shape, unit_sphere
 from bixt3d.suggest import nearest
 
 _WHOLE = ("label", "parts", "category", "count")  # fields of whole numbers
@@ -133,6 +133,7 @@ class Split:
 
     def _convert(self) -> None:
         """Take arrays of NumPy for tensors, and lists for tuples."""
+        object.__setattr__(self, "points", keep_shape(self.points))
         for name, dtype in (("points", torch.float32), *((name, torch.int64) for name in _WHOLE)):
             object.__setattr__(self, name, from_numpy(getattr(self, name), dtype))
         for name in ("classes", "categories", "names", "part_names", "features"):

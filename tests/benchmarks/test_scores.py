@@ -13,7 +13,8 @@ import yaml
 
 from benchmarks import scores
 from benchmarks.models import Spec, count_macs
-from bixt3d import create_model
+from benchmarks.scores import find_experiments
+from bixt3d import create_model, load_config
 from bixt3d.datasets.shapes import CATEGORIES, write_shapes
 
 ARGS = {"dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4}
@@ -87,3 +88,24 @@ def test_the_paper_is_quoted_alike() -> None:
     miou = [str(row["class"]) for row in published["shapenetpart"] if row["model"].startswith("BiXT")]
     words = " ".join((Path(__file__).parents[2] / "README.md").read_text().split())
     assert f"the paper reports {' / '.join(oa)} % OA" in words and f"and {' / '.join(miou)} % class" in words
+
+
+def test_runs_that_are_kept_can_be_given_as_settings() -> None:
+    """Of whatever version: some name a bundle of settings beside all of them."""
+    root = Path(__file__).parents[2] / "results"
+    kept = list(find_experiments(root))
+    assert len(kept) >= 5 and {e.config.data.name for e in kept} == {"modelnet40", "shapenetpart"}
+    for experiment in kept:
+        assert experiment.config.run.dir.startswith("runs/") and experiment.config.data.features is None
+
+
+def test_settings_of_a_run_of_before(tmp_path: Path) -> None:
+    """A run's own config.yaml states all; another file that names a bundle would lack what it stood for."""
+    kept = sorted((Path(__file__).parents[2] / "results").glob("*/*/config.yaml"))[0].read_text()
+    (tmp_path / "run.yaml").write_text(kept.replace("preset: ''", "preset: pointmlp"))
+    (tmp_path / "plain.yaml").write_text(kept)
+    assert "preset: pointmlp" in (tmp_path / "run.yaml").read_text()
+    assert load_config(tmp_path / "run.yaml") == load_config(tmp_path / "plain.yaml")
+    (tmp_path / "short.yaml").write_text("preset: pointmlp\noptim: {lr: 0.1}\n")
+    with pytest.raises(ValueError, match="preset: configs state all of their settings"):
+        load_config(tmp_path / "short.yaml")

@@ -502,3 +502,17 @@ def test_parts_that_do_not_fit_their_clouds(parts: list[object]) -> None:
         Split.from_clouds(
             ragged(), [0, 0, 0], ["Cup"], parts, parts_of_category=[[0, 1]], features=["intensity"]
         )
+
+
+def test_arrays_on_a_map_keep_their_shape(caplog: pytest.LogCaptureFixture) -> None:
+    """A step of float32 is half a metre there: clouds are centred before they are rounded."""
+    shape = np.random.default_rng(0).normal(size=(2, 50, 3))
+    with caplog.at_level("WARNING"):
+        split = Split(shape + [500_000.0, 5_400_000.0, 300.0], np.array([0, 0]), ["one"])
+    assert "each cloud is moved to its centre" in caplog.text
+    centred = shape - shape.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(split.points.numpy(), centred, atol=1e-6)
+    caplog.clear()
+    near = Split(shape + 3.0, np.array([0, 0]), ["one"])  # stays where it is
+    np.testing.assert_allclose(near.points.numpy(), shape + 3.0, atol=1e-6)
+    assert not caplog.records
