@@ -304,8 +304,9 @@ def to_dict(config: Config) -> dict[str, Any]:
 def _combine(stated: Any, overrides: Sequence[str], source: str, folder: str | None = None) -> Config:
     from bixt3d.yaml import parse_overrides
 
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     given = parse_overrides(overrides)
-    merged: dict[str, Any] = {} if folder is None else {"run": {"dir": folder}}
+    merged: dict[str, Any] = {}
     for origin, layer in ((source, stated), ("override", given)):
         if not isinstance(layer, Mapping):
             raise ValueError(f"{origin}: expected keys and values at the top, got {type(layer).__name__}")
@@ -315,6 +316,8 @@ def _combine(stated: Any, overrides: Sequence[str], source: str, folder: str | N
         except ValueError as error:
             raise ValueError(f"{origin}: {error}") from None
         merged = merge(merged, layer)
+    if folder is not None:
+        merged["run"] = {"dir": folder, **merged.get("run", {})}
     config: Config = build(Config, merged, "")
     return config
 

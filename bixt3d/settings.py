@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -97,7 +98,7 @@ def convert(value: Any, kind: Any, key: str) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     if origin is Literal:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             hint = nearest(value, choices) if isinstance(value, str) else ""
             raise ValueError(f"{key}: expected one of {', '.join(choices)}, got {value!r}{hint}")
         return value
@@ -145,6 +146,9 @@ def merge(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return nested dictionaries, values of ``above`` before those of ``below``."""
     merged = dict(below)
     for name, value in above.items():
+        if value == {}:  # replaces, as nothing of it could be merged
+            merged[name] = {}
+            continue
         under = merged.get(name)
         both = isinstance(value, Mapping) and isinstance(under, Mapping)
         merged[name] = merge(under, value) if both else copy.deepcopy(value)  # type: ignore[arg-type]
@@ -179,7 +183,7 @@ def _plain(value: Any, kind: type, key: str) -> Any:
         except ValueError:
             pass
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else value  # which is refused
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{key}: expected {KINDS[kind]}, got {value!r}")
     return value

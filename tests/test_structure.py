@@ -19,13 +19,14 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 # itself and these; inference reads the checkpoints that training writes, and visualize draws what inference
 # says. Error messages everywhere use suggest, which is held to the standard library. OUTSIDE: the packages
 # beyond it that a part may import, where limited.
-LOWER = {"suggest", "ops", "config", "metrics"}
+LOWER = {"suggest", "ops", "config", "metrics", "mistakes"}
 MAY_IMPORT = {
     "suggest": set(),
     "ops": {"suggest"},
     "yaml": set(),
     "settings": {"suggest"},
     "config": {"suggest", "settings", "yaml"},
+    "mistakes": set(),
     "metrics": {"suggest", "ops"},
     "models": {"suggest", "ops"},
     "datasets": {"suggest", "ops"},

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 from bixt3d.inference.export import FORMATS, TOLERANCE, export_model
 from bixt3d.training.checkpoint import find_checkpoint
-from bixt3d.training.command import add_plugins, one_line_errors
+from bixt3d.training.command import add_plugins, folder_of, one_line_errors, place
 from bixt3d.training.weights import place_beside
 
 
@@ -16,10 +15,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="weights file, run's folder (best, else last) or shipped name")
     parser.add_argument("--format", choices=FORMATS, default="onnx", help="onnx, or torch's .pt2 (onnx)")
-    parser.add_argument("--out", type=Path, help="file; beside the checkpoint, or runs for a name")
+    parser.add_argument("--out", type=place, help="file; beside the checkpoint, or runs for a name")
     add_plugins(parser)
     args = parser.parse_args()
-    with one_line_errors(args=args):
+    with one_line_errors(args=args) as ending:
+        ending.folder = folder_of(args.checkpoint)
         for chatty in ("onnx_ir", "onnxscript", "torch.onnx"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         checkpoint = find_checkpoint(args.checkpoint)

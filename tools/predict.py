@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from bixt3d.inference import Predictor
-from bixt3d.training.command import add_plugins, one_line_errors
+from bixt3d.mistakes import is_mistake
+from bixt3d.training.command import add_plugins, folder_of, one_line_errors, place
 from bixt3d.training.device import pick_device
 from bixt3d.visualize import Gallery
 from bixt3d.visualize.listing import FORMATS, class_row, listing, part_row
@@ -23,14 +23,15 @@ def main() -> None:
     parser.add_argument("--category", help="category of the files, for a model of parts that is told it")
     parser.add_argument("--format", choices=FORMATS, default="table", help="how results are printed (table)")
     parser.add_argument("--top", type=int, default=3, help="how many classes to show (3)")
-    parser.add_argument("--ply", type=Path, metavar="FOLDER", help="write clouds coloured by part")
+    parser.add_argument("--ply", type=place, metavar="FOLDER", help="write clouds coloured by part")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
     add_plugins(parser)
     args = parser.parse_args()
     if args.top < 1:
         parser.error(f"--top: expected 1 or more, got {args.top}")
     rows = []
-    with one_line_errors(args=args):
+    with one_line_errors(args=args) as ending:
+        ending.folder = folder_of(args.checkpoint)
         predictor = Predictor(args.checkpoint, pick_device(args.device))
         if (args.ply or args.category) and not predictor.task.per_point:
             raise ValueError(f"--ply and --category are for models of parts; {args.checkpoint} names classes")
@@ -48,6 +49,8 @@ def main() -> None:
                         if args.ply:
                             row["ply"] = str(write_ply(clouds[index], args.ply / ply))
                 except (ValueError, OSError) as error:
+                    if not is_mistake(error):
+                        raise
                     row = {"file": name, "error": str(error)}
                 rows.append(row)
                 if "error" in row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bixt3d.inference import Predictor
-from bixt3d.training.command import RESUMABLE, experiment, one_line_errors, parser
+from bixt3d.training.command import RESUMABLE, experiment, one_line_errors, parser, place
 from bixt3d.training.device import pick_device
 from bixt3d.training.experiment import train
 from bixt3d.training.scoring import evaluate_checkpoint
@@ -19,7 +19,7 @@ def main() -> None:
     options.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
     options.add_argument("--checkpoint", help="only evaluate: weights file, run's folder or shipped name")
     options.add_argument("--split", help="split to evaluate --checkpoint on (test)")
-    options.add_argument("--out", type=Path, help="folder for its results; beside it by default")
+    options.add_argument("--out", type=place, help="folder for its results; beside it by default")
     options.add_argument("--picture", type=int, help="categories in its picture, 0 for none (all)")
     args = options.parse_args()
     if args.checkpoint and args.resume:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bixt3d.inference import Predictor
-from bixt3d.training.command import add_plugins, one_line_errors
+from bixt3d.training.command import add_plugins, folder_of, one_line_errors, place
 from bixt3d.training.device import pick_device
 from bixt3d.visualize.attention import attention_picture, symmetry_picture
 from bixt3d.visualize.gallery import training_split
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, default=64, help="shapes that --symmetry measures (64)")
     parser.add_argument("--latents", type=int, nargs="+", help="latents to show, from 1 (six)")
     parser.add_argument("--heads", type=int, metavar="LATENT", help="show the heads of this latent, from 1")
-    parser.add_argument("--out", type=Path, default=Path("attention.png"), help="picture (attention.png)")
+    parser.add_argument("--out", type=place, default=Path("attention.png"), help="picture (attention.png)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
     add_plugins(parser)
     args = parser.parse_args()
@@ -50,7 +50,8 @@ def main() -> None:
         parser.error("--symmetry measures shapes of the data: give no file with it")
     if args.shapes < 1 or min(args.latents or [1]) < 1 or (args.heads is not None and args.heads < 1):
         parser.error("--shapes, --latents and --heads: expected numbers from 1")
-    with one_line_errors(args=args):
+    with one_line_errors(args=args) as ending:
+        ending.folder = folder_of(args.checkpoint[0])
         predictors = {name: Predictor(name, pick_device(args.device)) for name in args.checkpoint}
         if args.symmetry:
             found = {name: symmetry(p, args.split, args.data, args.shapes) for name, p in predictors.items()}

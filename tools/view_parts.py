@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bixt3d.inference import Predictor
 from bixt3d.suggest import nearest
-from bixt3d.training.command import add_plugins, one_line_errors
+from bixt3d.training.command import add_plugins, folder_of, one_line_errors, place
 from bixt3d.training.device import pick_device
 from bixt3d.visualize.gallery import Gallery, training_split
 from bixt3d.visualize.pictures import PICTURES, readable, spread, write_pictures
@@ -43,15 +43,16 @@ def main() -> None:
     parser.add_argument("--split", default="test", help="train, val or test (default)")
     parser.add_argument("--category", help="only shapes of this one; for files, what they are")
     parser.add_argument("--shapes", type=int, help="at most so many, spread over the split (all; --html 50)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a web page instead of a window")
-    parser.add_argument("--png", type=Path, metavar="FOLDER", help="write pictures instead of a window (6)")
-    parser.add_argument("--out", type=Path, default=Path("views"), help="folder for the window's pictures")
+    parser.add_argument("--html", type=place, metavar="FILE", help="write a web page instead of a window")
+    parser.add_argument("--png", type=place, metavar="FOLDER", help="write pictures, not a window (6)")
+    parser.add_argument("--out", type=place, default=Path("views"), help="folder for the window's pictures")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
     add_plugins(parser)
     args = parser.parse_args()
     if args.shapes is not None and args.shapes < 1:
         parser.error(f"--shapes: expected 1 or more, got {args.shapes}")
-    with one_line_errors(args=args):
+    with one_line_errors(args=args) as ending:
+        ending.folder = folder_of(args.checkpoint)
         gallery = open_gallery(args, args.shapes or (50 if args.html else None))
         title = f"bixt3d · {args.checkpoint}"
         if args.html:

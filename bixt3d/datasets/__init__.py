@@ -72,7 +72,10 @@ def open_dataset(
     """
     if name not in _READERS:
         known = ", ".join(list_datasets())
-        raise ValueError(f"name: expected a data set out of {known}, came {name!r}{nearest(name, _READERS)}")
+        raise ValueError(
+            "name: expected a data set (one of yours after bixt3d.register_dataset, on the command line "
+            f"--plugin FILE.py) out of {known}, came {name!r}{nearest(name, _READERS)}"
+        )
     check_request(split, num_points)
     wanted = None if features is None else parse_features(features)
     reader = _READERS[name]
@@ -87,6 +90,12 @@ def open_dataset(
     if wanted is not None:
         opened = opened.with_features(wanted)
     return opened if num_points in (None, opened.num_points) else opened.first_points(num_points)
+
+
+def cuts_clouds(name: str) -> bool:
+    """Tells whether a data set's reader can read the first points of clouds alone."""
+    taken = _options(_READERS[name]) if name in _READERS else set()
+    return taken is None or "num_points" in taken
 
 
 def list_datasets() -> list[str]:
@@ -135,7 +144,7 @@ def _read_shapes(
     if make and not (own / HDF5_FOLDER).is_dir():
         from bixt3d.datasets.shapes import write_shapes
 
-        logger.info("shapes: not there yet, making it in %s", own)
+        logger.warning("shapes: not there yet, making it in %s", own)
         write_shapes(own.parent)
     return read_modelnet40(own, split, num_points, features)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from bixt3d.datasets.features import (
     parse_features,
     width_of,
 )
+
+logger = logging.getLogger(__name__)
 
 # What programs call our features, beside their own names.
 ALIASES: Mapping[str, Sequence[tuple[str, ...]]] = {
@@ -100,6 +103,10 @@ class FileCloud:
             if values is None:
                 raise FeatureError(f"{path}: it has no feature {name_of(feature)}; {self._has()}")
             parts.append(values)
+        left = 0 if self.columns is None or not begin else self.columns.shape[1] - begin
+        if left > 0:
+            note = f"{path}: {left} columns after {', '.join(wanted)} are left out"
+            logger.warning(note) if notes is None else notes.append(note)
         kinds = {part.dtype.kind for part in parts}
         if not kinds <= set("fiu") or not all(np.isfinite(part).all() for part in parts):
             dtypes = ", ".join(sorted({str(part.dtype) for part in parts}))

@@ -150,6 +150,11 @@ def mend_features(
     if color is not None:
         low, high = (float(value) for value in torch.aminmax(points[..., color]))
         if low >= 0 and 2 < high <= 255:
+            if bool((points[..., color] != points[..., color].round()).any()):
+                raise FeatureError(
+                    f"{where}: feature color: expected numbers from 0 to 1, or whole ones up to 255, got "
+                    f"fractions up to {high:g}: are the features in the order of the columns?"
+                )
             points = points.clone()
             points[..., color] /= 255
             said.append(f"{where}: colours up to {high:g} are divided by 255")

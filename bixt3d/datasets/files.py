@@ -108,6 +108,7 @@ def read_rows(
     limit: int | None = None,
     separator: str | None = None,
     dtype: type[np.floating[Any]] = np.float32,
+    most: float | None = None,
 ) -> NDArray[Any]:
     """Reads the first `limit` rows of a text file of numbers.
 
@@ -117,6 +118,7 @@ def read_rows(
         limit: Rows to read; None reads all.
         separator: What stands between numbers; None means blanks.
         dtype: The type of the numbers.
+        most: The largest number that is taken; None for any.
 
     Returns:
         (rows, columns) of that type, at most `limit` rows; empty lines do not count.
@@ -147,7 +149,8 @@ def read_rows(
         raise ValueError(_fault(path, columns, limit, separator) or f"{path}: {error}") from None
     if rows.size == 0:
         raise ValueError(f"{path}: expected lines of {columns} numbers, came an empty file")
-    if rows.shape[1] != columns or not np.isfinite(rows).all():
+    finite = np.isfinite(rows).all() and float(np.abs(rows).max()) <= (most or np.inf)
+    if rows.shape[1] != columns or not finite:
         raise ValueError(
             _fault(path, columns, limit, separator) or f"{path}: expected {columns} finite numbers a line"
         )

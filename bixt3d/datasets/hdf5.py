@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bixt3d.datasets.announced import check_unpacked
 from bixt3d.datasets.features import FeatureError, name_of, width_of
 from bixt3d.datasets.files import WHERE
+from bixt3d.datasets.spheres import keep_shape
 
 if TYPE_CHECKING:
     import h5py
@@ -71,7 +72,7 @@ def read_hdf5(
             f"{path}: expected labels in 0..{num_classes - 1}, the lines of shape_names.txt, "
             f"came {label.min()}..{label.max()}"
         )
-    points = np.concatenate([points, *beside], axis=2).astype(np.float32, copy=False)
+    points = np.concatenate([keep_shape(points), *beside], axis=2).astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
     if bad.size:
         raise ValueError(
@@ -100,8 +101,9 @@ def _feature(file: h5py.File, path: Path, feature: str, shape: tuple[int, ...]) 
     name, width = name_of(feature), width_of(feature)
     key = next((key for key in (name, f"{name}s") if key in file), None)
     if key is None:
+        others = sorted(set(file) - {"data", "label", "name"})
         raise FeatureError(
-            f"{path}: it has no feature {name}; expected data.features out of {', '.join(sorted(file))}"
+            f"{path}: it has no feature {name}; expected data.features out of {', '.join(others) or 'none'}"
         )
     values = _array(file, path, key)
     if values.shape != (*shape[:2], width) and (width > 1 or values.shape != shape[:2]):

@@ -68,7 +68,7 @@ def check_request(split: str, num_points: int | None) -> None:
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {', '.join(SPLITS)}, came {split!r}")
     if num_points is not None and (
-        not isinstance(num_points, int) or isinstance(num_points, bool) or num_points < 1
+        not isinstance(num_points, (int, np.integer)) or isinstance(num_points, bool) or num_points < 1
     ):
         raise ValueError(
             f"num_points: expected a whole number above 0, or None for all stored points, came {num_points!r}"

@@ -30,12 +30,14 @@ from bixt3d.datasets.features import (
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows, require_files
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.holdout import check_request, cut_train
-from bixt3d.datasets.spheres import is_normalized, unit_sphere
+from bixt3d.datasets.spheres import is_normalized, keep_shape, unit_sphere
 from bixt3d.datasets.split import Split
 
 HDF5_FOLDER = "modelnet40_ply_hdf5_2048"
 NORMAL_FOLDER = "modelnet40_normal_resampled"
 CACHED_ROWS = 2048  # of 10,000: all rows of train would take 2.4 GB, and nobody trains on more than 2,048
+
+MOST = float(np.finfo(np.float32).max)  # of the numbers of a file
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +191,7 @@ def _build_text(files: list[Path], limit: int | None) -> Arrays:
     from tqdm import tqdm
 
     clouds = [
-        read_rows(path, 6, limit, ",")
+        keep_shape(read_rows(path, 6, limit, ",", np.float64, MOST)[None])[0].astype(np.float32)
         for path in tqdm(files, desc="parsing text files once", unit="file", disable=None)
     ]
     rows = np.array([len(cloud) for cloud in clouds], dtype=np.int64)

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from bixt3d.datasets.announced import FREE, RATIO
 from bixt3d.datasets.cache import Arrays, cached, named
-from bixt3d.datasets.features import channel_count, log_notes, mend_features, parse_features
+from bixt3d.datasets.features import FeatureError, channel_count, log_notes, mend_features, parse_features
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows
 from bixt3d.datasets.holdout import check_request
 from bixt3d.datasets.part_table import MOST_PARTS, name_parts, read_json, read_part_table
+from bixt3d.datasets.spheres import keep_shape
 from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest
 
@@ -35,6 +36,7 @@ TABLE = "synsetoffset2category.txt"
 LISTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 # The share of listed files that may be absent: the official archive lacks about one in a thousand.
 MISSING = 0.01
+MOST = float(np.finfo(np.float32).max)  # of the numbers of a file
 FEATURES = ("normal",)  # of the official release: x y z nx ny nz part
 logger = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def read_shapenetpart(
     folder = find_folder(root, FOLDER, marker=TABLE)
     table = _read_table(folder / TABLE)
     categories = tuple(table)
-    stored = parse_features(features or ()) or _find_features(folder, table)
+    stored = _find_features(folder, table, None if features is None else parse_features(features))
     wanted = stored if features is None else parse_features(features)
     shapes, arrays = _read_clouds(folder, LISTS[split], table, stored)
     parts = read_part_table(folder, categories)
@@ -89,8 +91,11 @@ def read_shapenetpart(
         parts = _parts_in(*_read_clouds(folder, LISTS["trainval"], table, stored), categories)
     parts_of_category = tuple(tuple(sorted(ids.values())) for ids in parts.values())
     _check_labels(shapes, arrays, categories, parts_of_category)
-    _check_features(shapes, arrays, stored)
+    if wanted:
+        _check_features(shapes, arrays, stored)
     points, labels, count = _pad(shapes, arrays, num_points)
+    if not wanted:
+        points = points[..., :3].contiguous()
     category = torch.tensor([shape.category for shape in shapes])
     result = Split(
         points,
@@ -103,9 +108,9 @@ def read_shapenetpart(
         tuple(shape.name for shape in shapes),
         name_parts(parts),
         count,
-        stored,
+        wanted,
         normalized=True,
-    ).with_features(wanted)
+    )
     fewest, most = int(count.min()), int(count.max())
     logger.info(
         "read %d %s shapes of %s points, %d categories with %d parts",
@@ -118,14 +123,31 @@ def read_shapenetpart(
     return result
 
 
-def _find_features(folder: Path, table: dict[str, str]) -> tuple[str, ...]:
-    """Returns what stands between xyz and the part if nothing is said: normals, or nothing in 4 columns."""
-    for synset in table.values():
-        for path in sorted((folder / synset).glob("*.txt"))[:1]:
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                first = next((line for line in lines if line.strip()), "")
-            return () if len(first.split()) == 4 else FEATURES
-    return FEATURES
+def _find_features(folder: Path, table: dict[str, str], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Returns what stands between xyz and the part, by the first file: what is wanted, normals or nothing.
+
+    Raises:
+        FeatureError: The file has another number of columns for it.
+    """
+    paths = (path for synset in table.values() for path in sorted((folder / synset).glob("*.txt"))[:1])
+    path = next(paths, None)
+    if path is None:
+        return wanted or FEATURES
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        first = next((line for line in lines if line.strip()), "")
+    beside = max(len(first.split()) - 4, 0)
+    if not wanted and beside in (0, 3):
+        return FEATURES if beside else ()
+    if wanted == ():
+        return (f"columns:{beside}",)
+    if wanted is None or channel_count(wanted) - 3 != beside:
+        width = 3 if wanted is None else channel_count(wanted) - 3
+        expected = f"{', '.join(wanted or FEATURES)} ({width}){'' if wanted else ' or nothing'}"
+        raise FeatureError(
+            f"{path}: expected {expected} between xyz and the part, got {beside} columns: name what "
+            "they are, such as data.features=[color,intensity], or take [] for xyz alone"
+        )
+    return wanted
 
 
 def _read_table(path: Path) -> dict[str, str]:
@@ -221,8 +243,10 @@ def _parse(shapes: list[Shape], columns: int) -> Arrays:
     from tqdm import tqdm
 
     bar = tqdm(shapes, desc="parsing text files once", unit="file", disable=None)
-    clouds = [read_rows(shape.path, columns) for shape in bar]
-    rows = np.concatenate(clouds)  # (R, 3 + F + 1)
+    clouds = [
+        keep_shape(read_rows(shape.path, columns, None, None, np.float64, MOST)[None])[0] for shape in bar
+    ]
+    rows = np.concatenate(clouds).astype(np.float32)  # (R, 3 + F + 1)
     return {
         "points": np.ascontiguousarray(rows[:, :-1]),
         "parts": rows[:, -1].copy(),

@@ -98,20 +98,22 @@ def keep_shape(points: Any) -> Any:
     """Move clouds to their centres where single precision would lose their shape, such as on a map.
 
     Args:
-        points: An array (S, N, C) in double precision; anything else is returned as it is.
+        points: An array (S, N, C) in double precision or of whole numbers; others are returned as they are.
     """
-    double = isinstance(points, np.ndarray) and points.dtype.kind == "f" and points.dtype.itemsize >= 8
-    if not double or points.ndim != 3 or points.shape[2] < 3 or not points.size:
+    wide = isinstance(points, np.ndarray) and points.dtype.kind in "fiu" and points.dtype.itemsize >= 4
+    if not wide or points.dtype == np.float32 or points.ndim != 3 or points.shape[2] < 3 or not points.size:
         return points
-    xyz = points[..., :3]
+    xyz = points[..., :3].astype(np.promote_types(points.dtype, np.float64), copy=False)
     with np.errstate(invalid="ignore", over="ignore"):  # of NaN and infinity, which are refused elsewhere
         centred = xyz - xyz.mean(axis=1, keepdims=True)
         size, extent = (np.abs(values).max(axis=(1, 2)) for values in (xyz, centred))  # (S,) each
-        lost = np.finfo(np.float32).eps * size > LOST * extent
-        if not lost.any() or not (extent > 1e-12 * size).all():  # of a cloud at one place nothing is lost
+        # Of a cloud at one place nothing is lost.
+        lost = (np.finfo(np.float32).eps * size > LOST * extent) & (extent > 1e-12 * size)
+        if not lost.any():
             return points
     logger.warning("points: coordinates are too large for float32: each cloud is moved to its centre")
-    return np.concatenate([centred, points[..., 3:]], axis=-1)
+    xyz = np.where(lost[:, None, None], centred, xyz)
+    return np.concatenate([xyz, points[..., 3:]], axis=-1)
 
 
 def is_normalized(points: Tensor) -> bool:

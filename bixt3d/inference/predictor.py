@@ -75,6 +75,7 @@ class Predictor:
         self.task.set_facts(facts)
         self.task.bind_model(model)
         self.classes: tuple[str, ...] | None = tuple(facts["classes"]) if facts.get("classes") else None
+        num_points = int(num_points) if isinstance(num_points, np.integer) else num_points
         if num_points is not None and (type(num_points) is not int or num_points < 1):
             raise ValueError(f"num_points: expected a whole number of at least 1, got {num_points!r}")
         if about is None:

@@ -68,13 +68,18 @@ def find_builder(name: str) -> Builder:
     return MODELS[name]
 
 
-def task_of(name: str) -> str:
-    """Return the name of the task that a model is for, as its builder says.
+def task_of(name: str) -> Any:
+    """Return the task that a model is for, as its builder says: its name, or a task.
 
     Raises:
         ValueError: For an unknown name.
     """
-    return str(getattr(find_builder(name), "task", "classification"))
+    return getattr(find_builder(name), "task", "classification")
+
+
+def is_own(name: str) -> bool:
+    """Return whether the model of that name ships with the package."""
+    return name in _OWN
 
 
 def takes(name: str, argument: str) -> bool:
@@ -101,7 +106,7 @@ def create_model(name: str, **args: Any) -> nn.Module:
             raise ValueError(
                 f"{name} has no argument {key!r}{nearest(key, known)}; it takes: {', '.join(known)}"
             )
-        if key in known:
+        if key in known and name in _OWN:
             _check_type(name, key, value, known[key])
     model = build(**args)
     if not isinstance(model, nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor, nn
@@ -132,7 +132,7 @@ class PointSegmenter(PointModel):
 
 
 def segment_all_points(
-    model: nn.Module,
+    model: Callable[[Tensor, Tensor | None], Tensor],
     points: Tensor,
     category: Tensor | None,
     num_points: int,
@@ -145,7 +145,7 @@ def segment_all_points(
     points than a hand repeats them. What comes out depends on a cloud's own points alone.
 
     Args:
-        model: A `PointSegmenter` in evaluation mode.
+        model: Called with points and category: a `PointSegmenter` in evaluation mode.
         points: All points (B, N, A).
         category: Category of each cloud (B,).
         num_points: Points that the model takes at a time.

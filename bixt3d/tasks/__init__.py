@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 from bixt3d.config import Config
@@ -57,6 +58,13 @@ def register_task(name: str, task: type[Task] | Task) -> None:
     if name in _OWN:
         raise ValueError(f"name: {name} is a task of the package: expected another name")
     _check_task(task)
+    if isinstance(task, type):
+        try:
+            inspect.signature(task).bind()
+        except TypeError as error:
+            raise TypeError(
+                f"task: expected a class that needs no arguments, or an object ({error})"
+            ) from None
     _TASKS[name] = task
 
 

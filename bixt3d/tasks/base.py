@@ -135,7 +135,11 @@ class Task:
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch, a scalar."""
+        """Return the mean loss of a batch, a scalar.
+
+        Where clouds are mixed (``augment.mix``), ``batch.share`` says how much of each is of its own label,
+        and ``batch.other_label`` of what the rest is.
+        """
         raise TypeError(f"{type(self).__name__} must define loss")
 
     def start(self, device: torch.device) -> Tensor:
@@ -157,6 +161,10 @@ class Task:
             ["metric", "value"],
             *([self.titles.get(name, name), f"{value:.4f}"] for name, value in scores.items()),
         ]
+
+    def show(self, value: float) -> str:
+        """Return a metric as text: a share as per cent, other numbers as they are."""
+        return f"{100 * value:.2f}%" if 0 <= value <= 1 else f"{value:.4g}"
 
     def confusion(self, counts: Tensor) -> tuple[Tensor, tuple[str, ...]] | None:
         """Return a confusion matrix (K, K), rows = truth, and their names; None if there is none."""

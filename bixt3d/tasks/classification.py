@@ -22,7 +22,7 @@ class ClassificationTask(Task):
     """One label a cloud: cross-entropy, overall and mean class accuracy.
 
     Args:
-        classes: Names of the classes; those of the data if there are none.
+        classes: Names of the classes; a training takes those of its data.
         label_smoothing: Mass moved from the true class, shared by the others (PointMLP's definition); that of
             the settings if None.
     """
@@ -80,10 +80,10 @@ class ClassificationTask(Task):
         Raises:
             ValueError: If the logits are of another shape.
         """
-        if logits.shape != (len(batch.label), self.num_classes):
+        if not isinstance(logits, Tensor) or logits.shape != (len(batch.label), self.num_classes):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"model: expected logits ({len(batch.label)}, {self.num_classes}), one a class, got "
-                f"{tuple(logits.shape)}"
+                f"model: expected logits ({len(batch.label)}, {self.num_classes}), one a class, got {got}"
             )
         if batch.share is None or batch.other_label is None:
             return F.cross_entropy(logits.float(), batch.label, label_smoothing=self.smoothing)

@@ -67,7 +67,7 @@ class Description:
             got = f"{model!r:.80}, {classes!r:.80}, {preprocess!r:.80}"
             raise ValueError(f"expected a whole description: model, classes, preprocess; got {got}")
         built = getattr(MODELS.get(model["name"]), "task", "classification")  # type: ignore[index]
-        former = str(stated.get("task", built))
+        former = str(stated.get("task", getattr(built, "name", built)))
         facts = {key: value for key, value in stated.items() if key not in (*OWN, "format")}
         rest = {key: stated.get(key) or {} for key in ("config", "metrics")}
         if not all(isinstance(value, Mapping) for value in rest.values()):
@@ -84,7 +84,7 @@ class Description:
     def resized(self, args: Mapping[str, Any], facts: Mapping[str, Any]) -> Description:
         """Return the description of the same model with other sizes and facts, such as a new head's."""
         model = {"name": self.model["name"], "args": {**self.model["args"], **args}}
-        return replace(self, model=model, facts={**self.facts, **facts})
+        return replace(self, model=model, facts={**self.facts, **facts}, metrics={})
 
     def to_json(self) -> str:
         """Return it as JSON."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -66,7 +68,7 @@ class PartSegmentationTask(Task):
         self.categories, self.num_points = tuple(categories), num_points
         self.parts_of_category = tuple(tuple(ids) for ids in parts_of_category)
         self.part_names: tuple[str, ...] = ()
-        self.told = True  # whether the model is told the category
+        self.told = self.takes_category = True  # the category: whether the model knows it, and its forward
         self.label_smoothing = label_smoothing
 
     def configure(self, config: Config) -> None:
@@ -115,8 +117,10 @@ class PartSegmentationTask(Task):
         Raises:
             ValueError: If the tables are those of another model.
         """
-        parts = getattr(model, "num_outputs", len(self.part_names))
-        count = getattr(model, "num_categories", len(self.categories))
+        known = 1 + max((max(ids) for ids in self.parts_of_category), default=-1)
+        parts = getattr(model, "num_outputs", len(self.part_names) or known)
+        self.takes_category = len(inspect.signature(model.forward).parameters) > 1
+        count = getattr(model, "num_categories", len(self.categories) if self.takes_category else 0)
         self.told = count > 0
         self.part_names = self.part_names or tuple(f"part {part}" for part in range(parts))
         self.parts_of_category = self.parts_of_category or (tuple(range(parts)),) * count
@@ -125,14 +129,12 @@ class PartSegmentationTask(Task):
         named = len(self.part_names) == parts and all(isinstance(name, str) for name in self.part_names)
         if not named or (count and len(self.parts_of_category) != count):
             raise ValueError(
-                f"checkpoint: expected the names of {parts} parts and the parts of {count} categories, got "
+                f"labels: expected the names of {parts} parts and the parts of {count} categories, got "
                 f"{len(self.part_names)} names, and parts of {len(self.parts_of_category)}"
             )
         for ids in self.parts_of_category:
             if max(ids) >= parts:
-                raise ValueError(
-                    f"checkpoint: expected parts of a category in 0..{parts - 1}, got {ids!r:.80}"
-                )
+                raise ValueError(f"labels: expected parts of a category in 0..{parts - 1}, got {ids!r:.80}")
 
     @property
     def num_parts(self) -> int:
@@ -144,14 +146,11 @@ class PartSegmentationTask(Task):
         """The smoothing as torch defines it."""
         return smoothing_of(self.label_smoothing or 0.0, self.num_parts)
 
+    least_points = 1  # a cloud repeats them where the model takes more
+
     def wanted_points(self, training: bool = False) -> int | None:
         """Return None: evaluation labels all points, and training draws among them."""
         return None
-
-    @property
-    def least_points(self) -> int:
-        """The fewest points that a cloud must store: it repeats them where the model takes more."""
-        return 1
 
     def arrange(self, split: Split, training: bool = False) -> Split:
         """Lay a split out as batches take it: with all points, as evaluation labels every one.
@@ -171,8 +170,13 @@ class PartSegmentationTask(Task):
         """Call the model: logits (B, N, P) of every point of the batch."""
         if batch.count is not None or batch.points.shape[1] != self.num_points:
             assert self.num_points is not None
-            return segment_all_points(model, batch.points, batch.category, self.num_points, batch.count)
-        logits: Tensor = model(batch.points, batch.category)
+            call = partial(self._call, model)
+            return segment_all_points(call, batch.points, batch.category, self.num_points, batch.count)
+        return self._call(model, batch.points, batch.category)
+
+    def _call(self, model: nn.Module, points: Tensor, category: Tensor | None) -> Tensor:
+        """Call a model on points, and on the category where it takes one."""
+        logits: Tensor = model(points, category) if self.takes_category else model(points)
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -233,7 +237,7 @@ class PartSegmentationTask(Task):
         of_cloud = None if number is None else torch.tensor([number], device=points.device)
         seen = preprocess.normalize(points)[None]  # (1, N, C)
         wanted = preprocess.num_points or len(points)
-        logits = segment_all_points(model, seen, of_cloud, wanted).float()  # (1, N, P)
+        logits = segment_all_points(partial(self._call, model), seen, of_cloud, wanted).float()  # (1, N, P)
         check_output(logits)
         if of_cloud is not None:
             logits = metrics.mask_logits(logits, of_cloud, self.parts_of_category)
@@ -299,8 +303,7 @@ class PartSegmentationTask(Task):
     def groups(self, split: Split) -> tuple[tuple[str, ...], Tensor]:
         """Return the categories, and each cloud's number (S,)."""
         self._require_parts(split)
-        assert split.category is not None
-        return split.categories, split.category
+        return split.categories, split.label if split.category is None else split.category
 
     def point_labels(self, split: Split) -> Tensor | None:
         """Return the true part of each point (S, N)."""
@@ -331,9 +334,7 @@ def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[str]]:
 def _checked_table(table: Any) -> tuple[tuple[int, ...], ...]:
     listed = isinstance(table, (list, tuple)) and all(isinstance(ids, (list, tuple)) for ids in table)
     if not listed or not all(ids and all(type(part) is int and part >= 0 for part in ids) for ids in table):
-        raise ValueError(
-            f"checkpoint: expected parts of a category, whole numbers from 0 up, got {table!r:.80}"
-        )
+        raise ValueError(f"labels: expected parts of a category, whole numbers from 0 up, got {table!r:.80}")
     return tuple(tuple(ids) for ids in table)
 
 

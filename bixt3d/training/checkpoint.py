@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bixt3d.config import MOST_POINTS
-from bixt3d.models.factory import create_model
+from bixt3d.models.factory import create_model, find_builder, is_own
 from bixt3d.suggest import nearest
 from bixt3d.tasks import Description
 from bixt3d.training.files import flush, write_atomically
@@ -64,7 +64,8 @@ def save_model(path: Path, model: nn.Module, meta: Description | dict[str, Any])
     """
     from safetensors.torch import save_file
 
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # Each on its own: weights may be tied.
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
     stated = meta.to_dict() if isinstance(meta, Description) else meta
     header = {"bixt3d": json.dumps({"format": FORMAT, **stated})}
 
@@ -146,8 +147,17 @@ def _build(path: Path, state: dict[str, Tensor], description: Description) -> nn
     if not name:
         raise ValueError(
             f"{path}: its model was given to bixt3d.train as an object: expected one like it, "
-            "bixt3d.load_model(path, model=...)"
+            "bixt3d.load_model(path, model=...), which Predictor takes; a model that bixt3d.register_model "
+            "has given a name is rebuilt by itself"
         )
+    try:
+        find_builder(name)
+    except ValueError as error:
+        raise ValueError(f"{path}: its model cannot be built: {error}") from None
+    if not is_own(name):  # whatever its builder does, its bugs are its own
+        model = create_model(name, **args)
+        _check_state(model, state, path)
+        return model
     try:
         _check_sizes(args, state)
         with _WithoutMemory():
@@ -182,9 +192,12 @@ def load_model(
     """
     loaded: Any = load_checkpoint(path_or_name, device, model)[0]
     if classes is not None:
+        names = list(classes) if not isinstance(classes, str) else []
+        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise ValueError(f"classes: expected names, each once, got {classes!r:.80}")
         if not hasattr(loaded, "reset_classifier"):
             raise ValueError(f"classes: expected a model with reset_classifier, got {type(loaded).__name__}")
-        loaded.reset_classifier(len(classes), list(classes))
+        loaded.reset_classifier(len(names), names)
     result: nn.Module = loaded
     return result
 
@@ -249,7 +262,9 @@ def _check_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
         kinds = FLOATS if wanted[name].is_floating_point() else (wanted[name].dtype,)
         if value.dtype not in kinds:
             raise _Mismatch(f"{path}: expected {name} in {' or '.join(map(str, kinds))}, got {value.dtype}")
-        if not bool(torch.isfinite(value.to(torch.float32)).all()):
+        # A buffer may hold infinity on purpose, as masks of attention do.
+        meant = not wanted[name].is_meta and not bool(torch.isfinite(wanted[name].float()).all())
+        if not meant and not bool(torch.isfinite(value.to(torch.float32)).all()):
             raise _Mismatch(f"{path}: {name} holds NaN or infinity: its training diverged, or it is damaged")
 
 

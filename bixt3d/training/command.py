@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import sysconfig
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -18,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bixt3d.config import Config, load_config
+from bixt3d.mistakes import LIBRARIES, OURS, PACKAGE, is_below, is_mistake
+from bixt3d.training.checkpoint import find_checkpoint
 from bixt3d.training.device import leave_workers
 from bixt3d.training.splits import build_task
+from bixt3d.training.weights import place_beside
 
 RESUMABLE = "stopped; a training goes on from its last saved epoch with --resume"
-PACKAGE = Path(__file__).resolve().parents[1]
-# Folders of the checkout whose errors are ours, too.
-OURS = (PACKAGE, *(PACKAGE.parent / name for name in ("tools", "benchmarks")))
-LIBRARIES = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
 
 
 @dataclass
@@ -33,8 +31,7 @@ class Ending:
     """How a program ends.
 
     Attributes:
-        folder: Where the traceback of a bug goes, if it is there; the system's folder for temporary files
-            else.
+        folder: Where the traceback of a bug goes; the system's folder for temporary files if None.
         whole: Print tracebacks.
     """
 
@@ -112,6 +109,20 @@ def experiment(cfg: str, overrides: list[str], parts: bool) -> Config:
     return config
 
 
+def place(text: str) -> Path:
+    """Return a path of the command line, with ``~`` for the user's folder."""
+    return Path(text).expanduser()
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """Return the folder of what is made from a checkpoint: its run's, but ``runs`` for weights that ship.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+    """
+    return place_beside(find_checkpoint(checkpoint))
+
+
 @contextmanager
 def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = None) -> Iterator[Ending]:
     """End the program with one line for what a user can mend, and with a bug's line and place.
@@ -151,7 +162,7 @@ def _said(error: Exception, ending: Ending) -> str:
     """Return the last line of a program that ends with an error; leave a bug's traceback in a file."""
     if ending.whole:
         traceback.print_exception(error)
-    if is_mistake(error):
+    if is_mistake(error, str(_program(traceback.extract_tb(error.__traceback__)))):
         if isinstance(error, FileExistsError) and error.filename is not None:
             return f"error: {error.filename} is a file, no folder"
         return f"error: {error}"
@@ -163,48 +174,31 @@ def _said(error: Exception, ending: Ending) -> str:
     return f"{said}; the whole traceback is in {_leave(error, ending)} (--traceback prints it)"
 
 
+def _program(frames: list[traceback.FrameSummary]) -> Path:
+    # The first frame is `one_line_errors`, the second the program around which it stands, or a plug-in's
+    # loader.
+    return Path(frames[min(1, len(frames) - 1)].filename).resolve()
+
+
 def _place(frames: list[traceback.FrameSummary]) -> traceback.FrameSummary:
     """Return the innermost frame of what a user plugged in; else of the program and this package."""
     called = [f for f in frames[1:] if not f.filename.startswith("<")]
-    known = [f for f in called if not _below(f.filename, LIBRARIES) or _below(f.filename, OURS)]
-    theirs = [f for f in known if not _below(f.filename, _ours(frames))]
+    known = [f for f in called if not is_below(f.filename, LIBRARIES) or is_below(f.filename, OURS)]
+    theirs = [f for f in known if not is_below(f.filename, (*OURS, _program(frames)))]
     return (theirs or known or frames)[-1]
 
 
-def _ours(frames: list[traceback.FrameSummary]) -> tuple[Path, ...]:
-    # The first frame is `one_line_errors`, the second the program around which it stands, or a plug-in's
-    # loader.
-    return (*OURS, *(Path(frame.filename).resolve() for frame in frames[1:2]))
-
-
-def is_mistake(error: Exception) -> bool:
-    """Return whether an error is what a user did, rather than a bug, of theirs or ours."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = _ours(frames)
-    if any(not _below(frame.filename, (*LIBRARIES, *ours)) for frame in frames):
-        return False
-    if isinstance(error, OSError):
-        return True
-    # A line that says raise was meant; torch's own errors end at the line of ours that called it.
-    return _below(frames[-1].filename, ours) and (frames[-1].line or "").startswith("raise ")
-
-
 def _leave(error: Exception, ending: Ending) -> Path:
-    folder = ending.folder if ending.folder and ending.folder.is_dir() else Path(tempfile.gettempdir())
+    folder = ending.folder or Path(tempfile.gettempdir())
     rank = os.environ.get("RANK", "0")
     name = "traceback" if folder == ending.folder else f"bixt3d-traceback-{os.getpid()}"
     path = folder / (f"{name}.txt" if rank == "0" else f"{name}-{rank}.txt")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError:  # a full disk hides no error
         traceback.print_exception(error)
     return path
-
-
-def _below(filename: str, folders: tuple[Path, ...]) -> bool:
-    path = Path(filename).resolve()
-    # frozen and built-in modules have names such as <frozen importlib._bootstrap>
-    return filename.startswith("<") or any(path.is_relative_to(folder) for folder in folders)
 
 
 def _shown(filename: str) -> str:

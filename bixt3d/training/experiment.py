@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.models.factory import create_model, takes
 from bixt3d.tasks import Description, Task
+from bixt3d.tasks.description import OWN
 from bixt3d.training.checkpoint import load_checkpoint
 from bixt3d.training.device import Workers, join_workers, pick_device
 from bixt3d.training.evaluate import evaluate
@@ -94,6 +96,7 @@ def train(
         _check_kind(name, value, kind)
     _check_kind("model", model, nn.Module)
     config = check_config(config) if isinstance(config, Config) else load_config(config)
+    run_dir = Path(config.run.dir).expanduser()
     where = pick_device(device if device is None else str(device))
     workers = join_workers(where)
     made = build_task(config, task, model)
@@ -103,7 +106,8 @@ def train(
     splits, stored_points = open_all(config, where, made, given)
     chosen = next(iter(splits))
     made.set_facts(made.facts(splits[chosen]))
-    description = describe(config, splits[chosen], stored_points, made, model)
+    named = "" if "train" in given else None
+    description = describe(config, splits[chosen], stored_points, made, model, named)
     net = build_model(config, description, resume) if model is None else model
     made.bind_model(net)
     if workers.first:
@@ -112,7 +116,6 @@ def train(
         source = "given clouds" if given else config.data.name
         name = description.model["name"] or type(net).__name__
         print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}")
-    run_dir = Path(config.run.dir).expanduser()
     trainer = Trainer(config, net, made, splits[chosen], splits.get("val"), run_dir, description, resume)
     before = trainer.seconds
     trainer.fit()
@@ -137,6 +140,7 @@ def describe(
     stored_points: int,
     task: Task | None = None,
     model: nn.Module | None = None,
+    dataset: str | None = None,
 ) -> Description:
     """Describe a model of this experiment: what its checkpoint needs to be used without settings.
 
@@ -146,6 +150,7 @@ def describe(
         stored_points: From how many points clouds were chosen.
         task: The task; that of the settings if None.
         model: A model that was built elsewhere; the settings' if None.
+        dataset: What the data are called; as the settings do if None.
 
     Raises:
         ValueError: If the settings give the model a size that is not the data's.
@@ -157,7 +162,23 @@ def describe(
         known = getattr(model, "description", None)
         built = dict(known.model) if isinstance(known, Description) else {"name": "", "args": {}}
     preprocess = Preprocess(config.data.num_points, config.data.order, stored_points, split.features)
-    return Description(task.name, built, task.facts(split), preprocess, config.data.name)
+    facts = task.facts(split)
+    _check_facts(facts)
+    dataset = config.data.name if dataset is None else dataset
+    return Description(task.name, built, facts, preprocess, dataset)
+
+
+def _check_facts(facts: dict[str, Any]) -> None:
+    """Raise ValueError for facts of a task that a checkpoint cannot keep beside its own."""
+    taken = set(facts) & {*OWN, "format"}
+    if taken:
+        raise ValueError(
+            f"facts: expected other names than {', '.join(sorted(taken))}, which checkpoints have"
+        )
+    try:
+        json.dumps(facts)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"facts: expected JSON's own kinds, such as numbers and lists ({error})") from None
 
 
 def _arguments(config: Config, split: Split, task: Task) -> dict[str, Any]:

@@ -186,6 +186,14 @@ def holds_run(run_dir: Path) -> bool:
     return bool(state.get("epoch") or state.get("sums", {}).get("steps"))
 
 
+def run_is_there(run_dir: Path) -> FileExistsError:
+    """Return the error for a folder that holds a run already."""
+    return FileExistsError(
+        f"{run_dir} holds a run already: go on with it by --resume (in Python resume=True), or choose "
+        "another folder with --set run.dir=FOLDER"
+    )
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Describe what a run computes with: versions, device, threads, commit, command."""
     import numpy as np

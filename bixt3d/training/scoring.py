@@ -32,7 +32,7 @@ def scores(seen: Evaluation, task: Task) -> str:
     """Return a line for each metric, under the name by which it is known."""
     titles = {name: task.titles.get(name, name) for name in seen.metrics}
     width = 2 + max(map(len, titles.values()))
-    return "\n".join(f"{titles[name]:{width}}{100 * value:.2f}%" for name, value in seen.metrics.items())
+    return "\n".join(f"{titles[name]:{width}}{task.show(value)}" for name, value in seen.metrics.items())
 
 
 def evaluate_checkpoint(
@@ -74,7 +74,7 @@ def evaluate_checkpoint(
     task.bind_model(model)
     seen = evaluate(model, split, task, config.train.eval_batch_size, config.train.amp)
     rows = task.table(seen.counts.cpu())
-    epoch = known.metrics["epoch"]
+    epoch = known.metrics.get("epoch", "unknown")
     print(f"{text_table(rows)}\n\n{split_name}: {len(split)} shapes of {config.data.name}, epoch {epoch}")
     print(scores(seen, task))
     learned = known.config.get("data", {}).get("train_split")

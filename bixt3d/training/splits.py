@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bixt3d.config import Config
-from bixt3d.datasets import open_dataset
+from bixt3d.datasets import cuts_clouds, open_dataset
 from bixt3d.datasets.holdout import cut_train
 from bixt3d.datasets.split import Split
 from bixt3d.models.factory import task_of
@@ -63,7 +63,8 @@ def open_splits(
 
 def _open(config: Config, name: str, training: bool, task: Task) -> Split:
     """Open a split with the points that its task chooses among: all that are stored, or the first."""
-    data, limit = config.data, task.wanted_points(training)
+    data = config.data
+    limit = task.wanted_points(training) if cuts_clouds(data.name) else None
     split = open_dataset(data.name, data.root, name, limit, data.features)
     if limit is not None and not split.normalized:  # centre and radius are those of all stored points
         split = open_dataset(data.name, data.root, name, None, data.features)
@@ -94,6 +95,8 @@ def open_all(
         splits, stored_points = open_splits(config, device, missing, chosen, task)
         chosen_split = splits[chosen]
     else:
+        if config.data.features is not None:
+            given = {name: split.with_features(config.data.features) for name, split in given.items()}
         own = given["train"].to(device)
         given = {**given, **_others(config, own, [name for name in wanted if name not in given])}
         if "val" in wanted and "val" not in given:

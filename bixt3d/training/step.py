@@ -76,6 +76,13 @@ class Learner:
         # Statistics of a batch that is left out must not stay: what they were after the step before.
         self.buffers = list(model.buffers())
         self.kept = [value.clone() for value in self.buffers]
+        # A buffer may hold infinity on purpose, as masks of attention do; the others stay finite.
+        self.infinite = {name for name, value in model.named_buffers() if not bool(value.isfinite().all())}
+        self.statistics = [
+            value
+            for name, value in model.named_buffers()
+            if value.is_floating_point() and name not in self.infinite
+        ]
         self.loss = torch.zeros((), device=device)
         # Whether weights and optimisers belong together.
         self.between_steps = True
@@ -121,8 +128,12 @@ class Learner:
 
     def finite(self) -> bool:
         """Whether weights, statistics and their average are; a GPU is waited for."""
-        held = [self.model] if self.average is None else [self.model, self.average]
-        values = [value for module in held for value in _tensors(module) if value.is_floating_point()]
+        values = [
+            value
+            for module in (self.model, self.result)
+            for name, value in (*module.named_parameters(), *module.named_buffers())
+            if value.is_floating_point() and name not in self.infinite
+        ]
         return bool(torch.stack([value.isfinite().all() for value in values]).all())
 
     def learn(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -197,9 +208,8 @@ class Learner:
         if self.config.optim.clip_norm > 0:
             nn.utils.clip_grads_with_norm_(self.parameters, self.config.optim.clip_norm, norm)
         fine = norm.isfinite() & self.loss.isfinite()
-        floating = [value for value in self.buffers if value.is_floating_point()]
-        if floating:
-            fine &= torch.stack(torch._foreach_norm(floating, float("inf"))).isfinite().all()
+        if self.statistics:
+            fine &= torch.stack(torch._foreach_norm(self.statistics, float("inf"))).isfinite().all()
         bad = (~fine).float()
         self.loss = torch.zeros_like(self.loss)
         return self.workers.sum(bad).clamp_(max=1.0)

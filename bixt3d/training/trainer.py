@@ -21,7 +21,7 @@ from bixt3d.training.batches import training_loader
 from bixt3d.training.checkpoint import load_latest_state, save_model, save_state
 from bixt3d.training.device import Workers, join_workers, keep_freed_memory
 from bixt3d.training.evaluate import Evaluation, evaluate
-from bixt3d.training.log import RunLog, holds_run
+from bixt3d.training.log import RunLog, holds_run, run_is_there
 from bixt3d.training.memory import OutOfMemory
 from bixt3d.training.optim import learning_rate
 from bixt3d.training.step import Learner
@@ -96,10 +96,7 @@ class Trainer:
             state, self.whole = load_latest_state(self.run_dir / "resume.pt")
             self._restore(state)
         elif self.workers.any(int(self.workers.first and holds_run(self.run_dir))):
-            raise FileExistsError(
-                f"{self.run_dir} holds a run already: go on with it by --resume, or choose another folder "
-                "with --set run.dir=FOLDER"
-            )
+            raise run_is_there(self.run_dir)
         self.log = RunLog(
             self.run_dir,
             config,
@@ -253,6 +250,9 @@ class Trainer:
 
     def _save(self, row: dict[str, float]) -> None:
         goal = f"val_{self.task.goal}"
+        seen = [name[4:] for name in row if name.startswith("val_") and name != "val_loss"]
+        if seen and self.task.goal not in seen:
+            raise ValueError(f"task: goal: expected one of {', '.join(seen)}, got {self.task.goal!r}")
         better = row.get(goal, -math.inf) > self.best
         self.best = max(self.best, row.get(goal, -math.inf))
         if not self.workers.first:

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from bixt3d.datasets import Split, open_dataset
 from bixt3d.inference.predictor import Predictor
+from bixt3d.mistakes import is_mistake
 from bixt3d.visualize.figure import writable
 from bixt3d.visualize.scene import LabelledCloud
 
@@ -134,6 +135,14 @@ class Gallery(Sequence[LabelledCloud]):
             maps = self.predictor.attention(cloud, told).maps
             about["attention"] = tuple(layer.mean(axis=0) for layer in maps)  # (M, N) each
         return LabelledCloud(self.titles[index], category=category, **about)
+
+
+def is_told(clouds: Sequence[LabelledCloud], error: Exception) -> bool:
+    """Return whether a cloud that cannot be had is only told of, rather than the end of all.
+
+    What a model or a task of one's own gets wrong in a `Gallery` is a bug; in another sequence nothing is.
+    """
+    return not isinstance(clouds, Gallery) or is_mistake(error)
 
 
 def next_category(categories: Sequence[str], index: int) -> int:

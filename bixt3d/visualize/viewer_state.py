@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bixt3d.visualize.gallery import Gallery, next_category
+from bixt3d.visualize.gallery import Gallery, is_told, next_category
 from bixt3d.visualize.pictures import FAULTS
 from bixt3d.visualize.scene import MODES, PLAIN, LabelledCloud, rgb
 
@@ -74,6 +74,8 @@ class ViewerState:
             try:
                 self._seen = (self.index, self.clouds[self.index], "")
             except FAULTS as error:
+                if not is_told(self.clouds, error):
+                    raise
                 self._seen = (self.index, None, " ".join(str(error).split()))
         return self._seen[1]
 

@@ -177,11 +177,17 @@ def test_whole_traceback_is_printed_when_asked_for(
 def test_traceback_without_a_folder_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    said = said_of(lambda: {}["gone"], folder=tmp_path / "no such run")
+    said = said_of(lambda: {}["gone"])
     place = re.search(r"the whole traceback is in (\S+) \(", said)
     assert said.startswith("error: KeyError: 'gone'\n  at tests/training/test_command.py:") and place
     assert Path(place[1]).parent == tmp_path / "temporary"
     assert "KeyError: 'gone'" in Path(place[1]).read_text()
+
+
+def test_the_folder_of_a_run_is_made_for_the_traceback(tmp_path: Path) -> None:
+    """Such as that of a bug in a model's builder, before anything is trained."""
+    said_of(lambda: {}["gone"], folder=tmp_path / "runs" / "new")
+    assert "KeyError: 'gone'" in (tmp_path / "runs" / "new" / "traceback.txt").read_text()
 
 
 def test_no_room_for_the_traceback(

@@ -15,7 +15,7 @@ from bixt3d import Predictor, create_model, tasks
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.visualize import Gallery
 from bixt3d.visualize.html import write_page
-from bixt3d.visualize.pictures import write_pictures
+from bixt3d.visualize.pictures import readable, write_pictures
 from bixt3d.visualize.scene import PLAIN
 from bixt3d.visualize.viewer_state import ViewerState
 from tests.models.randomize import randomize
@@ -146,6 +146,32 @@ def test_pictures_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out.count("picture: ") == 2
     page = write_page(gallery, tmp_path / "page.html").read_text()
     assert page.count('class="cloud"') == 3
+
+
+class BrokenTask(HeightTask):
+    def predict(
+        self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None
+    ) -> float:
+        raise ValueError("a line of the task that is wrong")
+
+
+def test_mistake_of_a_task_is_no_broken_cloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files that are missing are passed over; a bug of the task is not taken for one."""
+    np.save(tmp_path / "b.npy", split().points[0].numpy())
+    files = [tmp_path / "a.npy", tmp_path / "b.npy"]
+    gallery = Gallery.of_files(predictor("height", ours=False), files)
+    assert [place for place, _ in readable(gallery)] == [1]
+    assert capsys.readouterr().out == f"left out: no file {files[0]}\n"
+    state = ViewerState(gallery)
+    assert state.cloud is None and state.fault == f"no file {files[0]}"
+    bixt3d.register_task("height", BrokenTask)
+    broken = Gallery.of_files(predictor("height", ours=False), files)
+    with pytest.raises(ValueError, match="a line of the task that is wrong"):
+        list(readable(broken))
+    state = ViewerState(broken)
+    state.index = 1
+    with pytest.raises(ValueError, match="a line of the task that is wrong"):
+        _ = state.cloud
 
 
 def test_what_the_two_calls_give() -> None:

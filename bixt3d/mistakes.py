@@ -1,0 +1,50 @@
+"""Whether an error is a mistake of a user, which one line explains, or a bug, whose place matters."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+# Folders of the checkout whose errors are ours, too.
+OURS = (PACKAGE, *(PACKAGE.parent / name for name in ("tools", "benchmarks")))
+LIBRARIES = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
+
+
+def is_mistake(error: BaseException, program: str = "") -> bool:
+    """Return whether an error is what a user did, rather than a bug, of theirs or ours.
+
+    A mistake is an error that this package raises on purpose, or one of the system, such as a missing file.
+    Whatever comes from code of the user's own is a bug.
+
+    Args:
+        error: The error, with its traceback.
+        program: A file whose errors are ours as well.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = (*OURS, Path(program).resolve()) if program else OURS
+    if any(not is_below(frame.filename, (*LIBRARIES, *ours)) for frame in frames):
+        return False
+    if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
+        if any(not is_below(f.filename, (*LIBRARIES, *ours)) for f in _frames_of_causes(error)):
+            return False
+    if not frames or isinstance(error, OSError):
+        return True
+    # A line that says raise was meant; torch's own errors end at the line of ours that called it.
+    return is_below(frames[-1].filename, ours) and (frames[-1].line or "").startswith("raise ")
+
+
+def is_below(filename: str, folders: tuple[Path, ...]) -> bool:
+    """Return whether a file of a traceback lies in one of the folders, or is none, as <frozen ...>."""
+    path = Path(filename).resolve()
+    return filename.startswith("<") or any(path.is_relative_to(folder) for folder in folders)
+
+
+def _frames_of_causes(error: BaseException) -> list[traceback.FrameSummary]:
+    frames: list[traceback.FrameSummary] = []
+    cause = error.__cause__
+    while cause is not None:
+        frames += traceback.extract_tb(cause.__traceback__)
+        cause = cause.__cause__
+    return frames
