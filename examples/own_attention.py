@@ -37,7 +37,9 @@ class CosineAttention(BidirectionalCrossAttention):
 def cosine_cls(
     num_classes: int = 40, in_dims: int = 3, *, dim: int = 24, depth: int = 3, num_latents: int = 8
 ) -> PointClassifier:
-    trunk = bixt3d.BiXT(dim, depth, num_heads=2, num_latents=num_latents, block=CosineAttention)
+    # The usual last layer, one_sided, is no bi-directional one: with "full" all layers attend by the block.
+    sizes = {"num_heads": 2, "num_latents": num_latents, "last_layer": "full"}
+    trunk = bixt3d.BiXT(dim, depth, block=CosineAttention, **sizes)
     encoder = PointEncoder(SinusoidalTokenizer(in_dims, dim), trunk)
     return PointClassifier(encoder, ClassificationHead(dim, num_classes))
 

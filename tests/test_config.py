@@ -255,6 +255,12 @@ class TestOverrides:
         config = load("model: {args: {dim: 5, depth: 3}}", "model.args.dim=96", "model.args.widths=[1,2]")
         assert config.model.args == {"dim": 96, "depth": 3, "widths": [1, 2]}
 
+    def test_nothing_replaces_the_models_arguments(self, load: Load) -> None:
+        """They are of a model that another name replaces."""
+        config = load("model: {name: a, args: {dim: 5, depth: 3}}", "model.name=b", "model.args={}")
+        assert (config.model.name, config.model.args) == ("b", {})
+        assert load("run: {}").run.dir == load("").run.dir
+
     def test_values_may_hold_an_equals_sign(self, load: Load) -> None:
         assert load("", "run.dir=runs/lr=3").run.dir == "runs/lr=3"
 

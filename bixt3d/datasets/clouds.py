@@ -21,6 +21,7 @@ from bixt3d.datasets.features import (
     parse_features,
     width_of,
 )
+from bixt3d.datasets.spheres import heights
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class FileCloud:
                 begin += width_of(feature)
                 values = columns if columns.shape[1] == width_of(feature) else None
             if values is None and feature == "height":
-                values = _height(self.xyz)
+                values = heights(torch.from_numpy(np.asarray(self.xyz, dtype=np.float64))).numpy()
             if values is None:
                 raise FeatureError(f"{path}: it has no feature {name_of(feature)}; {self._has()}")
             parts.append(values)
@@ -141,11 +142,3 @@ def _colors(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return values / np.iinfo(values.dtype).max
     return values
-
-
-def _height(xyz: NDArray[Any]) -> NDArray[np.float64]:
-    points = np.asarray(xyz, dtype=np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
-        radius = np.linalg.norm(points - points.mean(axis=0), axis=1).max()
-        height: NDArray[np.float64] = (points[:, 1:2] - points[:, 1].min()) / (radius or 1.0)
-    return height

@@ -139,9 +139,11 @@ def read_modelnet40_normal(
     arrays = cached([classes_file, listing, *files], key, build, folder=folder)
     points = _first_points(arrays, num_points, folder)
     points[..., :3] = unit_sphere(points[..., :3])
-    points = _mend_normals(points, files)
-    whole = _split(points, arrays, classes, ("normal",), True)
-    whole = whole if features is None else whole.with_features(features)
+    if features is not None and not parse_features(features):
+        whole = _split(points[..., :3].contiguous(), arrays, classes, (), True)
+    else:
+        whole = _split(_mend_normals(points, files), arrays, classes, ("normal",), True)
+        whole = whole if features is None else whole.with_features(features)
     logger.info("modelnet40_normal: read %d %s shapes of %d points", len(whole), part, whole.num_points)
     return whole if part == "test" else cut_train(whole, split)
 

@@ -47,6 +47,13 @@ def unit_sphere(points: Tensor) -> Tensor:
     return centred / torch.where(radius > 0, radius, 1.0)
 
 
+def heights(xyz: Tensor) -> Tensor:
+    """Return how far each point is above its cloud's lowest along y, in radii: (..., N, 3) -> (..., N, 1)."""
+    radius = (xyz - xyz.mean(dim=-2, keepdim=True)).norm(dim=-1).amax(dim=-1)[..., None, None]  # (..., 1, 1)
+    above = xyz[..., 1:2] - xyz[..., 1:2].amin(dim=-2, keepdim=True)  # (..., N, 1)
+    return above / torch.where(radius > 0, radius, 1.0)
+
+
 def check_extent(points: Tensor) -> None:
     """Checks that a cloud has a shape: two points that are apart by more than rounding.
 

@@ -27,7 +27,7 @@ from bixt3d.datasets.features import (
     name_of,
     parse_features,
 )
-from bixt3d.datasets.spheres import LARGEST, check_extent, keep_shape, unit_sphere
+from bixt3d.datasets.spheres import LARGEST, check_extent, heights, keep_shape, unit_sphere
 from bixt3d.suggest import nearest
 
 _WHOLE = ("label", "parts", "category", "count")  # fields of whole numbers
@@ -218,10 +218,16 @@ class Split:
     def with_features(self, features: Sequence[str]) -> Split:
         """Return the split with these features alone, in this order.
 
+        ``height`` is computed where there is none: the distance above a cloud's lowest point along y, in its
+        radii.
+
         Raises:
-            ValueError: If it lacks one.
+            ValueError: If it lacks another.
         """
         wanted, columns = parse_features(features), columns_of(self.features)
+        if "height" in wanted and "height" not in columns:
+            points = torch.cat([self.points, heights(self.points[..., :3])], -1)
+            return replace(self, points=points, features=(*self.features, "height")).with_features(wanted)
         missing = [name_of(feature) for feature in wanted if name_of(feature) not in columns]
         if missing:
             raise ValueError(

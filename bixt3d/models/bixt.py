@@ -158,6 +158,7 @@ class BiXT(Trunk):
         drop_path: Stochastic depth at the last layer; it grows linearly from 0 at the first.
         backend: Backend of `bixt3d.ops.bidirectional_attention`.
         block: What bi-directional layers attend by: `BidirectionalCrossAttention` or a subclass of one's own.
+            A last layer that updates one side alone has an attention of its own.
 
     Raises:
         ValueError: For an unknown ``attention`` or ``last_layer``, or sizes that do not fit together.

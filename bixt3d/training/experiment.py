@@ -109,6 +109,9 @@ def train(
     named = "" if "train" in given else None
     description = describe(config, splits[chosen], stored_points, made, model, named)
     net = build_model(config, description, resume) if model is None else model
+    odd = [name for name, value in net.state_dict().items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise ValueError(f"model: expected tensors alone in its state_dict, which is saved, got {odd[0]}")
     made.bind_model(net)
     if workers.first:
         count = sum(value.numel() for value in net.parameters())

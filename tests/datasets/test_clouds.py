@@ -493,3 +493,17 @@ def test_a_cloud_made_by_hand() -> None:
     taken = cloud.take(("own", "normal", "color", "height"), Path("made"))
     expected = np.concatenate([xyz(), strength(), unit(), colors() / 255], axis=1)
     np.testing.assert_allclose(taken[:, :-1], expected)
+
+
+def test_columns_beyond_the_features_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.savetxt(tmp_path / "a.txt", np.random.default_rng(0).random((9, 7)))
+    assert read_cloud(tmp_path / "a.txt", ["color"]).shape == (9, 6)
+    assert "1 columns after color are left out" in caplog.text
+
+
+def test_fractions_are_no_colours_up_to_255(tmp_path: Path) -> None:
+    """Such as an intensity that is taken for red, where features are named in another order than columns."""
+    rows = np.random.default_rng(0).random((9, 7)) * 200
+    np.savetxt(tmp_path / "a.txt", rows)
+    with pytest.raises(ValueError, match="a.txt: feature color: .*fractions up to .*order of the columns"):
+        read_cloud(tmp_path / "a.txt", ["intensity", "color"])

@@ -380,3 +380,21 @@ def test_real_part_data(tmp_path: Path) -> None:
     torch.testing.assert_close(test.points[..., :3].norm(dim=-1).amax(1), torch.ones(76))
     torch.testing.assert_close(test.points[..., 3:].norm(dim=-1), torch.ones(76, 2500), atol=1e-2, rtol=0)
     assert not {name for s in ("train", "val") for name in splits[s].names} & set(test.names)
+
+
+def test_shapes_on_a_map_keep_their_shape(folder: Path) -> None:
+    """They are read in double precision, and centred before they are rounded."""
+    expected = read_shapenetpart(folder, "test")
+    for path in folder.glob("0*/*.txt"):
+        rows = np.loadtxt(path)
+        rows[:, :3] += [500_000.0, 5_400_000.0, 300.0]
+        np.savetxt(path, rows, fmt="%.9f")
+    found = read_shapenetpart(folder, "test")
+    torch.testing.assert_close(found.points, expected.points, rtol=0, atol=1e-5)
+
+
+def test_xyz_alone_of_files_with_other_columns(folder: Path) -> None:
+    expected = read_shapenetpart(folder, "test", None, [])
+    with_columns(folder, color_and_intensity)
+    found = read_shapenetpart(folder, "test", None, [])
+    assert found.features == () and torch.equal(found.points, expected.points)

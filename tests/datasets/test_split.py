@@ -516,3 +516,28 @@ def test_arrays_on_a_map_keep_their_shape(caplog: pytest.LogCaptureFixture) -> N
     near = Split(shape + 3.0, np.array([0, 0]), ["one"])  # stays where it is
     np.testing.assert_allclose(near.points.numpy(), shape + 3.0, atol=1e-6)
     assert not caplog.records
+
+
+def test_height_is_computed_where_there_is_none() -> None:
+    xyz = torch.rand(2, 30, 3) * 4 + 7
+    made = Split(xyz, torch.tensor([0, 0]), ("one",)).with_features(["height"])
+    assert made.features == ("height",)
+    above = xyz[..., 1] - xyz[..., 1].amin(1, keepdim=True)
+    radius = (xyz - xyz.mean(1, keepdim=True)).norm(dim=-1).amax(1, keepdim=True)
+    torch.testing.assert_close(made.points[..., 3], above / radius)
+    own = Split(
+        torch.cat([xyz, torch.ones(2, 30, 1)], -1), torch.tensor([0, 0]), ("one",), features=("height",)
+    )
+    assert own.with_features(["height"]) is own
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int64])
+def test_every_cloud_on_a_map_keeps_its_shape(kind: type) -> None:
+    """Also beside one whose points all coincide, and in whole millimetres."""
+    shape = np.random.default_rng(0).integers(-900, 900, (3, 50, 3)).astype(np.float64)
+    points = shape + [500_000_000.0, 5_400_000_000.0, 300_000.0]
+    points[1] = points[1, :1]
+    split = Split(points.astype(kind), np.array([0, 0, 0]), ["one"])
+    for cloud in (0, 2):
+        centred = shape[cloud] - shape[cloud].mean(axis=0)
+        np.testing.assert_allclose(split.points[cloud].numpy(), centred, atol=1e-3)

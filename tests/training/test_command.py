@@ -18,7 +18,15 @@ import torch
 
 import bixt3d
 from bixt3d.datasets.meshes import read_cloud
-from bixt3d.training.command import RESUMABLE, add_plugins, experiment, load_plugin, one_line_errors, parser
+from bixt3d.training.command import (
+    RESUMABLE,
+    add_plugins,
+    experiment,
+    load_plugin,
+    one_line_errors,
+    parser,
+    place,
+)
 from bixt3d.training.stop import Stopped
 from tests.training.own import settings
 from tests.training.tiny import make_split
@@ -369,3 +377,11 @@ def test_a_program_from_end_to_end(run: Path) -> None:
     assert "error: RuntimeError: mat1 and mat2" in done.stderr and "  at mine.py:" in done.stderr
     assert "the whole traceback is in runs/mine/traceback.txt" in done.stderr
     assert "# the line that is wrong" in Path("runs/mine/traceback.txt").read_text()
+
+
+def test_paths_of_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place("~/views") == tmp_path / "views" and place("views") == Path("views")
+    for tool in (Path(__file__).resolve().parents[2] / "tools").glob("*.py"):
+        if tool.name != "prepare_data.py":  # which expands its own
+            assert "type=Path" not in tool.read_text(), tool.name
