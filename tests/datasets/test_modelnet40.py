@@ -563,6 +563,7 @@ def test_real_modelnet40(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_doubles_on_a_map_keep_their_shape(hdf5: Path) -> None:
     """They are centred before they are rounded."""
     shape = np.random.default_rng(0).normal(size=(4, 16, 3))
-    write_hdf5(hdf5 / "ply_data_test0.h5", 4, 16, seed=2, data=shape + [500_000.0, 5_400_000.0, 300.0])
+    file = hdf5 / HDF5_FOLDER / "ply_data_test0.h5"
+    write_hdf5(file, 4, 16, seed=2, data=shape + [500_000.0, 5_400_000.0, 300.0])
     points = open_dataset("modelnet40", hdf5, "test").points.numpy()
     np.testing.assert_allclose(points, shape - shape.mean(axis=1, keepdims=True), atol=1e-6)
