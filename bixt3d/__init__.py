@@ -1,7 +1,7 @@
 """Learning on 3D point clouds with bi-directional cross-attention (BiXT)."""
 
 from bixt3d import metrics, ops
-from bixt3d.config import Config, load_config
+from bixt3d.config import Config, list_configs, load_config
 from bixt3d.datasets import Split, open_dataset, register_dataset
 from bixt3d.inference import Predictor
 from bixt3d.models import BiXT, Perceiver, create_model, list_models, official, register_model
@@ -20,6 +20,7 @@ __all__ = [
     "Split",
     "Task",
     "create_model",
+    "list_configs",
     "list_models",
     "list_weights",
     "load_config",

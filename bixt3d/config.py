@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from bixt3d.settings import Section, build, check_layer, check_names, convert, merge, settings
+from bixt3d.suggest import nearest
 
+FOLDER = Path(__file__).resolve().parents[1] / "configs"  # of the checkout
 MOST_BYTES = 1_000_000  # of a file of settings
 MOST_POINTS = 10_000_000  # of a cloud
 Order = Literal["stored", "fps", "random"]
-ORDERS: tuple[str, ...] = get_args(Order)
 
 
 @settings
@@ -80,16 +81,8 @@ class AugmentConfig(Section):
         self.expect("at least scale_low", lambda value: self.scale_low <= value < inf, "scale_high")
         zero_or_more = ("shift", "jitter_std", "jitter_clip", "rotate_degrees")
         self.expect("0 or more", lambda value: 0 <= value < inf, *zero_or_more)
-        self.expect(
-            "0 <= value < 1 a feature",
-            lambda value: all(0 <= share < 1 for share in value.values()),
-            "feature_dropout",
-        )
-        self.expect(
-            "0 or more a feature",
-            lambda value: all(0 <= std < inf for std in value.values()),
-            "feature_jitter",
-        )
+        self.expect("0 <= value < 1 each", lambda of: all(0 <= p < 1 for p in of.values()), "feature_dropout")
+        self.expect("0 or more each", lambda of: all(0 <= p < inf for p in of.values()), "feature_jitter")
 
 
 @settings
@@ -214,6 +207,11 @@ class Config(Section):
             raise ValueError("augment.thin: data.order=random draws other points every epoch already")
 
 
+def list_configs() -> list[str]:
+    """Return the sorted names of the project's experiments, which `load_config` takes; see configs/."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
 def load_config(path: str | Path | Config, overrides: Sequence[str] = ()) -> Config:
     """Read an experiment's settings.
 
@@ -221,7 +219,7 @@ def load_config(path: str | Path | Config, overrides: Sequence[str] = ()) -> Con
     ``data.root`` and ``model.init_from``, which a training reads, and ``run.dir``, where it writes.
 
     Args:
-        path: A YAML file, or settings that the overrides change.
+        path: A YAML file, a name of `list_configs`, or settings that the overrides change.
         overrides: Settings such as ``"optim.lr=1e-3"``, which go before the file's.
 
     Returns:
@@ -235,10 +233,13 @@ def load_config(path: str | Path | Config, overrides: Sequence[str] = ()) -> Con
     if isinstance(path, Config):
         return config_from(to_dict(path), overrides)
     path = Path(path).expanduser()
+    if not path.exists() and str(path) in list_configs():
+        path = FOLDER / f"{path}.yaml"
     if not path.is_file():
         beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f"; {path.parent} holds {', '.join(beside)}" if beside else ""
-        raise FileNotFoundError(f"no config file {path}{hint}")
+        known = nearest(path, list_configs()) if path.name == str(path) else ""
+        raise FileNotFoundError(f"no config file {path}{hint}{known}")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path}: expected settings, {MOST_BYTES:,} bytes at most, got a larger file")
     from bixt3d.yaml import parse_yaml

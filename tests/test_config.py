@@ -623,6 +623,28 @@ class TestFiles:
         assert not trace.exists()
 
 
+class TestNames:
+    def test_the_projects_experiments(self) -> None:
+        names = bixt3d.list_configs()
+        assert {"modelnet40_cpu", "own_data", "paper_naive"} <= set(names) and names == sorted(names)
+
+    def test_a_name_is_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        config = bixt3d.load_config("modelnet40_cpu", ["train.epochs=3"])
+        assert (config.data.num_points, config.train.epochs) == (512, 3)
+        assert config.run.dir == "runs/modelnet40_cpu"
+
+    def test_a_file_of_that_name_goes_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "modelnet40_cpu").write_text("train: {epochs: 5}")
+        assert bixt3d.load_config("modelnet40_cpu").train.epochs == 5
+
+    def test_the_nearest_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(FileNotFoundError, match="no config file modelnet40_cpuu.*'modelnet40_cpu'"):
+            bixt3d.load_config("modelnet40_cpuu")
+
+
 class TestConfigFrom:
     def test_a_saved_config(self, load: Load) -> None:
         config = load("data: {features: [color]}\noptim: {lr: 5}\nmodel: {args: {dim: 96, widths: [1]}}")
