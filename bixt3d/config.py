@@ -81,8 +81,12 @@ class AugmentConfig(Section):
         self.expect("at least scale_low", lambda value: self.scale_low <= value < inf, "scale_high")
         zero_or_more = ("shift", "jitter_std", "jitter_clip", "rotate_degrees")
         self.expect("0 or more", lambda value: 0 <= value < inf, *zero_or_more)
-        self.expect("0 <= value < 1 each", lambda of: all(0 <= p < 1 for p in of.values()), "feature_dropout")
-        self.expect("0 or more each", lambda of: all(0 <= p < inf for p in of.values()), "feature_jitter")
+        self.expect(
+            "0 <= value < 1 a feature", lambda of: all(0 <= p < 1 for p in of.values()), "feature_dropout"
+        )
+        self.expect(
+            "0 or more a feature", lambda of: all(0 <= p < inf for p in of.values()), "feature_jitter"
+        )
 
 
 @settings
