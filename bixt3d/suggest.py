@@ -1,4 +1,4 @@
-"""The nearest known name, for error messages."""
+"""Names that errors suggest, and names that a user may give to something of their own."""
 
 from __future__ import annotations
 
@@ -10,3 +10,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or nothing."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_free(name: object, taken: Iterable[str], what: str) -> None:
+    """Raise ValueError for a name that is none, or that the package has given to ``what`` of its own."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name: expected a name, got {name!r}")
+    if name in taken:
+        raise ValueError(f"name: {name} is a {what} of the package: expected another name")

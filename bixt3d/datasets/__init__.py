@@ -17,7 +17,7 @@ from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.shapenetpart import read_shapenetpart
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.datasets.split import Cloud, PartCloud, Split
-from bixt3d.suggest import nearest
+from bixt3d.suggest import check_free, nearest
 
 __all__ = [
     "Cloud",
@@ -115,10 +115,7 @@ def register_dataset(name: str, reader: Reader) -> None:
         ValueError: If the name is taken by a data set of the package, or no name.
         TypeError: If the reader cannot be called.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name: expected a name, got {name!r}")
-    if name in _OWN:
-        raise ValueError(f"name: {name} is a data set of the package: expected another name")
+    check_free(name, _OWN, "data set")
     if not callable(reader):
         raise TypeError(f"reader: expected a function (root, split) -> Split, got {type(reader).__name__}")
     _READERS[name] = reader

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from bixt3d.models import variants
-from bixt3d.suggest import nearest
+from bixt3d.suggest import check_free, nearest
 
 Builder = Callable[..., nn.Module]
 
@@ -45,10 +45,7 @@ def register_model(name: str, builder: Builder) -> None:
         ValueError: If the name is taken by a model of the package, or no name.
         TypeError: If the builder cannot be called.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name: expected a name, got {name!r}")
-    if name in _OWN:
-        raise ValueError(f"name: {name} is a model of the package: expected another name")
+    check_free(name, _OWN, "model")
     if not callable(builder):
         raise TypeError(f"builder: expected a function that returns a model, got {type(builder).__name__}")
     MODELS[name] = builder

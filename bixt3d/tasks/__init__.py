@@ -7,7 +7,7 @@ import inspect
 from typing import Any
 
 from bixt3d.config import Config
-from bixt3d.suggest import nearest
+from bixt3d.suggest import check_free, nearest
 from bixt3d.tasks.base import Task
 from bixt3d.tasks.classification import ClassificationTask
 from bixt3d.tasks.description import Description, compare_facts
@@ -53,10 +53,7 @@ def register_task(name: str, task: type[Task] | Task) -> None:
         ValueError: If the name is taken by a task of the package, or no name.
         TypeError: If the task is no task.
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name: expected a name, got {name!r}")
-    if name in _OWN:
-        raise ValueError(f"name: {name} is a task of the package: expected another name")
+    check_free(name, _OWN, "task")
     _check_task(task)
     if isinstance(task, type):
         try:
