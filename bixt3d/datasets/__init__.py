@@ -72,10 +72,7 @@ def open_dataset(
     """
     if name not in _READERS:
         known = ", ".join(list_datasets())
-        raise ValueError(
-            "name: expected a data set (one of yours after bixt3d.register_dataset, on the command line "
-            f"--plugin FILE.py) out of {known}, came {name!r}{nearest(name, _READERS)}"
-        )
+        raise ValueError(f"name: expected a data set out of {known}, came {name!r}{nearest(name, _READERS)}")
     check_request(split, num_points)
     wanted = None if features is None else parse_features(features)
     reader = _READERS[name]
