@@ -132,9 +132,9 @@ class PartSegmentationTask(Task):
                 f"checkpoint: expected the names of {parts} parts and the parts of {count} categories, got "
                 f"{len(self.part_names)} names, and parts of {len(self.parts_of_category)}"
             )
-        for ids in self.parts_of_category:
-            if max(ids) >= parts:
-                raise ValueError(f"checkpoint: expected parts of a category in 0..{parts - 1}, got {ids!r:.80}")
+        wrong = [ids for ids in self.parts_of_category if max(ids) >= parts]
+        if wrong:
+            raise ValueError(f"checkpoint: expected parts in 0..{parts - 1}, got {wrong[0]!r:.80}")
 
     @property
     def num_parts(self) -> int:
@@ -334,7 +334,7 @@ def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[str]]:
 def _checked_table(table: Any) -> tuple[tuple[int, ...], ...]:
     listed = isinstance(table, (list, tuple)) and all(isinstance(ids, (list, tuple)) for ids in table)
     if not listed or not all(ids and all(type(part) is int and part >= 0 for part in ids) for ids in table):
-        raise ValueError(f"checkpoint: expected parts of a category, whole numbers from 0 up, got {table!r:.80}")
+        raise ValueError(f"checkpoint: expected parts of a category, whole numbers from 0, got {table!r:.60}")
     return tuple(tuple(ids) for ids in table)
 
 
