@@ -62,20 +62,14 @@ def save_model(path: Path, model: nn.Module, meta: Description | dict[str, Any])
     Raises:
         OSError: If the file cannot be written; the previous one is untouched.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     # Each on its own: weights may be tied.
     state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
     stated = meta.to_dict() if isinstance(meta, Description) else meta
     header = {"bixt3d": json.dumps({"format": FORMAT, **stated})}
-
-    def write(temporary: Path) -> None:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(state, temporary, metadata=header)
-        temporary.chmod(mode)  # safetensors leaves it to its owner alone
-
-    write_atomically(path, write)
+    # As bytes: save_file writes by a temporary file of a name of its own, which a kill would leave behind.
+    write_atomically(path, lambda temporary: temporary.write_bytes(save(state, metadata=header)))
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -335,9 +335,9 @@ def save_run(path: Path) -> None:
 
 def fail_in(what: str, error: BaseException) -> Callable[..., None]:
     def failing(*arguments: Any, **options: Any) -> None:
-        if what == "write":
-            path = next(value for value in arguments if isinstance(value, (str, Path)))
-            Path(path).write_bytes(b"half a file")
+        for path in arguments:
+            if what == "write" and isinstance(path, (str, Path)):
+                Path(path).write_text("half a file")
         raise error
 
     return failing
@@ -355,7 +355,7 @@ def test_failure_leaves_the_folder_as_it_was(
     before = contents(tmp_path)
     failing = fail_in(what, OSError(28, "No space left on device"))
     if what == "write":
-        monkeypatch.setattr("safetensors.torch.save_file", failing)
+        monkeypatch.setattr(Path, "write_bytes", failing)
         monkeypatch.setattr(torch, "save", failing)
     else:
         monkeypatch.setattr(os, what, failing)
@@ -378,7 +378,7 @@ def test_interrupt_while_writing_leaves_the_folder_as_it_was(
     path = tmp_path / "m.safetensors"
     save_weights(path)
     before = contents(tmp_path)
-    monkeypatch.setattr("safetensors.torch.save_file", fail_in("write", KeyboardInterrupt()))
+    monkeypatch.setattr(Path, "write_bytes", fail_in("write", KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         save_weights(path)
     assert contents(tmp_path) == before
