@@ -33,7 +33,7 @@ import torch
 from benchmarks.measure import duration, writable
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d.config import Config, load_config
-from bixt3d.datasets.shapes import write_shapes
+from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.inference import Predictor
 from bixt3d.training.checkpoint import load_checkpoint, save_model
 from bixt3d.training.experiment import train

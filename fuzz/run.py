@@ -52,9 +52,10 @@ def find_target(name: str) -> Target:
         from bixt3d.config import load_config
         from bixt3d.datasets import part_table, shapenetpart
         from bixt3d.datasets.acquire.archives import unpack
-        from bixt3d.datasets.files import read_lines, read_rows
+        from bixt3d.datasets.files import read_lines
         from bixt3d.datasets.hdf5 import read_hdf5
-        from bixt3d.datasets.meshes import read_cloud
+        from bixt3d.datasets.readers import read_cloud
+        from bixt3d.datasets.readers.text import read_rows
         from bixt3d.training.checkpoint import load_checkpoint, load_state
         from tests.border import files
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from bixt3d.datasets.shapes import CATEGORIES, write_shapes
+from bixt3d.datasets.synthetic.shapes import CATEGORIES, write_shapes
 
 
 def main() -> None:

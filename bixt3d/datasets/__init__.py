@@ -136,7 +136,7 @@ def _read_shapes(
     base = Path(root).expanduser().absolute()
     own = base if base.name == "shapes" and not (base / "shapes").is_dir() else base / "shapes"
     if make and not (own / HDF5_FOLDER).is_dir():
-        from bixt3d.datasets.shapes import write_shapes
+        from bixt3d.datasets.synthetic.shapes import write_shapes
 
         logger.warning("shapes: not there yet, making it in %s", own)
         write_shapes(own.parent)

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import FeatureError, channel_count, log_notes, parse_features
 from bixt3d.datasets.holdout import check_request, cut_train
-from bixt3d.datasets.meshes import SUFFIXES, read_cloud
 from bixt3d.datasets.preprocess import STORED_POINTS
+from bixt3d.datasets.readers import SUFFIXES, read_cloud
 from bixt3d.datasets.spheres import LARGEST, check_extent, unit_sphere
 from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest
@@ -75,7 +75,7 @@ def read_folder(
         root: The folder that holds `train`, `test` and perhaps `val`.
         split: train, val, test, or trainval. Without a folder `val` it is cut from train, see `hold_out`.
         num_points: The first so many stored points of each shape; None takes 2,048.
-        features: Features that every file has, in order; see `bixt3d.datasets.meshes.read_cloud`. None: the
+        features: Features that every file has, in order; see `bixt3d.datasets.readers.read_cloud`. None: the
             normals, where all files of all splits have them.
 
     Returns:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bixt3d.datasets.announced import check_unpacked
 from bixt3d.datasets.features import FeatureError, name_of, width_of
 from bixt3d.datasets.files import WHERE
+from bixt3d.datasets.readers.limits import check_unpacked
 from bixt3d.datasets.spheres import keep_shape
 
 if TYPE_CHECKING:

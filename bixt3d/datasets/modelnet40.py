@@ -27,9 +27,10 @@ from bixt3d.datasets.features import (
     mend_features,
     parse_features,
 )
-from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows, require_files
+from bixt3d.datasets.files import WHERE, find_folder, read_lines, require_files
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.readers.text import read_rows
 from bixt3d.datasets.spheres import is_normalized, keep_shape, unit_sphere
 from bixt3d.datasets.split import Split
 

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bixt3d.datasets.announced import FREE, RATIO
 from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import FeatureError, channel_count, log_notes, mend_features, parse_features
-from bixt3d.datasets.files import WHERE, find_folder, read_lines, read_rows
+from bixt3d.datasets.files import WHERE, find_folder, read_lines
 from bixt3d.datasets.holdout import check_request
 from bixt3d.datasets.part_table import MOST_PARTS, name_parts, read_json, read_part_table
+from bixt3d.datasets.readers.limits import FREE, RATIO
+from bixt3d.datasets.readers.text import read_rows
 from bixt3d.datasets.spheres import keep_shape
 from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest

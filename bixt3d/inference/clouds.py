@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bixt3d.datasets.features import channel_count, mend_features
-from bixt3d.datasets.meshes import read_cloud
+from bixt3d.datasets.readers import read_cloud
 from bixt3d.datasets.spheres import LARGEST, check_extent
 from bixt3d.ops.validate import check_points, describe
 

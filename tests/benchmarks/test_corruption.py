@@ -20,8 +20,8 @@ from benchmarks.corruption import choose, load, open_clouds
 from benchmarks.damage import CORRUPTIONS, Corruption
 from bixt3d import Predictor, create_model
 from bixt3d.datasets.preprocess import Preprocess
-from bixt3d.datasets.shapes import write_shapes
 from bixt3d.datasets.spheres import unit_sphere
+from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.ops import farthest_point_sample
 from bixt3d.tasks import Description
 from bixt3d.training.experiment import train

@@ -16,7 +16,7 @@ import torch
 
 import bixt3d
 from bixt3d.config import Config, override
-from bixt3d.datasets.shapes import write_shapes
+from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.models.factory import task_of
 from tests.markers import slow
 from tests.tools.conftest import CONFIG

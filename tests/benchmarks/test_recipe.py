@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import recipe, sweep
 from bixt3d.config import load_config
-from bixt3d.datasets.shapes import write_shapes
+from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.training import splits
 from bixt3d.training.stop import Stopped
 

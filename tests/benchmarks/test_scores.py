@@ -15,7 +15,7 @@ from benchmarks import scores
 from benchmarks.models import Spec, count_macs
 from benchmarks.scores import find_experiments
 from bixt3d import create_model, load_config
-from bixt3d.datasets.shapes import CATEGORIES, write_shapes
+from bixt3d.datasets.synthetic.shapes import CATEGORIES, write_shapes
 
 ARGS = {"dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4}
 

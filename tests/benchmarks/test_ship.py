@@ -17,7 +17,7 @@ import bixt3d
 from benchmarks import ship as shipping
 from benchmarks.ship import answer, halved, main, page, portable, ship, spread, training_command
 from bixt3d.config import config_from, load_config
-from bixt3d.datasets.shapes import write_shapes
+from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.training import weights
 from bixt3d.training.checkpoint import load_checkpoint, save_model
 from bixt3d.training.experiment import train

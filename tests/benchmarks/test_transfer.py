@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import transfer
 from bixt3d.config import load_config
-from bixt3d.datasets.shapes import write_shapes
+from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.models.encoder import PointModel
 from bixt3d.training.experiment import build_model, describe
 from bixt3d.training.splits import open_splits

@@ -180,7 +180,7 @@ def read(path: Path) -> object:
     from bixt3d.config import load_config
     from bixt3d.datasets.acquire.archives import unpack
     from bixt3d.datasets.hdf5 import read_hdf5
-    from bixt3d.datasets.meshes import read_cloud
+    from bixt3d.datasets.readers import read_cloud
     from bixt3d.training.checkpoint import load_checkpoint, load_state
 
     readers: dict[str, Callable[[Path], object]] = {

@@ -24,8 +24,8 @@ from bixt3d.config import config_from, load_config
 from bixt3d.datasets.acquire import archives
 from bixt3d.datasets.acquire.archives import unpack
 from bixt3d.datasets.hdf5 import read_hdf5
-from bixt3d.datasets.meshes import read_cloud
 from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.datasets.readers import read_cloud
 from bixt3d.models import create_model
 from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import load_checkpoint, load_state, save_state

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from bixt3d.config import Config, load_config
 from bixt3d.datasets.acquire.archives import unpack
 from bixt3d.datasets.features import channel_count, check_features, name_of
-from bixt3d.datasets.files import read_lines, read_rows
+from bixt3d.datasets.files import read_lines
 from bixt3d.datasets.hdf5 import read_hdf5
-from bixt3d.datasets.meshes import read_cloud
+from bixt3d.datasets.readers import read_cloud
+from bixt3d.datasets.readers.text import read_rows
 from bixt3d.datasets.shapenetpart import read_shapenetpart
 from bixt3d.datasets.split import Split
 from bixt3d.training.checkpoint import load_checkpoint, load_state

@@ -10,10 +10,10 @@ from bixt3d.datasets.files import (
     find_folder,
     megabytes,
     read_lines,
-    read_rows,
     require_files,
     size_of,
 )
+from bixt3d.datasets.readers.text import read_rows
 
 
 def test_find_folder(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from bixt3d import open_dataset
 from bixt3d.config import config_from, override
 from bixt3d.datasets.folder import STORED_POINTS, read_folder
-from bixt3d.datasets.meshes import MESHES, SUFFIXES, read_cloud
+from bixt3d.datasets.readers import MESHES, SUFFIXES, read_cloud
 from bixt3d.datasets.split import Split
 from bixt3d.training.splits import open_splits
-from tests.datasets.test_pcd import pcd
+from tests.datasets.readers.test_pcd import pcd
 
 EXTENTS = np.array([1.0, 2.0, 4.0])
 
@@ -559,7 +559,7 @@ def test_a_file_without_permission_is_not_called_broken(root: Path, monkeypatch:
     def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    npy = "bixt3d.datasets.meshes.read_arrays"
+    npy = "bixt3d.datasets.readers.read_arrays"
     for kind, call in (("off", "trimesh.load"), ("npy", npy), ("pcd", "pathlib.Path.read_bytes")):
         write(root / "train" / "cup" / f"locked.{kind}")
         with monkeypatch.context() as patch:

@@ -518,7 +518,7 @@ def test_open_dataset_refuses(tmp_path: Path, arguments: tuple[Any, ...], messag
 
 
 def test_shapes_are_made_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = pytest.importorskip("bixt3d.datasets.shapes")
+    shapes = pytest.importorskip("bixt3d.datasets.synthetic.shapes")
     made = []
 
     def few(root: Path) -> Path:

@@ -354,9 +354,9 @@ class TestBadFiles:
 
 
 def test_made_shapes_have_this_layout(tmp_path: Path) -> None:
-    from bixt3d.datasets.shapes import CATEGORIES as MADE
-    from bixt3d.datasets.shapes import PARTS as MADE_PARTS
-    from bixt3d.datasets.shapes import write_shapes
+    from bixt3d.datasets.synthetic.shapes import CATEGORIES as MADE
+    from bixt3d.datasets.synthetic.shapes import PARTS as MADE_PARTS
+    from bixt3d.datasets.synthetic.shapes import write_shapes
 
     write_shapes(tmp_path, per_class=5, num_points=64, progress=False)
     read = open_dataset("shapenetpart", tmp_path / "shapes", "test")

@@ -305,7 +305,7 @@ def test_bad_file_is_named(predictor: Predictor, tmp_path: Path) -> None:
 def test_mesh_is_sampled_as_the_training_set_was(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "torus.off"
     trimesh.creation.torus(1.0, 0.3).export(path)
-    sampled = bixt3d.datasets.meshes.read_cloud(path, num_samples=STORED)
+    sampled = bixt3d.datasets.readers.read_cloud(path, num_samples=STORED)
     assert_equal(predictor(path), predictor(sampled))
 
 

@@ -360,7 +360,7 @@ def test_not_told_the_category(data: Path, tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
-    from bixt3d.datasets.shapes import write_shapes
+    from bixt3d.datasets.synthetic.shapes import write_shapes
 
     write_shapes(tmp_path, per_class=3, num_points=64, progress=False)
     with pytest.raises(ValueError, match="expected data with a part for each point, got a split without"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bixt3d.datasets.shapes import write_shapes
+from bixt3d.datasets.synthetic.shapes import write_shapes
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 

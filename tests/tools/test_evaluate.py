@@ -10,7 +10,7 @@ import torch
 
 from bixt3d import load_model, open_dataset
 from bixt3d.datasets.loader import arrange_split
-from bixt3d.datasets.shapes import CATEGORIES
+from bixt3d.datasets.synthetic.shapes import CATEGORIES
 from tests.tools.conftest import Outcome, Trained, Workplace
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bixt3d import Predictor
-from bixt3d.datasets.shapes import CATEGORIES
+from bixt3d.datasets.synthetic.shapes import CATEGORIES
 from tests.tools.conftest import Trained, Workplace
 
 

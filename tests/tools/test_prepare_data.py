@@ -18,7 +18,7 @@ import pytest
 
 from bixt3d.datasets.acquire import SOURCES, Source
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER
-from bixt3d.datasets.shapes import CATEGORIES
+from bixt3d.datasets.synthetic.shapes import CATEGORIES
 from tests.tools.conftest import TOOLS, Outcome, Workplace
 
 NO_NETWORK = {

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import bixt3d
-from bixt3d.datasets.shapes import write_shapes
+from bixt3d.datasets.synthetic.shapes import write_shapes
 from tests.tools.conftest import CONFIG, Workplace
 from tests.tools.test_seg_shapenetpart import CONFIG as PARTS_CONFIG
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bixt3d import Predictor
-from bixt3d.datasets.meshes import read_cloud
-from bixt3d.datasets.shapes import CATEGORIES
+from bixt3d.datasets.readers import read_cloud
+from bixt3d.datasets.synthetic.shapes import CATEGORIES
 from tests.tools.conftest import Outcome, Workplace
 
 CONFIG = """

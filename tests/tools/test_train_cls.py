@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bixt3d
-from bixt3d.datasets.shapes import CATEGORIES
+from bixt3d.datasets.synthetic.shapes import CATEGORIES
 from tests.tools.conftest import Trained, Workplace
 from tests.training.tiny import contents, rows_of
 

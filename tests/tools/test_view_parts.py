@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bixt3d import Predictor, create_model, open_dataset
-from bixt3d.datasets.shapes import CATEGORIES
+from bixt3d.datasets.synthetic.shapes import CATEGORIES
 from bixt3d.training.checkpoint import save_model
 from bixt3d.visualize import Gallery
 from tests.markers import needs_window, slow

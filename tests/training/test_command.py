@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import bixt3d
-from bixt3d.datasets.meshes import read_cloud
+from bixt3d.datasets.readers import read_cloud
 from bixt3d.training.command import (
     RESUMABLE,
     add_plugins,

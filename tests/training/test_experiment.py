@@ -8,8 +8,8 @@ import torch
 import bixt3d
 from bixt3d.config import Config, config_from
 from bixt3d.datasets import Preprocess, Split
-from bixt3d.datasets.shapes import CATEGORIES, write_shapes
 from bixt3d.datasets.spheres import normalize_split
+from bixt3d.datasets.synthetic.shapes import CATEGORIES, write_shapes
 from bixt3d.training.device import Workers, join_workers, pick_device
 from bixt3d.training.experiment import build_model, describe
 from bixt3d.training.splits import open_splits

@@ -14,8 +14,8 @@ from torch import Generator, Tensor, nn
 import bixt3d
 from bixt3d.config import Config, override, to_dict
 from bixt3d.datasets.loader import Batch
-from bixt3d.datasets.shapes import CATEGORIES, write_shapes
 from bixt3d.datasets.spheres import normalize_split
+from bixt3d.datasets.synthetic.shapes import CATEGORIES, write_shapes
 from bixt3d.tasks import ClassificationTask, Task
 from bixt3d.training.stop import Stopped
 from tests.training.own import Pooled, SpreadTask, featured, settings

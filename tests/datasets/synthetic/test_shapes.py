@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from bixt3d.datasets import shapes
-from bixt3d.datasets.shapes import (
+from bixt3d.datasets.synthetic import shapes
+from bixt3d.datasets.synthetic.shapes import (
     CATEGORIES,
     PART_IDS,
     PARTS,

@@ -1,6 +1,6 @@
 """The data set this project makes itself: shapes with parts, in the layouts of ModelNet40 and ShapeNetPart.
 
-The geometry is in `shape_models`; here shapes are drawn, sampled and written, so that the real loaders read
+The geometry is in `models`; here shapes are drawn, sampled and written, so that the real loaders read
 them. Every shape depends on (seed, category, index) alone: the same seed gives the same bytes.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bixt3d.datasets.shape_models import MODELS, PARTS
+from bixt3d.datasets.synthetic.models import MODELS, PARTS
 
 if TYPE_CHECKING:
     import trimesh

@@ -1,84 +1,17 @@
-"""What a file announces is held against what it holds before memory is taken for it.
-
-A header of a few bytes can announce any number of points, and a compressed block can hold a thousand times
-its size. Readers refuse what no honest file announces, and what a truncated one has lost.
-"""
+"""Compares what a mesh file announces with what it holds, before memory is taken for it."""
 
 from __future__ import annotations
 
 import io
 import json
-import math
 import re
-import zipfile
 from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
+from bixt3d.datasets.readers.limits import check_unpacked
 
-from bixt3d.datasets.files import megabytes
-
-FREE = 1 << 28  # bytes that any file may unpack to
-RATIO = 100  # beyond, how many times its size; clouds pack three times, labels fifty times
 LONGEST_HEADER = 1 << 16  # bytes of a PLY file's
-POINTS = ("points", "xyz", "positions")  # what programs call the points among the arrays of a .npz file
 DEEPEST = 100  # nodes of a GLB file inside each other; what trimesh takes for them grows with the square
-
-
-def check_unpacked(announced: int, held: int) -> None:
-    """Raises ValueError if a file announces far more bytes than the `held` ones can stand for."""
-    if announced > max(FREE, RATIO * held):
-        raise ValueError(
-            f"it announces {megabytes(announced)} of numbers and has {megabytes(held)} for them: damaged, or "
-            "made to fill the memory"
-        )
-
-
-def read_arrays(path: Path) -> dict[str, Any]:
-    """Reads the array of a .npy file, or those of a .npz file, by name; the cloud's points are under "".
-
-    Of a .npz file they are the array named `points`, `xyz` or `positions`, or the only one.
-
-    Raises:
-        ValueError: The file is damaged, holds other things than numbers, or announces more than it holds.
-    """
-    if path.suffix.lower() == ".npy":
-        with path.open("rb") as file:
-            return {"": _read_npy(file, path.stat().st_size)}
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        main: str | None = next((name for name in POINTS if name in entries), None)
-        if main is None and len(entries) != 1:
-            got = ", ".join(entries)
-            raise ValueError(f"expected a key out of {', '.join(POINTS)}, or one array, got {got}")
-        main = main or next(iter(entries))
-        arrays = {}
-        for name, entry in entries.items():
-            check_unpacked(entry.file_size, min(entry.compress_size, path.stat().st_size))
-            try:
-                with archive.open(entry) as file:
-                    arrays["" if name == main else name] = _read_npy(file, entry.file_size)
-            except ValueError:
-                if name == main:
-                    raise  # what else lies there need not be numbers
-        return arrays
-
-
-def _read_npy(file: Any, size: int) -> Any:
-    """Reads one array from a file or a member of an archive, which has `size` bytes."""
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):  # the third is for names of fields
-        raise ValueError(f"an array of the format's version {version}")
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, by_column, dtype = read(file)
-    if dtype.kind not in "biufc":
-        raise ValueError(f"an array of {dtype}, not of numbers")
-    announced, held = math.prod(shape) * dtype.itemsize, size - file.tell()
-    if min(shape, default=1) < 0 or announced != held:
-        raise ValueError(f"an array {shape} of {dtype} takes {announced} bytes, and {held} are there")
-    array = np.frombuffer(bytearray(file.read(announced)), dtype)  # writable, as torch wants it
-    return array.reshape(shape, order="F" if by_column else "C")
 
 
 def check_mesh(content: bytes, suffix: str) -> None:

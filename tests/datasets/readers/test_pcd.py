@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bixt3d.datasets.meshes import read_cloud
-from bixt3d.datasets.pcd import _decompress, read_pcd
+from bixt3d.datasets.readers import read_cloud
+from bixt3d.datasets.readers.pcd import _decompress, read_pcd
 
 ENCODINGS = ("ascii", "binary", "binary_compressed")
 

@@ -47,6 +47,19 @@ class FileCloud:
     named: dict[str, NDArray[Any]] = field(default_factory=dict)
     columns: NDArray[Any] | None = None
 
+    @classmethod
+    def of_array(cls, points: NDArray[Any], path: Path) -> FileCloud:
+        """Make a cloud of an array (N, 3 or more); the columns after xyz have no names.
+
+        Raises:
+            ValueError: If the array has another shape; the message names the file.
+        """
+        if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] < 3:
+            raise ValueError(f"{path}: expected points (N, 3), came an array {points.shape}")
+        if points.shape[0] == 3 and points.shape[1] > 16:  # no point has so many channels
+            raise ValueError(f"{path}: expected points (N, 3), got {points.shape}: transpose it")
+        return cls(points[:, :3], {}, points[:, 3:] if points.shape[1] > 3 else None)
+
     def feature(self, feature: str) -> NDArray[Any] | None:
         """Return a feature that the file names, by our name for it or another (N, width); None without it.
 

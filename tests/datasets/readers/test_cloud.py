@@ -11,10 +11,10 @@ import pytest
 import trimesh
 from numpy.typing import NDArray
 
-from bixt3d.datasets.clouds import FileCloud
 from bixt3d.datasets.features import FeatureError
-from bixt3d.datasets.meshes import load_cloud, read_cloud
-from tests.datasets.test_pcd import ENCODINGS, pcd
+from bixt3d.datasets.readers import load_cloud, read_cloud
+from bixt3d.datasets.readers.cloud import FileCloud
+from tests.datasets.readers.test_pcd import ENCODINGS, pcd
 
 COUNT = 20
 MESHES_WITH_COLORS = (".ply", ".obj", ".glb")

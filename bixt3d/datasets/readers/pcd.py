@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bixt3d.datasets.announced import check_unpacked
-from bixt3d.datasets.clouds import FileCloud
+from bixt3d.datasets.readers.cloud import FileCloud
+from bixt3d.datasets.readers.limits import check_unpacked
 
 XYZ = ("x", "y", "z")
 WIDEST = 64  # values of a field that is read; wider ones, such as histograms, are no features of a point

@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bixt3d.datasets.shape_primitives import Pieces, around, ball, box, lathe, plate, rounded, tube, turned
-from bixt3d.datasets.shape_vehicles import airplane, car, rocket
+from bixt3d.datasets.synthetic.primitives import (
+    Pieces,
+    around,
+    ball,
+    box,
+    lathe,
+    plate,
+    rounded,
+    tube,
+    turned,
+)
+from bixt3d.datasets.synthetic.vehicles import airplane, car, rocket
 
 if TYPE_CHECKING:
     import trimesh

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bixt3d.datasets.shape_primitives import Pieces, around, lathe, plate, rounded, tube, turned
+from bixt3d.datasets.synthetic.primitives import Pieces, around, lathe, plate, rounded, tube, turned
 
 
 def car(rng: np.random.Generator) -> Pieces:
