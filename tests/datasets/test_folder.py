@@ -559,7 +559,7 @@ def test_a_file_without_permission_is_not_called_broken(root: Path, monkeypatch:
     def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    npy = "bixt3d.datasets.readers.read_arrays"
+    npy = "bixt3d.datasets.readers.arrays.read_arrays"
     for kind, call in (("off", "trimesh.load"), ("npy", npy), ("pcd", "pathlib.Path.read_bytes")):
         write(root / "train" / "cup" / f"locked.{kind}")
         with monkeypatch.context() as patch:
