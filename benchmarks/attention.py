@@ -28,8 +28,8 @@ from benchmarks.models import DTYPES
 from benchmarks.report import significant
 from benchmarks.table import command_line, environment_line, markdown_table
 from benchmarks.timing import MatrixProduct, copying_rate, middle_half, milliseconds
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.ops import bidirectional_attention
-from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import keep_freed_memory, pick_device
 
 HEADS, LATENTS, WIDTH = 6, 64, 32

@@ -24,13 +24,13 @@ from benchmarks.damage import CORRUPTIONS, Corruption
 from benchmarks.models import count_parameters
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d import open_dataset
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import Config, config_from, override
 from bixt3d.datasets.loader import arrange_split
 from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.split import Split
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.training import load_checkpoint
-from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import pick_device
 from bixt3d.training.evaluate import evaluate
 from bixt3d.training.files import write_text

@@ -76,7 +76,7 @@ from pathlib import Path
 
 from bixt3d.config import load_config, override
 from bixt3d.models.factory import MODELS
-from bixt3d.training.command import one_line_errors
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.training.splits import build_task
 
 SMALL = {

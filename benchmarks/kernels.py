@@ -20,8 +20,8 @@ import torch
 
 from benchmarks.measure import writable
 from benchmarks.table import command_line, environment_line, markdown_table
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.ops.triton_attention import MAX_LATENTS, MAX_WIDTH, choose_tiles
-from bixt3d.training.command import one_line_errors
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # fp32 is exact here; tf32 is fp32 with rounded factors, on tensor cores.

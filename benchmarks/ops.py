@@ -15,8 +15,8 @@ from torch import Tensor
 from benchmarks.measure import failure, number, writable
 from benchmarks.table import command_line, environment_line, markdown_table
 from benchmarks.timing import alternate
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.ops import farthest_point_sample, knn, linear_of_affine_group
-from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import keep_freed_memory, pick_device
 
 BUILT_FOR_CPUS = ("torch_cluster", "pytorch3d")

@@ -29,12 +29,12 @@ import yaml
 
 from benchmarks.sweep import learn
 from benchmarks.table import markdown_table, spread
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import Config, load_config, override, to_dict
 from bixt3d.datasets.split import Split
 from bixt3d.models.factory import find_builder
 from bixt3d.suggest import nearest
 from bixt3d.tasks import metric_titles
-from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import pick_device
 from bixt3d.training.files import write_text
 from bixt3d.training.log import environment

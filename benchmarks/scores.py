@@ -22,8 +22,8 @@ import yaml
 
 from benchmarks.models import Spec, count_macs, count_parameters
 from benchmarks.table import command_line, markdown_table, spread
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import Config, load_config
-from bixt3d.training.command import one_line_errors
 from bixt3d.training.experiment import describe
 from bixt3d.training.files import write_text
 from bixt3d.training.splits import open_splits

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.table import environment_line
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import Config, config_from, load_config
 from bixt3d.datasets.loader import CloudLoader
 from bixt3d.datasets.preprocess import Preprocess
@@ -34,7 +35,6 @@ from bixt3d.datasets.split import Split
 from bixt3d.metrics import mask_logits
 from bixt3d.tasks import Task, metric_titles
 from bixt3d.training.checkpoint import SUFFIX, load_checkpoint, save_model
-from bixt3d.training.command import one_line_errors
 from bixt3d.training.files import write_atomically, write_text
 from bixt3d.training.scoring import evaluate_checkpoint
 from bixt3d.training.splits import build_task, open_splits

@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.sweep import learn
 from benchmarks.table import command_line, environment_line, markdown_table, spread
+from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import load_config
 from bixt3d.tasks import metric_titles
-from bixt3d.training.command import one_line_errors
 from bixt3d.training.device import pick_device
 from bixt3d.training.files import write_text
 from bixt3d.training.splits import build_task, open_splits

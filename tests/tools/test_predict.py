@@ -138,5 +138,5 @@ def test_missing_checkpoint(workplace: Workplace, trained: Trained) -> None:
 def test_options_for_parts_only(workplace: Workplace, trained: Trained) -> None:
     for options in (("--ply", "out"), ("--category", "chair")):
         outcome = workplace.run("predict", workplace.meshes[0], "--checkpoint", trained.run_dir, *options)
-        outcome.refused("--ply and --category are for models of parts")
+        outcome.refused("--ply and --category are for part segmenters")
     assert not (workplace.folder / "out").exists()

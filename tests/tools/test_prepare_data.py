@@ -3,7 +3,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bixt3d import cli
 from bixt3d.datasets.acquire import SOURCES, Source
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER
 from bixt3d.datasets.synthetic.shapes import CATEGORIES
@@ -73,18 +73,15 @@ Program = Callable[..., Outcome]
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    """Runs the program's main in this process, with a table of data sets of its own."""
-    spec = importlib.util.spec_from_file_location("prepare_data", TOOLS / "prepare_data.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Runs the command in this process, with a table of data sets of its own."""
     monkeypatch.chdir(tmp_path)
 
     def called(sources: dict[str, Source], *arguments: str) -> Outcome:
         code: int | str | None = 0
         said = ""
         try:
-            module.main(arguments, sources)
+            monkeypatch.setattr("bixt3d.datasets.acquire.SOURCES", sources)
+            cli.main(["data", "get", *arguments], prog="prepare_data.py")
         except SystemExit as end:
             code = end.code
             if isinstance(code, str):
@@ -203,4 +200,4 @@ def test_control_c(program: Program, site: str, archive: Path, monkeypatch: pyte
 
     monkeypatch.setattr("bixt3d.datasets.acquire.unpack", interrupted)
     outcome = program(made_source(f"{site}/{archive.name}"), "made")
-    assert outcome.code == 1 and "what was downloaded is kept for the next run" in outcome.err
+    assert outcome.code == 130 and "what was downloaded is kept for the next run" in outcome.err

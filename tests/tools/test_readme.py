@@ -6,7 +6,6 @@ of a training its settings are loaded, and of a download its options are read.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shlex
@@ -18,6 +17,8 @@ from pathlib import Path
 import pytest
 
 import bixt3d
+from bixt3d import cli
+from bixt3d.commands.data import get
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from tests.tools.conftest import CONFIG, Workplace
 from tests.tools.test_seg_shapenetpart import CONFIG as PARTS_CONFIG
@@ -91,11 +92,7 @@ def test_command_that_needs_more_than_is_here(line: str) -> None:
         settings = arguments[arguments.index("--set") + 1 :] if "--set" in arguments else []
         bixt3d.load_config(ROOT / arguments[arguments.index("--cfg") + 1], settings)
     elif tool == "prepare_data.py":
-        spec = importlib.util.spec_from_file_location("prepare_data", ROOT / "tools" / tool)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        assert module.parser(module.SOURCES).parse_args(arguments).name == arguments[0]
+        assert cli.parser_of(get, tool).parse_args(arguments).name == arguments[0]
     else:
         assert tool in ("evaluate.py", "seg_shapenetpart.py"), f"nothing checks {line}"
 

@@ -325,7 +325,7 @@ def test_largest_fit_tries_parts() -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from bixt3d.training.command import one_line_errors
+from bixt3d.commands.endings import one_line_errors
 from tests.training.tiny import make_config, make_split, make_trainer
 settings = ["train.epochs=1", "train.batch_size=256", "model.args.dim=96", "data.num_points=1024"]
 split = make_split(256, 1024)

@@ -1,4 +1,4 @@
-"""What the command-line programs share: common options, plug-ins, and how errors end them."""
+"""How programs end: a mistake in one line, a bug in one line and a file; and plug-ins, which run first."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bixt3d.config import Config, load_config
 from bixt3d.mistakes import LIBRARIES, OURS, PACKAGE, is_below, is_mistake
-from bixt3d.training.checkpoint import find_checkpoint
-from bixt3d.training.device import leave_workers
-from bixt3d.training.splits import build_task
-from bixt3d.training.weights import place_beside
-
-RESUMABLE = "stopped; a training goes on from its last saved epoch with --resume"
 
 
 @dataclass
@@ -37,35 +30,6 @@ class Ending:
 
     folder: Path | None = None
     whole: bool = False
-
-
-def parser(description: str | None, cfg: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that every program takes; ``cfg`` is the help of ``--cfg``."""
-    options = argparse.ArgumentParser(description=description)
-    options.add_argument("--cfg", help=cfg)
-    options.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that override the file's; give them last",
-    )
-    options.add_argument("--device", help="cpu, cuda, cuda:1 ...; CUDA where there is one by default")
-    add_plugins(options)
-    return options
-
-
-def add_plugins(options: argparse.ArgumentParser) -> None:
-    """Add ``--plugin`` and ``--traceback``, which `one_line_errors` heeds."""
-    options.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE.py",
-        help="run this file first; it registers models, data sets or tasks of your own",
-    )
-    options.add_argument("--traceback", action="store_true", help="print the whole traceback of an error")
 
 
 def load_plugin(path: str | Path) -> None:
@@ -89,40 +53,6 @@ def load_plugin(path: str | Path) -> None:
     spec.loader.exec_module(module)
 
 
-def experiment(cfg: str, overrides: list[str], parts: bool) -> Config:
-    """Read the settings of a program that trains.
-
-    Args:
-        cfg: The file.
-        overrides: Settings that go before the file's.
-        parts: Whether the program trains part segmentation, rather than classification.
-
-    Raises:
-        ValueError: If the settings are of the other program, or not valid.
-        FileNotFoundError: If there is no such file.
-    """
-    config = load_config(cfg, overrides)
-    task = build_task(config)
-    if task.per_point != parts:
-        program = "train_cls" if parts else "seg_shapenetpart"
-        raise ValueError(f"{cfg} is for {task.name.replace('_', ' ')}: use tools/{program}.py")
-    return config
-
-
-def place(text: str) -> Path:
-    """Return a path of the command line, with ``~`` for the user's folder."""
-    return Path(text).expanduser()
-
-
-def folder_of(checkpoint: str | Path) -> Path:
-    """Return the folder of what is made from a checkpoint: its run's, but ``runs`` for weights that ship.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint.
-    """
-    return place_beside(find_checkpoint(checkpoint))
-
-
 @contextmanager
 def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = None) -> Iterator[Ending]:
     """End the program with one line for what a user can mend, and with a bug's line and place.
@@ -134,19 +64,22 @@ def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = 
 
     Args:
         stopped: What Ctrl-C is answered with.
-        args: Options of `add_plugins`: plug-ins are run first.
+        args: Options of the program: with ``plugin``, files that are run first, and ``traceback``.
     """
     first = os.environ.get("RANK", "0") == "0"  # all of several processes read the same data
     logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what is no text
-    ending = Ending(whole=bool(args and args.traceback))
+    ending = Ending(whole=getattr(args, "traceback", False))
     try:
-        for plugin in args.plugin if args else ():
+        for plugin in getattr(args, "plugin", ()):
             load_plugin(plugin)
         yield ending
         sys.stdout.flush()
-        leave_workers()
+        if "bixt3d.training.device" in sys.modules:
+            from bixt3d.training.device import leave_workers
+
+            leave_workers()
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell calls the same end of other programs

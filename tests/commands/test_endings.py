@@ -17,16 +17,10 @@ import pytest
 import torch
 
 import bixt3d
+from bixt3d.commands.endings import load_plugin, one_line_errors
+from bixt3d.commands.options import add_machine
+from bixt3d.commands.train import STOPPED, experiment
 from bixt3d.datasets.readers import read_cloud
-from bixt3d.training.command import (
-    RESUMABLE,
-    add_plugins,
-    experiment,
-    load_plugin,
-    one_line_errors,
-    parser,
-    place,
-)
 from bixt3d.training.stop import Stopped
 from tests.training.own import settings
 from tests.training.tiny import make_split
@@ -36,8 +30,8 @@ from tests.training.tiny import make_split
     ("error", "stopped", "said", "code"),
     [
         (KeyboardInterrupt(), (), "stopped", 130),
-        (KeyboardInterrupt(), (RESUMABLE,), RESUMABLE, 130),
-        (Stopped(signal.SIGTERM, "the state is saved"), (RESUMABLE,), "the state is saved", 143),
+        (KeyboardInterrupt(), (STOPPED,), STOPPED, 130),
+        (Stopped(signal.SIGTERM, "the state is saved"), (STOPPED,), "the state is saved", 143),
     ],
 )
 def test_interrupt(
@@ -53,7 +47,8 @@ def test_interrupt(
 def options(*words: str | Path) -> argparse.Namespace:
     """Options of a program, from its command line."""
     known = argparse.ArgumentParser()
-    add_plugins(known)
+    add_machine(known)
+    known.add_argument("--traceback", action="store_true")
     return known.parse_args(list(map(str, words)))
 
 
@@ -187,7 +182,7 @@ def test_traceback_without_a_folder_of_a_run(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "temporary").mkdir()
     said = said_of(lambda: {}["gone"])
     place = re.search(r"the whole traceback is in (\S+) \(", said)
-    assert said.startswith("error: KeyError: 'gone'\n  at tests/training/test_command.py:") and place
+    assert said.startswith("error: KeyError: 'gone'\n  at tests/commands/test_endings.py:") and place
     assert Path(place[1]).parent == tmp_path / "temporary"
     assert "KeyError: 'gone'" in Path(place[1]).read_text()
 
@@ -249,25 +244,8 @@ def test_plugins_register_before_the_work(registries: None, tmp_path: Path) -> N
     with one_line_errors(args=options("--plugin", first, "--plugin", second)):
         assert "broken" in bixt3d.list_models()
         assert "my_task" in bixt3d.tasks.list_tasks()
-    assert experiment_of(tmp_path, "model: {name: broken}\ntask: my_task").task == "my_task"
-
-
-def experiment_of(folder: Path, text: str, parts: bool = False) -> bixt3d.Config:
-    (folder / "mine.yaml").write_text(text)
-    return experiment(str(folder / "mine.yaml"), [], parts)
-
-
-def test_a_task_of_ones_own_goes_with_its_program(registries: None, tmp_path: Path) -> None:
-    class PointTask(bixt3d.Task):
-        name, per_point = "point_task", True
-
-    bixt3d.register_task("point_task", PointTask)
-    text = "task: point_task"
-    assert experiment_of(tmp_path, text, parts=True).task == "point_task"
-    with pytest.raises(ValueError, match=r"mine\.yaml is for point task: use tools/seg_shapenetpart\.py"):
-        experiment_of(tmp_path, text)
-    with pytest.raises(ValueError, match=r"mine\.yaml is for classification: use tools/train_cls\.py"):
-        experiment_of(tmp_path, "", parts=True)
+    (tmp_path / "mine.yaml").write_text("model: {name: broken}\ntask: my_task")
+    assert experiment(str(tmp_path / "mine.yaml"), [], "shapes").task == "my_task"
 
 
 def test_plugin_under_home(registries: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,20 +316,6 @@ def test_error_in_a_registered_reader_is_a_bug(run: Path, registries: None) -> N
         assert re.match(rf"error: {kind}.*\n  at mine\.py:{line}, in {name}; ", said), said
 
 
-def test_options_of_every_program() -> None:
-    known = parser("About.", "the settings")
-    args = known.parse_args(
-        ["--cfg", "a.yaml", "--plugin", "a.py", "--plugin", "b.py", "--set", "a=1", "b=2"]
-    )
-    assert (args.cfg, args.plugin, args.set, args.traceback) == (
-        "a.yaml",
-        ["a.py", "b.py"],
-        ["a=1", "b=2"],
-        False,
-    )
-    assert known.parse_args([]).plugin == [] and known.parse_args(["--traceback"]).traceback
-
-
 def test_a_program_from_end_to_end(run: Path) -> None:
     """As a user meets it: a model of their own that fails, by the program that trains."""
     tool = Path(__file__).resolve().parents[2] / "tools" / "train_cls.py"
@@ -377,11 +341,3 @@ def test_a_program_from_end_to_end(run: Path) -> None:
     assert "error: RuntimeError: mat1 and mat2" in done.stderr and "  at mine.py:" in done.stderr
     assert "the whole traceback is in runs/mine/traceback.txt" in done.stderr
     assert "# the line that is wrong" in Path("runs/mine/traceback.txt").read_text()
-
-
-def test_paths_of_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert place("~/views") == tmp_path / "views" and place("views") == Path("views")
-    for tool in (Path(__file__).resolve().parents[2] / "tools").glob("*.py"):
-        if tool.name != "prepare_data.py":  # which expands its own
-            assert "type=Path" not in tool.read_text(), tool.name

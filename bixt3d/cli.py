@@ -1,0 +1,105 @@
+"""The command `bixt3d`: finds the verb that is named, reads its options, and runs it.
+
+PyTorch and the other heavy packages are imported by the verb that runs, so that help and wrong options are
+answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from bixt3d import commands
+from bixt3d.commands.endings import one_line_errors
+from bixt3d.commands.options import UsageError
+from bixt3d.suggest import nearest
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
+    """Run one command line.
+
+    Args:
+        argv: Its words, such as ``["train", "modelnet40_cpu"]``; those of this process if None.
+        prog: What help and errors call the program; ``bixt3d <verb>`` if None.
+
+    Raises:
+        SystemExit: Where the command ends with an error, after one line that says which.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb: ModuleType = commands
+    name = "bixt3d"
+    while is_group(verb):
+        if not words or words[0] not in (*verb.COMMANDS, *getattr(verb, "HIDDEN", ())):
+            _no_command(verb, name, words)
+            return
+        verb, name = import_module(f"{verb.__name__}.{words[0]}"), f"{name} {words[0]}"
+        words.pop(0)
+    parser = parser_of(verb, prog or name)
+    args = parser.parse_args(words)
+    with one_line_errors(getattr(verb, "STOPPED", "stopped"), args) as args.ending:
+        try:
+            verb.run(args)
+        except UsageError as error:
+            parser.error(str(error))
+
+
+def is_group(verb: ModuleType) -> bool:
+    """Whether a module of `bixt3d.commands` holds verbs, rather than being one."""
+    return hasattr(verb, "COMMANDS")
+
+
+def parser_of(verb: ModuleType, prog: str) -> argparse.ArgumentParser:
+    """Return a verb's parser; its help is the module's docstring, whose examples come last."""
+    about, _, examples = (inspect.getdoc(verb) or "").partition("\n\nExample")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=about,
+        epilog=f"example{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_arguments(parser)
+    parser.add_argument("--traceback", action="store_true", help="print the whole traceback of an error")
+    return parser
+
+
+def group_parser(group: ModuleType, prog: str) -> argparse.ArgumentParser:
+    """Return the parser of a group of verbs, whose help lists them."""
+    about, _, examples = (inspect.getdoc(group) or "").partition("\n\nExample")
+    width = 2 + max(map(len, group.COMMANDS))
+    rows = [f"  {name:{width}}{_first_line(group, name)}" for name in group.COMMANDS]
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} COMMAND [options]",
+        description="\n".join([about, "", "commands:", *rows]),
+        epilog=f"example{examples}\n\n{prog} COMMAND --help says more of one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if group is commands:
+        parser.add_argument("--version", action="store_true", help="print the version")
+    return parser
+
+
+def _first_line(group: ModuleType, name: str) -> str:
+    doc = inspect.getdoc(import_module(f"{group.__name__}.{name}")) or ""
+    return doc.partition("\n")[0].removesuffix(".")
+
+
+def _no_command(group: ModuleType, prog: str, words: Sequence[str]) -> None:
+    """Answer a command line that names no verb of a group: help, version, or what it could have meant."""
+    parser = group_parser(group, prog)
+    if words and not words[0].startswith("-"):
+        known = ", ".join(group.COMMANDS)
+        parser.error(
+            f"expected a command, one of {known}; got {words[0]!r}{nearest(words[0], group.COMMANDS)}"
+        )
+    args = parser.parse_args(words)
+    if getattr(args, "version", False):
+        from bixt3d import __version__
+
+        print(f"bixt3d {__version__}")
+    else:
+        parser.print_help()

@@ -1,0 +1,120 @@
+"""Draw where a model's latents look on a cloud.
+
+Or, with --symmetry, how alike its two directions of attention are.
+
+Examples:
+  bixt3d attention modelnet40_cpu chair.off
+  bixt3d attention runs/one runs/other --symmetry
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bixt3d.commands.options import UsageError, add_machine, folder_of, place
+
+if TYPE_CHECKING:
+    from bixt3d.inference import Predictor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bixt3d attention``."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="CHECKPOINT FILE",
+        help="weights, run or shipped name (several with --symmetry), then a mesh or cloud; a shape of the "
+        "training's data if none",
+    )
+    parser.add_argument("--checkpoint", nargs="+", default=[], help="the same, by name")
+    parser.add_argument("--symmetry", action="store_true", help="compare both directions of attention")
+    which = parser.add_argument_group("which shapes")
+    which.add_argument("--category", help="category of the file, for a part segmenter")
+    which.add_argument("--data", metavar="FOLDER", help="data folder (that of the training)")
+    which.add_argument("--split", default="test", help="train, val or test (test)")
+    which.add_argument("--shape", type=int, default=0, metavar="N", help="which shape of the split (0)")
+    which.add_argument(
+        "--shapes", type=int, default=64, metavar="N", help="shapes that --symmetry measures (64)"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--latents", type=int, nargs="+", metavar="N", help="latents to show, from 1 (six)")
+    output.add_argument("--heads", type=int, metavar="LATENT", help="show the heads of this latent, from 1")
+    output.add_argument(
+        "--out", type=place, default=Path("attention.png"), metavar="FILE", help="picture (attention.png)"
+    )
+    add_machine(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw."""
+    checkpoints, files = _checkpoints_and_files(args)
+    if args.shapes < 1 or min(args.latents or [1]) < 1 or (args.heads is not None and args.heads < 1):
+        raise UsageError("--shapes, --latents and --heads: expected numbers from 1")
+    from bixt3d.inference import Predictor
+    from bixt3d.training.device import pick_device
+    from bixt3d.visualize.attention import attention_picture, symmetry_picture
+    from bixt3d.visualize.gallery import training_split
+
+    args.ending.folder = folder_of(checkpoints[0])
+    predictors = {name: Predictor(name, pick_device(args.device)) for name in checkpoints}
+    if args.symmetry:
+        found = {name: symmetry(p, args.split, args.data, args.shapes) for name, p in predictors.items()}
+        for name, layers in found.items():
+            shown = "  ".join(f"{values.mean():.3f} ± {values.std():.3f}" for values in layers)
+            print(f"{name}: {shown or 'no layer has both directions'}")
+        print(f"picture: {symmetry_picture(found, args.out)}")
+        return
+    predictor = predictors[checkpoints[0]]
+    cloud: Any = files[0] if files else None
+    category, title = args.category, Path(files[0]).name if files else ""
+    if not files:
+        split = training_split(predictor, args.split, args.data)
+        shape = args.shape
+        if not 0 <= shape < len(split):
+            raise ValueError(f"--shape: expected 0 to {len(split) - 1}, got {shape}")
+        cloud, title = split.points[shape], f"{split.classes[int(split.label[shape])]}, shape {shape}"
+        category = int(split.category[shape]) if split.category is not None else None
+    attention = predictor.attention(cloud, category)
+    latents = [number - 1 for number in args.latents] if args.latents else None
+    heads = args.heads - 1 if args.heads else None
+    print(f"picture: {attention_picture(attention, args.out, latents, heads, title)}")
+
+
+def _checkpoints_and_files(args: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Return the checkpoints and the file, if any, of a command line.
+
+    Raises:
+        UsageError: For no checkpoint, several without ``--symmetry``, or a file with it.
+    """
+    if args.checkpoint:
+        checkpoints, files = args.checkpoint, args.words
+    elif args.symmetry:
+        checkpoints, files = args.words, []
+    else:
+        checkpoints, files = args.words[:1], args.words[1:]
+    if not checkpoints:
+        raise UsageError("expected a checkpoint: the first argument, or --checkpoint")
+    if len(checkpoints) > 1 and not args.symmetry:
+        raise UsageError("several checkpoints need --symmetry; a file goes before --checkpoint")
+    if args.symmetry and files:
+        raise UsageError("--symmetry measures shapes of the data: give no file with it")
+    if len(files) > 1:
+        raise UsageError(f"expected one file, got {' '.join(files)}")
+    return checkpoints, files
+
+
+def symmetry(predictor: Predictor, split_name: str, root: str | None, shapes: int) -> list[Any]:
+    """Measure a model on clouds spread over its data's split: for each layer (clouds, heads)."""
+    import numpy as np
+
+    from bixt3d.visualize.gallery import training_split
+
+    split = training_split(predictor, split_name, root)
+    of_cloud = predictor.task.groups(split)[1] if predictor.task.per_point else None
+    values = [
+        predictor.attention_symmetry(split.points[i], None if of_cloud is None else int(of_cloud[i]))
+        for i in range(0, len(split), max(1, len(split) // shapes))
+    ]
+    return [np.stack(layer) for layer in zip(*values, strict=True)]

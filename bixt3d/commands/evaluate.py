@@ -1,0 +1,75 @@
+"""Evaluate a checkpoint on a split: scores, and those of every class.
+
+A classifier's confusion matrix is drawn, and shapes of a part segmenter with
+--picture.
+
+Examples:
+  bixt3d evaluate runs/modelnet40_cpu
+  bixt3d evaluate modelnet40_cpu --set data.root=FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bixt3d.commands.options import (
+    add_checkpoint,
+    add_machine,
+    add_settings,
+    checkpoint_of,
+    folder_of,
+    place,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from bixt3d.training.scoring import Scored
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bixt3d evaluate``."""
+    add_checkpoint(parser)
+    add_results(parser)
+    add_settings(parser, "name or YAML file; by default the settings of the checkpoint's training")
+    add_machine(parser)
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add what is evaluated, and where results go."""
+    parser.add_argument("--split", help="train, val, trainval or test (test)")
+    parser.add_argument("--out", type=place, metavar="FOLDER", help="for results (beside the checkpoint)")
+    parser.add_argument(
+        "--picture", type=int, default=0, metavar="N", help="draw a shape of so many categories, of parts (0)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate."""
+    from bixt3d.training.device import pick_device
+    from bixt3d.training.report import write_confusion
+    from bixt3d.training.scoring import evaluate_checkpoint
+    from bixt3d.visualize.plots import confusion_matrix
+
+    checkpoint = checkpoint_of(args)
+    args.ending.folder = folder_of(checkpoint)
+    device = pick_device(args.device)
+    scored = evaluate_checkpoint(checkpoint, args.split or "test", args.cfg, args.set, device, args.out)
+    if confusion := scored.task.confusion(scored.seen.counts):
+        write_confusion(*confusion, scored.out / "confusion.csv")
+        print(f"confusion matrix: {confusion_matrix(*confusion, scored.out / 'confusion.png')}")
+    if scored.task.per_point and args.picture != 0:
+        draw_parts(checkpoint, scored, device, args.picture)
+    print(f"tables and scores are in {scored.out}")
+
+
+def draw_parts(checkpoint: str, scored: Scored, device: torch.device, categories: int | None) -> None:
+    """Draw the first shape of each category, or of so many."""
+    from bixt3d.inference import Predictor
+    from bixt3d.visualize import Gallery, part_picture
+
+    numbers = scored.task.groups(scored.split)[1].tolist()
+    firsts = [numbers.index(number) for number in sorted(set(numbers))][:categories]
+    clouds = Gallery.of_split(Predictor(checkpoint, device), scored.split, firsts, attention=False)
+    print(f"picture: {part_picture(clouds, scored.out / 'parts.png')}")

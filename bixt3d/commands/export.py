@@ -1,0 +1,48 @@
+"""Write a checkpoint as ONNX or as a program of torch.
+
+The file's answers are compared with the model's.
+
+Example:
+  bixt3d export modelnet40_cpu --out classifier.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from bixt3d.commands.options import add_checkpoint, add_machine, checkpoint_of, folder_of, place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bixt3d export``."""
+    add_checkpoint(parser)
+    parser.add_argument(
+        "--format", choices=("onnx", "torch"), default="onnx", help="onnx, or torch's .pt2 (onnx)"
+    )
+    parser.add_argument(
+        "--out", type=place, metavar="FILE", help="(beside the checkpoint; in runs for a shipped name)"
+    )
+    add_machine(parser, device=False)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export, and say how near the file's answers are to the model's."""
+    from bixt3d.inference.export import FORMATS, TOLERANCE, export_model
+    from bixt3d.training.checkpoint import find_checkpoint
+
+    for chatty in ("onnx_ir", "onnxscript", "torch.onnx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    checkpoint = find_checkpoint(checkpoint_of(args))
+    args.ending.folder = folder_of(checkpoint)
+    out = args.out or args.ending.folder / checkpoint.with_suffix(FORMATS[args.format]).name
+    done = export_model(checkpoint, out, args.format)
+    for name in done.inputs:
+        print(f"input   {name}")
+    print(f"output  {done.output}")
+    print(f"a cloud has at least {done.least_points} points")
+    if done.difference is None:
+        print("not compared with the model: pip install onnxruntime")
+    else:
+        print(f"largest difference from the model {done.difference:.1e} (at most {TOLERANCE:.0e})")
+    print(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")

@@ -1,0 +1,88 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+CHECKPOINT = "weights file, run's folder (best, else last) or shipped name"
+
+
+class UsageError(Exception):
+    """Options that do not go together: the program's usage is shown with the message."""
+
+
+def add_settings(options: argparse.ArgumentParser, cfg: str) -> None:
+    """Add ``--cfg`` and ``--set``; ``cfg`` is the help of ``--cfg``."""
+    group = options.add_argument_group("settings")
+    group.add_argument("--cfg", metavar="CONFIG", help=cfg)
+    group.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that override the config's; give them last",
+    )
+
+
+def add_machine(options: argparse.ArgumentParser, device: bool = True) -> None:
+    """Add ``--device`` and ``--plugin``, which `bixt3d.commands.endings.one_line_errors` heeds."""
+    group = options.add_argument_group("machine and extensions")
+    if device:
+        group.add_argument("--device", help="cpu, cuda, cuda:1 ... (CUDA where there is one)")
+    group.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="run this file first; it registers models, data sets or tasks of your own",
+    )
+
+
+def add_checkpoint(options: argparse.ArgumentParser) -> None:
+    """Add a checkpoint, as an argument or as ``--checkpoint``; `checkpoint_of` returns it."""
+    options.add_argument("words", nargs="*", metavar="CHECKPOINT", help=CHECKPOINT)
+    options.add_argument("--checkpoint", metavar="CHECKPOINT", help="the same, by name")
+
+
+def checkpoint_of(args: argparse.Namespace) -> str:
+    """Return the only checkpoint of a command line.
+
+    Raises:
+        UsageError: If it names none, or several.
+    """
+    given = [*args.words, *([args.checkpoint] if args.checkpoint else [])]
+    if len(given) != 1:
+        raise UsageError(f"expected one checkpoint, got {' '.join(given) or 'none'}")
+    return str(given[0])
+
+
+def checkpoint_and_files(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """Return a command line's checkpoint and files: the first word is the checkpoint if no option names it.
+
+    Raises:
+        UsageError: If no checkpoint is named.
+    """
+    if args.checkpoint:
+        return args.checkpoint, args.files
+    if not args.files:
+        raise UsageError("expected a checkpoint: the first argument, or --checkpoint")
+    return args.files[0], args.files[1:]
+
+
+def place(text: str) -> Path:
+    """Return a path of the command line, with ``~`` for the user's folder."""
+    return Path(text).expanduser()
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """Return the folder of what is made from a checkpoint: its run's, but ``runs`` for weights that ship.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+    """
+    from bixt3d.training.checkpoint import find_checkpoint
+    from bixt3d.training.weights import place_beside
+
+    return place_beside(find_checkpoint(checkpoint))

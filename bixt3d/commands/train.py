@@ -1,0 +1,70 @@
+"""Train a model, then evaluate it once on the test split.
+
+The config says the task: classification, part segmentation, or one of your own.
+
+Examples:
+  bixt3d train modelnet40_cpu
+  bixt3d train --cfg my.yaml --set train.epochs=5 run.dir=runs/short
+  bixt3d train modelnet40_cpu --resume
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bixt3d.commands.options import UsageError, add_machine, add_settings
+
+if TYPE_CHECKING:
+    from bixt3d.config import Config
+
+STOPPED = "stopped; a training goes on from its last saved epoch with --resume"
+DOORS = {"shapes": "train_cls", "points": "seg_shapenetpart"}  # of tools/, which train one kind of task each
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bixt3d train``."""
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="name (bixt3d list configs) or YAML file of the settings"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
+    parser.add_argument("--only", choices=DOORS, help=argparse.SUPPRESS)
+    add_settings(parser, "the config, by name")
+    add_machine(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train."""
+    cfg = args.cfg or args.config
+    if not cfg or (args.cfg and args.config):
+        raise UsageError("expected one config: its name or file as an argument, or by --cfg")
+    from bixt3d.training.device import pick_device
+    from bixt3d.training.experiment import train
+
+    config = experiment(cfg, args.set, args.only)
+    args.ending.folder = Path(config.run.dir).expanduser()
+    train(config, device=pick_device(args.device), resume=args.resume)
+
+
+def experiment(cfg: str, overrides: list[str], only: str | None = None) -> Config:
+    """Read the settings of a training.
+
+    Args:
+        cfg: The config's name or file.
+        overrides: Settings that go before the config's.
+        only: The kind of task that is expected: ``shapes`` or ``points``, whichever are labelled.
+
+    Raises:
+        ValueError: If the settings are of another kind of task, or not valid.
+        FileNotFoundError: If there is no such file.
+    """
+    from bixt3d.config import load_config
+    from bixt3d.training.splits import build_task
+
+    config = load_config(cfg, overrides)
+    task = build_task(config)
+    kind = "points" if task.per_point else "shapes"
+    if only and kind != only:
+        raise ValueError(f"{cfg} is for {task.name.replace('_', ' ')}: use tools/{DOORS[kind]}.py")
+    return config
