@@ -36,6 +36,10 @@ class DataConfig(Section):
     # Features of a point beside xyz, by name and in this order; null: the normals, where the data set has
     # them. [] is xyz alone.
     features: tuple[str, ...] | None = None
+    # The files' axis that points up; clouds are turned so that y does, as in ModelNet40. null: as they are.
+    up: Literal["x", "y", "z", "-x", "-y", "-z"] | None = None
+    # Estimate normals from neighbouring points where the files have none.
+    estimate_normals: bool = False
 
     def check(self) -> None:
         """Raise ValueError for a value out of its range."""

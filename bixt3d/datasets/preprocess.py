@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from bixt3d.datasets.features import channel_count, parse_features
 from bixt3d.datasets.loader import ORDERS, arrange
+from bixt3d.datasets.orientation import check_up, turn
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.ops import gather_points
 
@@ -19,22 +20,26 @@ STORED_POINTS = 2048  # as many as ModelNet40 stores of a shape
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How clouds become what a model takes: centred, scaled to the unit sphere, ordered and cut.
+    """How clouds become what a model takes: turned, centred, scaled to the unit sphere, ordered and cut.
 
     Attributes:
         num_points: Points of a cloud; None for all of them.
         order: ``"stored"``, ``"fps"`` or ``"random"``, as `bixt3d.datasets.loader.arrange`.
         stored_points: Points that a mesh is sampled to, or that are drawn from a larger cloud, before that.
         features: Names of what stands beside xyz, in order.
+        up: The clouds' axis that points up, of which y is made; None for clouds that stay as they are.
+        estimate_normals: Estimate normals where a cloud has none.
 
     Raises:
-        ValueError: For a number of points below 1, or an unknown order or feature.
+        ValueError: For a number of points below 1, or an unknown order, feature or axis.
     """
 
     num_points: int | None = None
     order: str = "stored"
     stored_points: int = STORED_POINTS
     features: tuple[str, ...] = ()
+    up: str | None = None
+    estimate_normals: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_points", "stored_points"):
@@ -45,6 +50,7 @@ class Preprocess:
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, got {self.order!r}")
         object.__setattr__(self, "features", parse_features(self.features))
+        check_up(self.up)
 
     @property
     def channels(self) -> int:
@@ -52,7 +58,8 @@ class Preprocess:
         return channel_count(self.features)
 
     def normalize(self, points: Tensor) -> Tensor:
-        """Return points (N, C) with xyz moved into the unit sphere, float32."""
+        """Return points (N, C) with y up and xyz moved into the unit sphere, float32."""
+        points = turn(points, self.up, self.features)
         # In double precision: coordinates of a map lose their shape in single precision.
         return torch.cat([unit_sphere(points[:, :3]), points[:, 3:]], -1).float()
 
@@ -94,7 +101,14 @@ class Preprocess:
                 features = {3: (), 6: ("normal",)}[stated.get("channels", 3)]
             if not isinstance(features, (list, tuple)):
                 raise TypeError(f"features: {features!r}")
-            made = cls(stated["num_points"], stated["order"], stated["stored_points"], tuple(features))
+            made = cls(
+                stated["num_points"],
+                stated["order"],
+                stated["stored_points"],
+                tuple(features),
+                stated.get("up"),
+                bool(stated.get("estimate_normals", False)),
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"preprocess: expected its settings, got {stated!r:.80} ({error!r})") from None
         if stated.get("channels", made.channels) != made.channels:

@@ -164,7 +164,10 @@ def describe(
     else:  # what a checkpoint has described can be built again
         known = getattr(model, "description", None)
         built = dict(known.model) if isinstance(known, Description) else {"name": "", "args": {}}
-    preprocess = Preprocess(config.data.num_points, config.data.order, stored_points, split.features)
+    data = config.data
+    preprocess = Preprocess(
+        data.num_points, data.order, stored_points, split.features, data.up, data.estimate_normals
+    )
     facts = task.facts(split)
     _check_facts(facts)
     dataset = config.data.name if dataset is None else dataset

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from bixt3d.config import Config
-from bixt3d.datasets import cuts_clouds, open_dataset
+from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
 from bixt3d.datasets.holdout import cut_train
 from bixt3d.datasets.split import Split
 from bixt3d.models.factory import task_of
@@ -64,13 +65,22 @@ def open_splits(
 def _open(config: Config, name: str, training: bool, task: Task) -> Split:
     """Open a split with the points that its task chooses among: all that are stored, or the first."""
     data = config.data
+    read = partial(
+        open_dataset,
+        data.name,
+        data.root,
+        name,
+        features=data.features,
+        up=data.up,
+        estimate_normals=data.estimate_normals,
+    )
     limit = task.wanted_points(training) if cuts_clouds(data.name) else None
-    split = open_dataset(data.name, data.root, name, limit, data.features)
+    split = read(num_points=limit)
     if limit is not None and not split.normalized:  # centre and radius are those of all stored points
-        split = open_dataset(data.name, data.root, name, None, data.features)
+        split = read()
     if split.num_points < task.least_points:
         # a data set that samples surfaces has as many as are asked for; others say what they have
-        split = open_dataset(data.name, data.root, name, task.least_points, data.features)
+        split = read(num_points=task.least_points)
     return split
 
 
@@ -95,8 +105,11 @@ def open_all(
         splits, stored_points = open_splits(config, device, missing, chosen, task)
         chosen_split = splits[chosen]
     else:
-        if config.data.features is not None:
-            given = {name: split.with_features(config.data.features) for name, split in given.items()}
+        data = config.data
+        given = {
+            name: prepare_split(split, data.features, data.up, data.estimate_normals)
+            for name, split in given.items()
+        }
         own = given["train"].to(device)
         given = {**given, **_others(config, own, [name for name in wanted if name not in given])}
         if "val" in wanted and "val" not in given:
@@ -122,7 +135,9 @@ def _others(config: Config, own: Split, names: Sequence[str]) -> dict[str, Split
     for name in names:
         try:
             data = config.data
-            split = open_dataset(data.name, data.root, name, None, data.features, make=False)
+            split = open_dataset(
+                *(data.name, data.root, name, None, data.features, False), data.up, data.estimate_normals
+            )
         except FileNotFoundError:
             continue
         except ValueError as error:  # such as a feature that it lacks

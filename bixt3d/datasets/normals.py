@@ -1,0 +1,66 @@
+"""Normals estimated from xyz alone: the direction in which a point's neighbours spread least."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bixt3d.datasets.split import Split
+from bixt3d.ops import gather_points, knn
+
+NEIGHBORS = 16  # a point's own place included
+CHUNK = 1 << 16  # points whose neighbours are looked at together
+
+logger = logging.getLogger(__name__)
+
+
+def estimate_normals(xyz: Tensor, neighbors: int = NEIGHBORS) -> Tensor:
+    """Return unit normals of clouds, (..., N, 3) of the same dtype.
+
+    A normal is the direction in which a point's nearest neighbours spread least. Its sign is chosen to point
+    away from the cloud's centre: outward on a sphere or a car's roof, but perhaps inward where a shape folds
+    back. Where neighbours lie at one place or on a line, and in clouds below three points, it is (0, 0, 0):
+    not known.
+
+    Args:
+        xyz: (..., N, 3), in any units.
+        neighbors: How many neighbours are looked at; a cloud with fewer points looks at all.
+    """
+    clouds = xyz.reshape(-1, *xyz.shape[-2:]).double()  # (B, N, 3)
+    if clouds.shape[1] < 3:
+        return torch.zeros_like(xyz)
+    clouds = clouds - clouds.mean(1, keepdim=True)
+    parts = torch.split(clouds, max(1, CHUNK // clouds.shape[1]))
+    return torch.cat([_estimate(part, neighbors) for part in parts]).reshape(xyz.shape).to(xyz)
+
+
+def _estimate(xyz: Tensor, neighbors: int) -> Tensor:
+    """Estimate normals of centred clouds (B, N, 3)."""
+    index = knn(xyz, xyz, min(neighbors, xyz.shape[1]))  # (B, N, k)
+    normals = []
+    for part in torch.split(index, max(1, CHUNK // len(xyz)), dim=1):
+        near = gather_points(xyz, part.flatten(1)).reshape(*part.shape, 3)  # (B, n, k, 3)
+        spread = near - near.mean(2, keepdim=True)
+        values, vectors = torch.linalg.eigh(spread.mT @ spread)  # smallest first: (B, n, 3), (B, n, 3, 3)
+        flat = values[..., 1] > 1e-12 * xyz.square().sum(-1).amax()  # (B, n): neighbours span a plane
+        normals.append(vectors[..., 0] * flat[..., None])
+    normal = torch.cat(normals, 1)  # (B, N, 3)
+    outward = (normal * xyz).sum(-1, keepdim=True) >= 0
+    return torch.where(outward, normal, -normal)
+
+
+def estimate_split(split: Split) -> Split:
+    """Return a split with estimated normals as its first feature, of each cloud's own points."""
+    logger.info("normals: the data have none; estimating them from the neighbours of each point")
+    xyz = split.points[..., :3]
+    if split.count is None:
+        normal = estimate_normals(xyz)
+    else:
+        row = torch.arange(split.num_points, device=xyz.device)
+        own = split.count.tolist()
+        normal = torch.stack([estimate_normals(xyz[i, :n])[row % n] for i, n in enumerate(own)])
+    points = torch.cat([xyz, normal, split.points[..., 3:]], -1)
+    return replace(split, points=points, features=("normal", *split.features))
