@@ -12,6 +12,7 @@ from bixt3d.datasets.split import Split
 from bixt3d.ops import gather_points, knn
 
 NEIGHBORS = 16  # a point's own place included
+CLOUDS = 32  # of a split at a time
 CHUNK = 1 << 16  # points whose neighbours are looked at together
 
 logger = logging.getLogger(__name__)
@@ -54,13 +55,17 @@ def _estimate(xyz: Tensor, neighbors: int) -> Tensor:
 
 def estimate_split(split: Split) -> Split:
     """Return a split with estimated normals as its first feature, of each cloud's own points."""
-    logger.info("normals: the data have none; estimating them from the neighbours of each point")
-    xyz = split.points[..., :3]
-    if split.count is None:
-        normal = estimate_normals(xyz)
-    else:
-        row = torch.arange(split.num_points, device=xyz.device)
-        own = split.count.tolist()
-        normal = torch.stack([estimate_normals(xyz[i, :n])[row % n] for i, n in enumerate(own)])
-    points = torch.cat([xyz, normal, split.points[..., 3:]], -1)
+    from tqdm import tqdm
+
+    logger.info("normals: the data have none; they are estimated from the neighbours of each point")
+    xyz, row = split.points[..., :3], torch.arange(split.num_points, device=split.points.device)
+    normals = []
+    for begin in tqdm(range(0, len(split), CLOUDS), desc="estimating normals", unit="batch", disable=None):
+        part = xyz[begin : begin + CLOUDS]
+        if split.count is None:
+            normals.append(estimate_normals(part))
+        else:
+            own = split.count[begin : begin + CLOUDS].tolist()
+            normals += [estimate_normals(c[:n])[row % n][None] for c, n in zip(part, own, strict=True)]
+    points = torch.cat([xyz, torch.cat(normals), split.points[..., 3:]], -1)
     return replace(split, points=points, features=("normal", *split.features))

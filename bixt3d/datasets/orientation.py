@@ -66,7 +66,12 @@ def turn_split(split: Split, up: str | None) -> Split:
     """Return a split turned so that y points up; see `turn`."""
     if check_up(up) in (None, CANONICAL):
         return split
-    return replace(split, points=turn(split.points, up, split.features))
+    points, columns = turn(split.points, up, split.features), columns_of(split.features)
+    if "height" in columns and split.count is not None:  # rows that repeat others move no centre
+        row = torch.arange(split.num_points, device=points.device)
+        for cloud, own in zip(points, split.count.tolist(), strict=True):
+            cloud[:, columns["height"]] = heights(cloud[:own, :3])[row % own]
+    return replace(split, points=points)
 
 
 def guess_up(clouds: Sequence[Tensor]) -> str | None:
