@@ -95,6 +95,7 @@ class TestDefaults:
         assert len(defaults) > 30
         others = {
             "data.features": ("color", "intensity"),
+            "data.up": "-z",
             "augment.feature_dropout": {"color": 0.5},
             "augment.feature_jitter": {"color": 3.0},
             "model.args": {"dim": 5},
