@@ -24,9 +24,17 @@ import torch
 from benchmarks.memory import PeakMemory
 from benchmarks.models import DTYPES, Spec, Work, count_macs, count_parameters
 from benchmarks.timing import LEAST_REPEATS, MatrixProduct, middle_half, milliseconds
+from bixt3d.shipped import PACKAGE
 from bixt3d.training.device import keep_freed_memory
 
-ROOT = Path(__file__).resolve().parent.parent
+# The program of a measurement's process; its argument is the request.
+MEASURE = """
+import sys
+from bixt3d.commands.benchmark import load_benchmarks
+load_benchmarks()
+from benchmarks.measure import answer, parse
+answer(parse(sys.argv[1]))
+"""
 NO_MEMORY = "out of memory"
 # What allocators say whose error is a mere RuntimeError.
 ALLOCATION = ("can't allocate memory", "bad_alloc", "ALLOC_FAILED")
@@ -124,6 +132,12 @@ def failure(error: Exception) -> str:
     return f"did not run: {reason(error) or ': '.join([type(error).__name__, *said[:1]])}"
 
 
+def parse(text: str) -> Request:
+    """Return the request that a process of a measurement is given as JSON."""
+    given = json.loads(text)
+    return Request(**{**given, "settings": Settings(**given["settings"])})
+
+
 def answer(request: Request) -> None:
     """Print what is found, a line of JSON each; this is what the process of a measurement does."""
     try:
@@ -141,11 +155,11 @@ def run(request: Request, device_name: str) -> dict[str, Any]:
     note = ""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.measure", json.dumps(asdict(request))],
+            [sys.executable, "-c", MEASURE, json.dumps(asdict(request))],
             capture_output=True,
             text=True,
             timeout=request.settings.limit,
-            cwd=ROOT,  # where `benchmarks` is found
+            cwd=PACKAGE.parent,  # where `bixt3d` is found
         )
         out = done.stdout
         if done.returncode == -signal.SIGKILL:
@@ -237,8 +251,3 @@ def writable(text: str) -> Path:
     except OSError as error:
         wrong = f"expected a file that can be written, got {text!r} ({error.strerror})"
         raise argparse.ArgumentTypeError(wrong) from None
-
-
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    answer(Request(**{**given, "settings": Settings(**given["settings"])}))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bixt3d.settings import Section, build, check_layer, check_names, convert, merge, settings
-from bixt3d.suggest import nearest
+from bixt3d.shipped import find_config, list_configs
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs"  # of the checkout
 MOST_BYTES = 1_000_000  # of a file of settings
 MOST_POINTS = 10_000_000  # of a cloud
 Order = Literal["stored", "fps", "random"]
+
+__all__ = ["Config", "list_configs", "load_config"]
 
 
 @settings
@@ -215,11 +216,6 @@ class Config(Section):
             raise ValueError("augment.thin: data.order=random draws other points every epoch already")
 
 
-def list_configs() -> list[str]:
-    """Return the sorted names of the project's experiments, which `load_config` takes; see configs/."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
 def load_config(path: str | Path | Config, overrides: Sequence[str] = ()) -> Config:
     """Read an experiment's settings.
 
@@ -240,14 +236,7 @@ def load_config(path: str | Path | Config, overrides: Sequence[str] = ()) -> Con
     """
     if isinstance(path, Config):
         return config_from(to_dict(path), overrides)
-    path = Path(path).expanduser()
-    if not path.exists() and str(path) in list_configs():
-        path = FOLDER / f"{path}.yaml"
-    if not path.is_file():
-        beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f"; {path.parent} holds {', '.join(beside)}" if beside else ""
-        known = nearest(path, list_configs()) if path.name == str(path) else ""
-        raise FileNotFoundError(f"no config file {path}{hint}{known}")
+    path = find_config(path)
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path}: expected settings, {MOST_BYTES:,} bytes at most, got a larger file")
     from bixt3d.yaml import parse_yaml

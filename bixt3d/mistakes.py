@@ -6,7 +6,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parent
+from bixt3d.shipped import PACKAGE
+
 # Folders of the checkout whose errors are ours, too.
 OURS = (PACKAGE, *(PACKAGE.parent / name for name in ("tools", "benchmarks")))
 LIBRARIES = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})

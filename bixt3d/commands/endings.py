@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bixt3d.mistakes import LIBRARIES, OURS, PACKAGE, is_below, is_mistake
+from bixt3d.mistakes import LIBRARIES, OURS, is_below, is_mistake
+from bixt3d.shipped import PACKAGE
 
 
 @dataclass
@@ -76,8 +77,8 @@ def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = 
             load_plugin(plugin)
         yield ending
         sys.stdout.flush()
-        if "bixt3d.training.device" in sys.modules:
-            from bixt3d.training.device import leave_workers
+        if "bixt3d.training.distributed" in sys.modules:
+            from bixt3d.training.distributed import leave_workers
 
             leave_workers()
     except BrokenPipeError:  # whoever reads, such as `head`, has seen enough

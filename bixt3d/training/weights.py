@@ -1,6 +1,6 @@
 """Weights that ship with the project: their names, and files that are held against the list's checksums.
 
-The list is part of the package, the files are not: they lie in the folder ``weights`` of a checkout.
+The files lie in the folder ``weights`` of a checkout, and inside the package where a wheel was installed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-LIST = Path(__file__).resolve().parents[1] / "weights.json"
-FOLDER = Path(__file__).resolve().parents[2] / "weights"
+from bixt3d.shipped import PACKAGE, shipped
+
+LIST = PACKAGE / "weights.json"
+FOLDER = shipped("weights")
 
 
 def read_list() -> dict[str, dict[str, Any]]:
@@ -40,9 +42,9 @@ def find_weights(name: str) -> Path | None:
     if not path.is_file():
         raise FileNotFoundError(
             f"{name} ships with the project, but its file {path} is not here: a checkout has it back by "
-            f"`git checkout weights`, an installed package comes without. Take weights/{path.name} "
-            f"({stated['bytes']:,} bytes, sha256 {stated['sha256']}) from the project's repository "
-            "and give its path instead of the name"
+            "`git checkout weights`, an installation by another one. Or take "
+            f"weights/{path.name} ({stated['bytes']:,} bytes, sha256 {stated['sha256']}) from the project's "
+            "repository and give its path instead of the name"
         )
     check_file(path, stated)
     return path

@@ -21,7 +21,7 @@ from bixt3d.commands.endings import load_plugin, one_line_errors
 from bixt3d.commands.options import add_machine
 from bixt3d.commands.train import STOPPED, experiment
 from bixt3d.datasets.readers import read_cloud
-from bixt3d.training.stop import Stopped
+from bixt3d.training.guards import Stopped
 from tests.training.own import settings
 from tests.training.tiny import make_split
 
