@@ -59,5 +59,5 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 # What the tests need on top.
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP_INSTALL) --quiet --editable ".[plots,logs,viewer,web,export,triton,dev]"
+	$(PIP_INSTALL) --quiet --editable ".[las,plots,logs,viewer,web,export,triton,dev]"
 	@touch $@

@@ -21,7 +21,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PYPROJECT)["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-CONDA_NAMES = {"torch": "pytorch", "torch-cluster": "pytorch_cluster"}  # PyPI name -> conda-forge name
+CONDA_NAMES = {
+    "torch": "pytorch",
+    "torch-cluster": "pytorch_cluster",
+    "mapbox-earcut": "mapbox_earcut",
+}  # PyPI name -> conda-forge name
 CONDA_EXTRAS = ("plots", "viewer", "cluster")
 CONDA_ONLY = {"python", "pip", "pytorch3d"}
 

@@ -112,7 +112,7 @@ def check_features(points: Tensor, features: Sequence[str], where: str) -> None:
     if "normal" in columns and not _unit(points[..., columns["normal"]]):
         raise FeatureError(
             f"{where}: feature normal: expected vectors of length 1 (or 0, where unknown)"
-            f"{_unlike(points[..., columns['normal']])}; name what they are, such as features=('color',)"
+            f"{_unlike(points[..., columns['normal']])}; name what they are, such as data.features=[color]"
         )
     if "color" in columns:
         low, high = (float(value) for value in torch.aminmax(points[..., columns["color"]]))

@@ -184,7 +184,7 @@ def test_numbers_that_can_be_features() -> None:
             torch.rand(20, 3),
             "feature normal: expected vectors of length 1 (or 0, where unknown)",
         ),
-        (("normal",), torch.rand(20, 3), "; name what they are, such as features=('color',)"),
+        (("normal",), torch.rand(20, 3), "; name what they are, such as data.features=[color]"),
         (
             ("normal",),
             torch.full((20, 3), 1.0),

@@ -1,4 +1,4 @@
-"""One cloud from a file of any kind: points from clouds, samples of the surface from meshes."""
+"""One cloud from a file of any kind: its points, or samples of the surface of a mesh."""
 
 from __future__ import annotations
 
@@ -9,21 +9,45 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bixt3d.datasets.readers.arrays import read_array_file
+from bixt3d.datasets.readers.arrays import is_part_of_gltf, read_array_file, read_kitti
 from bixt3d.datasets.readers.cloud import FileCloud
-from bixt3d.datasets.readers.mesh import read_mesh
+from bixt3d.datasets.readers.gltf import read_gltf
+from bixt3d.datasets.readers.las import read_las
+from bixt3d.datasets.readers.mesh import Mesh
+from bixt3d.datasets.readers.obj import read_obj
+from bixt3d.datasets.readers.off import read_off
 from bixt3d.datasets.readers.pcd import read_pcd
+from bixt3d.datasets.readers.ply import read_ply
+from bixt3d.datasets.readers.stl import read_stl
 from bixt3d.datasets.readers.text import read_text
 
-MESHES = (".off", ".obj", ".ply", ".stl", ".glb")  # or clouds, where they have no faces
+# clouds too, where they have no faces
+MESHES: Mapping[str, Callable[[Path], Mesh]] = {
+    **{".off": read_off, ".obj": read_obj, ".ply": read_ply, ".stl": read_stl},
+    **{".glb": read_gltf, ".gltf": read_gltf},
+}
 CLOUDS: Mapping[str, Callable[[Path], FileCloud]] = {
-    ".pcd": read_pcd,
-    ".xyz": read_text,
-    ".txt": read_text,
-    ".npy": read_array_file,
-    ".npz": read_array_file,
+    **{".pcd": read_pcd, ".las": read_las, ".laz": read_las, ".bin": read_kitti},
+    **dict.fromkeys((".xyz", ".txt", ".csv", ".asc", ".pts"), read_text),
+    **{".npy": read_array_file, ".npz": read_array_file},
 }
 SUFFIXES = (*MESHES, *CLOUDS)
+# what reads other kinds, and writes one of ours
+CONVERTERS: Mapping[str, str] = {
+    **dict.fromkeys(
+        (".e57", ".rcs", ".rcp", ".ptx", ".fls", ".zfs"), "CloudCompare, saving it as .las or .ply"
+    ),
+    **dict.fromkeys((".3mf", ".amf", ".ctm", ".wrl", ".x3d"), "MeshLab, exporting it as .ply"),
+    **dict.fromkeys(
+        (".fbx", ".dae", ".3ds", ".blend", ".usd", ".usda", ".usdc", ".usdz"), "Blender, as .glb"
+    ),
+    **dict.fromkeys(
+        (".step", ".stp", ".iges", ".igs", ".brep", ".fcstd"), "FreeCAD, exporting a mesh as .stl"
+    ),
+    **dict.fromkeys((".vtk", ".vtp", ".vtu"), "ParaView, saving it as .ply or .csv"),
+    **dict.fromkeys((".h5", ".hdf5", ".mat"), "Python, saving each cloud as .npy"),
+    **dict.fromkeys((".zip", ".gz", ".7z", ".tar"), "unpacking it first"),
+}
 
 
 def read_cloud(
@@ -33,43 +57,68 @@ def read_cloud(
     seed: int = 0,
     notes: list[str] | None = None,
 ) -> NDArray[np.float64]:
-    """Reads a cloud, or samples the surface of a mesh.
+    """Read a cloud, or sample the surface of a mesh.
 
     Args:
-        path: A mesh (.off, .obj, .ply, .stl, .glb), a cloud (.ply without faces, .pcd), a text file of one
-            point a line (.xyz, .txt), or an array (N, C) (.npy; .npz with the key `points`, `xyz` or
-            `positions`, or one array, and features under their names).
-        features: Features beside xyz, in order: `normal` is that of a mesh's faces, the fields nx ny nz of
-            .ply and normal_x normal_y normal_z of .pcd; `color` a mesh's or the fields red green blue, rgb of
-            .pcd; others are fields of their names, of .ply also name_0, name_1 and so on. Text and plain
-            arrays name nothing: their columns after xyz are the features in order. None: `normal`, where the
-            file names them, or its first columns are of length 1 (or 0, where unknown), as colours are not.
+        path: A mesh or a cloud with a suffix out of `SUFFIXES`; see `load_cloud`.
+        features: Features beside xyz, in order, by our names or others that are common, such as nx ny nz,
+            red green blue, scalar_Intensity; one that is wider than 1 also as name_0, name_1 and so on. Of a
+            mesh, `normal` is that of its faces. Columns that a file does not name are the features in order.
+            None: `normal`, where the file names them, or its first columns are of length 1 (or 0, where
+            unknown), as colours are not.
         num_samples: Points drawn from a mesh, evenly by area.
         seed: Seed of that draw.
-        notes: Receives what was changed of features, such as colours up to 255; it is logged if None.
+        notes: Receives what was changed, such as colours up to 255, or left out; it is logged if None.
 
     Returns:
         Points (N, 3 + F) float64, in the file's own coordinates.
 
     Raises:
         FileNotFoundError: There is no such file.
+        ImportError: The package that reads it is not installed.
         ValueError: The file is of another kind, damaged, empty, lacks a feature (`FeatureError`), or its
             numbers cannot be it.
     """
     path = Path(path).expanduser()
-    cloud = load_cloud(path, num_samples, seed)
+    cloud = load_cloud(path, num_samples, seed, notes)
     if features is None:
         features = ("normal",) if cloud.has_normals() else ()
     return cloud.take(features, path, notes)
 
 
-def load_cloud(path: Path, num_samples: int = 2048, seed: int = 0) -> FileCloud:
-    """Reads all that a file holds of a cloud, or of a sample of a mesh; see `read_cloud`."""
+def is_cloud_file(path: Path) -> bool:
+    """Tell by its name whether a file is to be read: no hidden one, nor the data of a .gltf beside it."""
+    suffix = path.suffix.lower()
+    known = suffix in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return known and not (suffix == ".bin" and is_part_of_gltf(path))
+
+
+def load_cloud(
+    path: Path, num_samples: int = 2048, seed: int = 0, notes: list[str] | None = None
+) -> FileCloud:
+    """Read all that a file holds of a cloud, or of a sample of a mesh: features, labels, columns.
+
+    Points that are NaN are left out, with a note. The arguments and errors are those of `read_cloud`.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}{': it is a folder' if path.is_dir() else ''}")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{path}: expected one of {', '.join(SUFFIXES)}, came {suffix or 'no suffix'}")
+        remedy = f"; convert it with {CONVERTERS[suffix]}" if suffix in CONVERTERS else ""
+        got = suffix or "no suffix"
+        raise ValueError(f"{path}: expected one of {', '.join(SUFFIXES)}, got {got}{remedy}")
     if not path.stat().st_size:
         raise ValueError(f"{path}: the file is empty")
-    return CLOUDS[suffix](path) if suffix in CLOUDS else read_mesh(path, num_samples, seed)
+    try:
+        if suffix in CLOUDS:
+            cloud = CLOUDS[suffix](path)
+        else:
+            cloud = MESHES[suffix](path).sample(num_samples, seed)
+    except (OSError, ImportError):
+        raise
+    except ValueError as error:
+        reason = str(error).removeprefix(str(path)).lstrip(":, ")
+        raise ValueError(f"{path}{', ' if reason.startswith('line ') else ': '}{reason}") from None
+    except Exception as error:  # what a damaged file makes a parser meet, of any kind
+        raise ValueError(f"{path}: expected a whole {suffix} file, got one that is damaged") from error
+    return cloud.measured(path, notes)

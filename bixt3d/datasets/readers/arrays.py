@@ -1,4 +1,4 @@
-"""Clouds in NumPy's files: .npy and .npz."""
+"""Clouds in files of bare numbers: NumPy's .npy and .npz, and KITTI's .bin."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ import numpy as np
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.limits import check_unpacked
 
-POINTS = ("points", "xyz", "positions")  # what programs call the points among the arrays of a .npz file
+KEYS = ("points", "xyz", "positions")  # what programs call the points among the arrays of a .npz file
+ROW = 16  # bytes of a point in KITTI's files: x, y, z and intensity, each a float32
+FARTHEST, STRONGEST = 1000.0, 255.0  # metres from a scanner, and intensities, that a point can have
 
 
 def read_array_file(path: Path) -> FileCloud:
-    """Reads a cloud from a .npy or .npz file.
+    """Read a cloud from a .npy or .npz file, whose columns, or fields where it has names, are the points.
 
     Raises:
         ValueError: The file is damaged, or holds no points (N, 3 or more).
@@ -26,16 +28,52 @@ def read_array_file(path: Path) -> FileCloud:
     except PermissionError:
         raise
     except Exception as error:  # zip and header errors are of many kinds
-        raise ValueError(f"{path}: expected a whole NumPy array without objects ({error})") from None
-    cloud = FileCloud.of_array(arrays.pop(""), path)
+        raise ValueError(f"expected a whole NumPy array without objects ({error})") from None
+    main = arrays.pop("", None)
+    if main is None:
+        return FileCloud.of_names(arrays)
+    if main.dtype.names:
+        kept = [name for name in main.dtype.names if main.dtype[name].base.kind in "biuf"]
+        cloud = FileCloud.of_names({name: main[name].reshape(main.size, -1) for name in kept})
+    else:
+        cloud = FileCloud.of_array(main, path)
     fits = {name: value for name, value in arrays.items() if value.shape[:1] == cloud.xyz.shape[:1]}
-    return FileCloud(cloud.xyz, fits, cloud.columns)
+    return FileCloud(cloud.xyz, {**cloud.named, **fits}, cloud.columns)
+
+
+def is_part_of_gltf(path: Path) -> bool:
+    """Tell whether a .bin file is no scan but the data of a .gltf file of its name, numbered or not."""
+    stems = {path.stem, path.stem.rstrip("0123456789")} - {""}
+    return any(path.with_name(f"{stem}.gltf").is_file() for stem in stems)
+
+
+def read_kitti(path: Path) -> FileCloud:
+    """Read a scan of KITTI: rows of x, y, z and intensity as float32, with nothing around them.
+
+    Raises:
+        ValueError: The bytes cannot be such rows.
+    """
+    size = path.stat().st_size
+    if is_part_of_gltf(path):
+        raise ValueError("it holds the data of the .gltf file beside it: read that instead")
+    rows = np.fromfile(path, "<f4").reshape(-1, 4) if size % ROW == 0 else np.zeros((0, 4))
+    if not len(rows):
+        raise ValueError(f"expected a scan of KITTI, {ROW} bytes a point, got {size} bytes")
+    xyz, intensity = rows[:, :3].astype(np.float64), rows[:, 3]
+    known = np.isfinite(rows).all() and np.abs(xyz).max() <= FARTHEST
+    if not known or intensity.min() < 0 or intensity.max() > STRONGEST:
+        raise ValueError(
+            f"expected a scan of KITTI, x, y, z up to {FARTHEST:g} m and intensities from 0 to {STRONGEST:g} "
+            "as float32, got other numbers"
+        )
+    return FileCloud(xyz, {"intensity": intensity})
 
 
 def read_arrays(path: Path) -> dict[str, Any]:
-    """Reads the array of a .npy file, or those of a .npz file, by name; the cloud's points are under "".
+    """Read the array of a .npy file, or those of a .npz file, by name; the cloud's points are under "".
 
-    Of a .npz file they are the array named `points`, `xyz` or `positions`, or the only one.
+    Of a .npz file they are the array named `points`, `xyz` or `positions`, or the only one; with arrays named
+    x, y and z there is none.
 
     Raises:
         ValueError: The file is damaged, holds other things than numbers, or announces more than it holds.
@@ -45,11 +83,12 @@ def read_arrays(path: Path) -> dict[str, Any]:
             return {"": _read_npy(file, path.stat().st_size)}
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        main: str | None = next((name for name in POINTS if name in entries), None)
-        if main is None and len(entries) != 1:
+        main = next((name for name in KEYS if name in entries), None)
+        if main is None and len(entries) == 1:
+            main = next(iter(entries))
+        if main is None and not {"x", "y", "z"} <= entries.keys():
             got = ", ".join(entries)
-            raise ValueError(f"expected a key out of {', '.join(POINTS)}, or one array, got {got}")
-        main = main or next(iter(entries))
+            raise ValueError(f"expected a key out of {', '.join(KEYS)}, or one array, got {got}")
         arrays = {}
         for name, entry in entries.items():
             check_unpacked(entry.file_size, min(entry.compress_size, path.stat().st_size))
@@ -57,19 +96,19 @@ def read_arrays(path: Path) -> dict[str, Any]:
                 with archive.open(entry) as file:
                     arrays["" if name == main else name] = _read_npy(file, entry.file_size)
             except ValueError:
-                if name == main:
+                if name in (main, "x", "y", "z"):
                     raise  # what else lies there need not be numbers
         return arrays
 
 
 def _read_npy(file: Any, size: int) -> Any:
-    """Reads one array from a file or a member of an archive, which has `size` bytes."""
+    """Read one array from a file or a member of an archive, which has `size` bytes."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):  # the third is for names of fields
         raise ValueError(f"an array of the format's version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_column, dtype = read(file)
-    if dtype.kind not in "biufc":
+    if dtype.kind not in "biufc" and (dtype.names is None or dtype.hasobject):
         raise ValueError(f"an array of {dtype}, not of numbers")
     announced, held = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=1) < 0 or announced != held:

@@ -1,4 +1,4 @@
-"""What a file holds of a cloud: xyz, the features that it names, and columns that it does not."""
+"""What a file holds of a cloud: xyz, the features and labels that it names, and columns that it does not."""
 
 from __future__ import annotations
 
@@ -25,12 +25,34 @@ from bixt3d.datasets.spheres import heights
 
 logger = logging.getLogger(__name__)
 
-# What programs call our features, beside their own names.
+# What programs call xyz, our features and labels, beside our own names; case does not count.
+POINTS = (
+    *(("points",), ("xyz",), ("positions",), ("position",), ("coords",), ("x", "y", "z")),
+    *(("points:0", "points:1", "points:2"), ("points_0", "points_1", "points_2")),
+)
 ALIASES: Mapping[str, Sequence[tuple[str, ...]]] = {
-    "normal": [("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"), ("normals",)],
-    "color": [("red", "green", "blue"), ("r", "g", "b"), ("colors",), ("colour",), ("rgb",)],
-    "intensity": [("Intensity",), ("scalar_Intensity",), ("intensities",), ("reflectance",)],
+    "normal": [
+        *(("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"), ("normals",)),
+        *(("normalx", "normaly", "normalz"), ("normals:0", "normals:1", "normals:2")),
+    ],
+    "color": [
+        *(("red", "green", "blue"), ("r", "g", "b"), ("colors",), ("colour",), ("rgb",)),
+        ("diffuse_red", "diffuse_green", "diffuse_blue"),
+    ],
+    "intensity": [("intensities",), ("reflectance",), ("remission",)],
 }
+LABELS = (
+    "label",
+    "labels",
+    "classification",
+    "class",
+    "segmentation",
+    "segment",
+    "semantic",
+    "part",
+    "parts",
+)
+CHANNELS = 16  # rows of an array that may be channels, where its columns are many more
 
 
 @dataclass
@@ -54,11 +76,47 @@ class FileCloud:
         Raises:
             ValueError: If the array has another shape; the message names the file.
         """
-        if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] < 3:
-            raise ValueError(f"{path}: expected points (N, 3), came an array {points.shape}")
-        if points.shape[0] == 3 and points.shape[1] > 16:  # no point has so many channels
-            raise ValueError(f"{path}: expected points (N, 3), got {points.shape}: transpose it")
-        return cls(points[:, :3], {}, points[:, 3:] if points.shape[1] > 3 else None)
+        shape = points.shape
+        if points.ndim == 3 and 0 not in shape:
+            remedy = ": save its clouds one a file" + (
+                ", transposed" if 3 <= shape[1] < shape[2] // 8 else ""
+            )
+            raise ValueError(f"{path}: expected points (N, 3), got a batch {shape}{remedy}")
+        if points.ndim != 2 or shape[0] == 0 or shape[1] < 3:
+            raise ValueError(f"{path}: expected points (N, 3), got an array {shape}")
+        if shape[0] <= CHANNELS and shape[1] > (CHANNELS if shape[0] == 3 else 8 * CHANNELS):
+            raise ValueError(f"{path}: expected points (N, 3), got {shape}: transpose it")
+        return cls(points[:, :3], {}, points[:, 3:] if shape[1] > 3 else None)
+
+    @classmethod
+    def of_names(cls, values: Mapping[str, NDArray[Any]]) -> FileCloud:
+        """Make a cloud of values (N, ...) by name; those named x, y and z, or points and such, are xyz.
+
+        Raises:
+            ValueError: If none are; the message says what there is.
+        """
+        actual = {name.lower(): name for name in reversed(list(values))}
+        for names in POINTS:
+            used = [actual[name] for name in names if name in actual]
+            if len(used) == len(names) and sum(_columns(values[name]).shape[1] for name in used) == 3:
+                xyz = np.concatenate([_columns(values[name]) for name in used], axis=1)  # (N, 3)
+                return cls(xyz, {name: value for name, value in values.items() if name not in used})
+        raise ValueError(f"expected x, y and z among its names, got {', '.join(values) or 'none'}")
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        """The label of each point (N,) int64, such as a LAS file's classification; None if it has none.
+
+        Raises:
+            ValueError: If what the file names so are not whole numbers.
+        """
+        for name in (f"{prefix}{name}" for name in LABELS for prefix in ("", "scalar_")):
+            values = self._find(name)
+            if values is not None and values.size == len(self.xyz) and values.dtype.kind in "iuf":
+                if not (values == np.round(values)).all():
+                    raise ValueError(f"expected whole numbers for labels, got others in {name}")
+                return values.reshape(-1).astype(np.int64)
+        return None
 
     def feature(self, feature: str) -> NDArray[Any] | None:
         """Return a feature that the file names, by our name for it or another (N, width); None without it.
@@ -68,8 +126,9 @@ class FileCloud:
         name, width = name_of(feature), width_of(feature)
         numbered = tuple(f"{name}_{number}" for number in range(width if width > 1 else 0))
         for names in [(name,), *ALIASES.get(name, ()), (f"scalar_{name}",), numbered or (name,)]:
-            if all(one in self.named for one in names):
-                values = np.concatenate([_columns(self.named[one]) for one in names], axis=1)
+            found = [_columns(one) for one in map(self._find, names) if one is not None]
+            if len(found) == len(names):
+                values = np.concatenate(found, axis=1)
                 if values.shape[1] == width or (name == "color" and values.shape[1] == 4):
                     return _colors(values[:, :width]) if name == "color" else values[:, :width]
         return None
@@ -93,6 +152,25 @@ class FileCloud:
             return True
         return named and bool(np.isfinite(length).all() and length.any() and (values < 0).any())
 
+    def measured(self, path: Path, notes: list[str] | None = None) -> FileCloud:
+        """Return the cloud without its points of which x, y or z is NaN, as where a scanner saw nothing.
+
+        Raises:
+            ValueError: If they are more than half of them; the message names the file.
+        """
+        lost = np.isnan(self.xyz).any(axis=1) if self.xyz.dtype.kind == "f" else np.zeros(1, bool)  # (N,)
+        if not lost.any():
+            return self
+        count = int(lost.sum())
+        if 2 * count > len(lost):
+            raise ValueError(
+                f"{path}: expected finite numbers, got {count} of {len(lost)} points that are NaN, the first "
+                f"in row {int(lost.argmax()) + 1}: remove them if the others are a shape"
+            )
+        _note(notes, f"{path}: {count} of {len(lost)} points are NaN and left out")
+        columns = None if self.columns is None else self.columns[~lost]
+        return FileCloud(self.xyz[~lost], {name: one[~lost] for name, one in self.named.items()}, columns)
+
     def take(
         self, features: Sequence[str], path: Path, notes: list[str] | None = None
     ) -> NDArray[np.float64]:
@@ -105,49 +183,69 @@ class FileCloud:
             ValueError: If it lacks one, or its numbers cannot be it; the message names file and feature.
         """
         wanted = parse_features(features)
-        parts, begin = [self.xyz], 0
+        parts, begin = {"xyz": self.xyz}, 0
+        unnamed = []
         for feature in wanted:
-            values = self.feature(feature)
+            values, width = self.feature(feature), width_of(feature)
             if values is None and self.columns is not None:
-                columns = self.columns[:, begin : begin + width_of(feature)]
-                begin += width_of(feature)
-                values = columns if columns.shape[1] == width_of(feature) else None
+                columns = self.columns[:, begin : begin + width]
+                if columns.shape[1] == width:
+                    values = columns
+                    last = f" to {begin + 3 + width}" if width > 1 else ""
+                    unnamed.append(f"{name_of(feature)} is column {begin + 4}{last}")
+                begin += width
             if values is None and feature == "height":
                 values = heights(torch.from_numpy(np.asarray(self.xyz, dtype=np.float64))).numpy()
             if values is None:
                 raise FeatureError(f"{path}: it has no feature {name_of(feature)}; {self._has()}")
-            parts.append(values)
+            parts[name_of(feature)] = values
         left = 0 if self.columns is None or not begin else self.columns.shape[1] - begin
         if left > 0:
-            note = f"{path}: {left} columns after {', '.join(wanted)} are left out"
-            logger.warning(note) if notes is None else notes.append(note)
-        kinds = {part.dtype.kind for part in parts}
-        if not kinds <= set("fiu") or not all(np.isfinite(part).all() for part in parts):
-            dtypes = ", ".join(sorted({str(part.dtype) for part in parts}))
-            raise ValueError(f"{path}: expected finite numbers, came {dtypes} with others among them")
-        points = np.ascontiguousarray(np.concatenate(parts, axis=1), dtype=np.float64)
-        return mend_features(torch.from_numpy(points), wanted, str(path), notes).numpy() if wanted else points
+            _note(notes, f"{path}: {left} columns after {', '.join(wanted)} are left out")
+        for name, part in parts.items():
+            if part.dtype.kind not in "fiu":
+                raise ValueError(f"{path}: expected finite numbers, got {part.dtype} for {name}")
+            bad = ~np.isfinite(part).all(axis=1)  # (N,)
+            if bad.any():
+                row = int(bad.argmax())
+                shown = " ".join(map(str, part[row].tolist()))
+                raise ValueError(
+                    f"{path}: expected finite numbers, got {shown} for {name} of point {row + 1}"
+                )
+        points = np.ascontiguousarray(np.concatenate(list(parts.values()), axis=1), dtype=np.float64)
+        if not wanted:
+            return points
+        try:
+            return mend_features(torch.from_numpy(points), wanted, str(path), notes).numpy()
+        except FeatureError as error:
+            taken = f" ({', '.join(unnamed)})" if unnamed else ""
+            raise FeatureError(f"{error}{taken}") from None
+
+    def _find(self, name: str) -> NDArray[Any] | None:
+        """A value by its name, or by one that differs in case alone."""
+        if name in self.named:
+            return self.named[name]
+        return next((value for key, value in self.named.items() if key.lower() == name.lower()), None)
 
     def _has(self) -> str:
-        known = [
-            name for name in ("normal", "color", "intensity", "height") if self.feature(name) is not None
-        ]
-        known += [
-            name for name in self.named if not any(name in _others(one) for one in (*ALIASES, "height"))
-        ]
+        ours = ("normal", "color", "intensity", "height")
+        known = [name for name in ours if self.feature(name) is not None]
+        aliases = {one for names in ALIASES.values() for each in names for one in each} | {*ours}
+        aliases |= {f"scalar_{name}" for name in ours}
+        known += [name for name in self.named if name.lower() not in aliases]
         held = ", ".join(known) or "xyz alone"
         if self.columns is not None and self.columns.shape[1]:
             held += f", and {self.columns.shape[1]} columns without names beside xyz"
         return f"expected a file with it, or a model and data.features without it; this one has {held}"
 
 
+def _note(notes: list[str] | None, text: str) -> None:
+    logger.warning(text) if notes is None else notes.append(text)
+
+
 def _columns(values: NDArray[Any]) -> NDArray[Any]:
     """A feature (N, ...) as columns, (N, width); the width may be 0."""
     return values.reshape(len(values), math.prod(values.shape[1:]))
-
-
-def _others(name: str) -> set[str]:
-    return {name, f"scalar_{name}", *(one for names in ALIASES.get(name, ()) for one in names)}
 
 
 def _colors(values: NDArray[Any]) -> NDArray[Any]:

@@ -58,7 +58,7 @@ def read_pcd(path: Path) -> FileCloud:
     for name in XYZ:
         if name not in header.fields or header.fields[name].values != 1:
             raise ValueError(
-                f"{path}: expected the fields x y z of one value each, came {' '.join(header.fields)}"
+                f"{path}: expected the fields x y z of one value each, got {' '.join(header.fields)}"
             )
     if header.encoding != "ascii":
         for name in COLORS & header.fields.keys():
@@ -113,7 +113,7 @@ def _read_header(path: Path, content: bytes) -> Header:
     while "DATA" not in lines:
         end = content.find(b"\n", start, LONGEST_HEADER)
         if end < 0:
-            raise ValueError(f"{path}: expected a PCD header up to a line DATA, came none")
+            raise ValueError(f"{path}: expected a PCD header up to a line DATA, got none")
         words = content[start:end].decode("ascii", "replace").split() or [""]
         lines[words[0]] = words[1:]  # comments end up under a name that nobody asks for
         start = end + 1
@@ -128,7 +128,7 @@ def _read_header(path: Path, content: bytes) -> Header:
     for name, size, kind, times in zip(names, sizes, kinds, counts, strict=True):
         if kind + size not in TYPES:
             known = ", ".join(sorted(TYPES))
-            raise ValueError(f"{path}: field {name}: expected a type out of {known}, came {kind}{size}")
+            raise ValueError(f"{path}: field {name}: expected a type out of {known}, got {kind}{size}")
         count = _whole(path, "COUNT", [times])
         fields[name] = Field(f"<{kind.lower()}{size}", count, row_values, row_bytes)
         row_values += count
@@ -142,13 +142,13 @@ def _read_header(path: Path, content: bytes) -> Header:
         raise ValueError(f"{path}: its header announces {points} points, and WIDTH times HEIGHT is {rows}")
     encoding = " ".join(lines["DATA"])
     if encoding not in ENCODINGS:
-        raise ValueError(f"{path}: DATA: expected one of {', '.join(ENCODINGS)}, came {encoding!r}")
+        raise ValueError(f"{path}: DATA: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
     return Header(fields, row_values, row_bytes, points, encoding, start)
 
 
 def _whole(path: Path, key: str, words: list[str]) -> int:
     if len(words) != 1 or not words[0].isdecimal() or len(words[0]) > 18:
-        raise ValueError(f"{path}: {key}: expected a whole number, came {' '.join(words) or 'nothing'!r}")
+        raise ValueError(f"{path}: {key}: expected a whole number, got {' '.join(words) or 'nothing'!r}")
     return int(words[0])
 
 
@@ -162,7 +162,7 @@ def _read_ascii(path: Path, content: bytes, header: Header, fields: list[Field])
     except ValueError as error:
         raise ValueError(f"{path}: expected {header.row_values} numbers a point ({error})") from None
     if table.shape[1] != header.row_values:
-        raise ValueError(f"{path}: expected {header.row_values} numbers a point, came {table.shape[1]}")
+        raise ValueError(f"{path}: expected {header.row_values} numbers a point, got {table.shape[1]}")
     return table[:, [field.values_before for field in fields]]
 
 

@@ -1,8 +1,11 @@
-"""Clouds in text files: one point a line; errors name the line."""
+"""Clouds in text files: one point a line, with or without names of the columns; errors name the line."""
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +13,104 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bixt3d.datasets.files import WHERE
-from bixt3d.datasets.readers.cloud import FileCloud
+from bixt3d.datasets.readers.cloud import POINTS, FileCloud
+
+COMMENTS = ("#", "//", "%", "!")
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
+MOLECULE = re.compile(rf"[A-Z][a-z]?(?:\s+{NUMBER}){{3}}")  # an element's name and its place
+SCANNER = {4: ("intensity",), 6: ("r", "g", "b"), 7: ("intensity", "r", "g", "b")}  # of PTS, by columns
 
 
 def read_text(path: Path) -> FileCloud:
-    """Reads a cloud of one point a line; numbers are separated by blanks or commas."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        first = next((line for line in file if line.strip()), "")
-    separator = "," if "," in first else None
-    columns = len(first.strip().split(separator))
-    return FileCloud.of_array(read_rows(path, columns, separator=separator, dtype=np.float64), path)
+    """Read a cloud of one point a line: blanks, tabs, commas or semicolons stand between its numbers.
+
+    Comments are passed over. A line of names with x, y and z, a comment or not, names the columns, of which
+    those that hold text are left out. A first line of one whole number is the count of points, as in PTS.
+
+    Raises:
+        ValueError: A line is no point.
+    """
+    rows = [(at, line) for at, raw in enumerate(lines_of(path.read_bytes()), 1) if (line := raw.strip())]
+    names: list[str] = []
+    stated, count, begin = 0, None, -1
+    for at, line in rows:
+        begin += 1
+        words = _words(line)
+        if any(map(_is_number, words)) and not line.startswith(COMMENTS):
+            if len(words) > 1 or count is not None or not words[0].isdecimal():
+                break
+            count = int(words[0])
+        elif any(set(points) <= {word.lower() for word in words} for points in POINTS[-3:]):
+            names, stated = words, 0 if line.startswith(COMMENTS) else at
+        elif not line.startswith(COMMENTS):
+            raise ValueError(
+                _other_kind(rows) or f"line {at}: expected numbers, or names such as x,y,z, got {line[:60]!r}"
+            )
+    else:
+        raise ValueError("expected lines of numbers, got none")
+    at, first = rows[begin]
+    separator = ";" if ";" in first else "," if "," in first else None
+    data = [row for row in rows[begin:] if not row[1].startswith(COMMENTS)]
+    if separator and first.endswith(separator):
+        data = [(number, line.rstrip(separator + " \t")) for number, line in data]
+    values = data[0][1].split(separator)
+    if names and len(names) != len(values):
+        if stated:
+            raise ValueError(f"line {stated} names {len(names)} columns, and line {at} has {len(values)}")
+        names = []  # a comment that is about something else
+    kept = [column for column, value in enumerate(values) if not names or _is_number(value)]
+    fault = _other_kind(data)
+    if fault:
+        raise ValueError(fault)
+    table = parse_table([line for _, line in data], "line", separator, kept, [number for number, _ in data])
+    if count is not None and count != len(table):
+        raise ValueError(f"it announces {count} points in its first line, and holds {len(table)}")
+    if names:
+        named = {names[column]: table[:, place] for place, column in reversed(list(enumerate(kept)))}
+        return FileCloud.of_names(dict(reversed(named.items())))
+    width = table.shape[1]
+    if count is not None and path.suffix.lower() == ".pts" and width in SCANNER:
+        colors = table[:, width - 3 :]
+        if width == 4 or (colors.min() >= 0 and (colors == np.round(colors)).all()):
+            return FileCloud(table[:, :3], dict(zip(SCANNER[width], table[:, 3:].T, strict=True)))
+    return FileCloud.of_array(table, path)
+
+
+def lines_of(content: bytes) -> list[str]:
+    """Split text into lines, whatever ends them, without a mark of its encoding."""
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = content.decode(encoding, errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def parse_table(
+    rows: Sequence[str],
+    what: str,
+    separator: str | None = None,
+    columns: Sequence[int] | None = None,
+    numbers: Sequence[int] | None = None,
+) -> NDArray[np.float64]:
+    """Parse rows that hold as many numbers each, (N, C) float64.
+
+    Args:
+        rows: Lines of text, none empty.
+        what: What errors call a row.
+        separator: What stands between numbers; None means blanks.
+        columns: The columns to take; None takes all.
+        numbers: What errors count the rows by; None counts from 1.
+
+    Raises:
+        ValueError: A row holds something else; the message says which.
+    """
+    try:
+        return np.loadtxt(
+            rows, np.float64, comments=None, delimiter=separator, ndmin=2, usecols=columns, quotechar='"'
+        )
+    except ValueError as error:
+        width = len(rows[0].split(separator))
+        numbered = zip(numbers or range(1, len(rows) + 1), rows, strict=True)
+        raise ValueError(_fault(numbered, what, width, separator, columns, np.inf) or str(error)) from None
 
 
 def read_rows(
@@ -30,7 +121,7 @@ def read_rows(
     dtype: type[np.floating[Any]] = np.float32,
     most: float | None = None,
 ) -> NDArray[Any]:
-    """Reads the first `limit` rows of a text file of numbers.
+    """Read the first `limit` rows of a text file of numbers.
 
     Args:
         path: The file.
@@ -48,11 +139,18 @@ def read_rows(
         ValueError: A line read has another number of columns or anything but finite numbers, or there is
             none.
     """
+
+    def fault(otherwise: object) -> ValueError:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            rows = islice(((at, line) for at, line in enumerate(file, 1) if line.strip()), limit)
+            largest = float(np.finfo(np.float32).max)
+            found = _fault(rows, "line", columns, separator, None, largest)
+        return ValueError(f"{path}, {found}" if found else f"{path}: {otherwise}")
+
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # on empty lines and empty files; the latter is handled below
+            # on empty lines and empty files; the latter are refused below
+            warnings.simplefilter("ignore", UserWarning)
             # the C parser behind loadtxt is the fastest reader in NumPy 2: 0.7 ms for 2048 rows of 6
             rows = np.loadtxt(
                 path,
@@ -66,36 +164,62 @@ def read_rows(
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; {WHERE}.") from None
     except ValueError as error:
-        raise ValueError(_fault(path, columns, limit, separator) or f"{path}: {error}") from None
+        raise fault(error) from None
     if rows.size == 0:
-        raise ValueError(f"{path}: expected lines of {columns} numbers, came an empty file")
+        raise ValueError(f"{path}: expected lines of {columns} numbers, got an empty file")
     finite = np.isfinite(rows).all() and float(np.abs(rows).max()) <= (most or np.inf)
     if rows.shape[1] != columns or not finite:
-        raise ValueError(
-            _fault(path, columns, limit, separator) or f"{path}: expected {columns} finite numbers a line"
-        )
+        raise fault(f"expected {columns} finite numbers a line")
     return rows
 
 
-def _fault(path: Path, columns: int, limit: int | None, separator: str | None) -> str | None:
-    """Finds the first bad line the slow way."""
-    rows = 0
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            if rows == limit:
-                break
-            rows += 1
-            values = line.strip().split(separator)
-            if len(values) != columns:
-                shown = line.strip()[:80]
-                return f"{path}, line {number}: expected {columns} numbers, came {len(values)}: {shown!r}"
-            for value in values:
-                try:
-                    finite = abs(float(value)) <= float(np.finfo(np.float32).max)  # False for NaN
-                except ValueError:
-                    finite = False
-                if not finite:
-                    return f"{path}, line {number}: expected finite numbers, came {value[:40]!r}"
+def _fault(
+    rows: Iterable[tuple[int, str]],
+    what: str,
+    width: int,
+    separator: str | None,
+    columns: Sequence[int] | None,
+    most: float,
+) -> str | None:
+    """Find the first row that is not so many numbers up to `most`, the slow way."""
+    for number, line in rows:
+        values = line.strip().split(separator)
+        if len(values) != width:
+            blank = {None: "blanks", ",": "commas", ";": "semicolons"}.get(separator, separator)
+            return (
+                f"{what} {number}: expected {width} numbers with {blank} between, got {len(values)}: "
+                f"{line.strip()[:80]!r}"
+            )
+        for value in values if columns is None else [values[column] for column in columns]:
+            if not (_is_number(value) and (most == np.inf or abs(float(value)) <= most)):  # False for NaN
+                return f"{what} {number}: expected finite numbers, got {value.strip()[:40]!r}"
+    return None
+
+
+def _words(line: str) -> list[str]:
+    """The names or numbers of a line, without marks of a comment, quotes and units in brackets."""
+    text = line.lstrip("#/%! ")
+    separator = next((mark for mark in (";", ",", "\t") if mark in text), None)
+    return [re.sub(r"[\[(].*[\])]", "", word).strip(' "') for word in text.split(separator)] or [""]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word.strip(' "'))
+    except ValueError:
+        return False
+    return "_" not in word
+
+
+def _other_kind(rows: Sequence[tuple[int, str]]) -> str | None:
+    """Say what lines are that look like points and are none."""
+    for at, line in rows[:10]:
+        if MOLECULE.fullmatch(line):
+            return (
+                f"line {at}: expected a point, got an atom, {line[:40]!r}: the file is a molecule's, no cloud"
+            )
+        values = line.split(";") if ";" in line else line.split()
+        values = [value.strip() for value in values]
+        if len(values) >= 3 and "," in line and all(map(DECIMAL_COMMA.fullmatch, values)):
+            return f"line {at}: expected numbers such as 1.5, got decimal commas: {line[:40]!r}"
     return None

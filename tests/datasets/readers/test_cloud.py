@@ -357,7 +357,7 @@ def test_height_is_computed_where_a_file_has_none(tmp_path: Path) -> None:
     np.testing.assert_allclose(seven, np.concatenate([table, found[0][:, None]], 1), atol=1e-12)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_height_of_points_that_are_not_finite(value: float, tmp_path: Path) -> None:
     bad = xyz()
     bad[3, 1] = value
@@ -412,7 +412,7 @@ def test_colours_are_no_normals(suffix: str, scale: float, tmp_path: Path) -> No
         read_cloud(path, ("normal",))
     message = str(caught.value)
     assert message.startswith(f"{path}: ") and "as colours have of length" in message
-    assert "name what they are, such as features=('color',)" in message
+    assert "name what they are, such as data.features=[color]" in message
     assert read_cloud(path, None).shape == (COUNT, 3)
 
 
@@ -472,10 +472,10 @@ def test_features_that_are_not_finite(tmp_path: Path) -> None:
     values[5] = np.nan
     path = ply(tmp_path / "cloud.ply", {"intensity": values})
     assert read_cloud(path).shape == (COUNT, 3)
-    with pytest.raises(ValueError, match=r"cloud\.ply: expected finite numbers"):
+    with pytest.raises(ValueError, match=r"cloud\.ply: expected finite numbers, got nan for intensity of point 6$"):
         read_cloud(path, ("intensity",))
     np.savez(tmp_path / "cloud.npz", points=xyz(), own=np.ones(COUNT, bool))
-    with pytest.raises(ValueError, match=r"cloud\.npz: expected finite numbers, came bool"):
+    with pytest.raises(ValueError, match=r"cloud\.npz: expected finite numbers, got bool for own"):
         read_cloud(tmp_path / "cloud.npz", ("own",))
 
 

@@ -154,17 +154,17 @@ def test_headers_of_other_writers(encoding: str, changes: dict[str, str], tmp_pa
         ({"FIELDS": ""}, "as many entries in FIELDS, SIZE, TYPE and COUNT"),
         ({"FIELDS": "x y"}, "as many entries"),
         ({"SIZE": "4 4"}, "as many entries"),
-        ({"SIZE": "4 4 3"}, r"field z: expected a type out of F4, .*, came F3"),
-        ({"TYPE": "F F S"}, "field z: .* came S4"),
-        ({"COUNT": "1 1 -1"}, "COUNT: expected a whole number, came '-1'"),
+        ({"SIZE": "4 4 3"}, r"field z: expected a type out of F4, .*, got F3"),
+        ({"TYPE": "F F S"}, "field z: .* got S4"),
+        ({"COUNT": "1 1 -1"}, "COUNT: expected a whole number, got '-1'"),
         ({"COUNT": "1 1 2"}, "fields x y z of one value each"),
-        ({"FIELDS": "x y w"}, "expected the fields x y z of one value each, came x y w"),
-        ({"WIDTH": "many"}, "WIDTH: expected a whole number, came 'many'"),
-        ({"WIDTH": ""}, "WIDTH: expected a whole number, came 'nothing'"),
+        ({"FIELDS": "x y w"}, "expected the fields x y z of one value each, got x y w"),
+        ({"WIDTH": "many"}, "WIDTH: expected a whole number, got 'many'"),
+        ({"WIDTH": ""}, "WIDTH: expected a whole number, got 'nothing'"),
         ({"WIDTH": "9" * 5000}, "WIDTH"),
         ({"WIDTH": "21"}, "announces 20 points, and WIDTH times HEIGHT is 21"),
         ({"WIDTH": "0", "POINTS": "0"}, "it holds no points"),
-        ({"DATA": "zip"}, "DATA: expected one of ascii, binary, binary_compressed, came 'zip'"),
+        ({"DATA": "zip"}, "DATA: expected one of ascii, binary, binary_compressed, got 'zip'"),
         ({"DATA": ""}, "expected a PCD header up to a line DATA"),
     ],
 )
@@ -224,7 +224,7 @@ def test_ascii_lines_that_are_no_points(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"scan\.pcd: expected 3 numbers a point"):
             read_pcd(write(tmp_path, "\n".join([*lines[:-1], bad, ""]).encode()))
     header, rows = lines[:11], lines[11:]
-    with pytest.raises(ValueError, match=r"scan\.pcd: expected 3 numbers a point, came 4"):
+    with pytest.raises(ValueError, match=r"scan\.pcd: expected 3 numbers a point, got 4"):
         read_pcd(write(tmp_path, "\n".join([*header, *(f"{row} 1" for row in rows)]).encode()))
 
 

@@ -272,7 +272,7 @@ def test_cloud_without_the_normals_that_are_needed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["scan.e57", "scan"])
 def test_unknown_kind_names_the_known(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("1 2 3\n")
-    with pytest.raises(ValueError, match=rf"{name}: expected one of \.off, .*\.npz, came"):
+    with pytest.raises(ValueError, match=rf"{name}: expected one of \.off, .*\.npz, got"):
         read_cloud(tmp_path / name)
 
 
@@ -359,8 +359,6 @@ def test_bad_line_of_a_text_cloud_is_named(tmp_path: Path) -> None:
     path.write_text("0 0 0\n1 1 1\n1 two 3\n")
     assert "line 3" in refused(path)
     path.write_text("0 0 0\n1 1\n")
-    assert "line 2" in refused(path)
-    path.write_text("0 0 0\n1 nan 1\n")
     assert "line 2" in refused(path)
 
 
