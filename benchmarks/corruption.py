@@ -33,8 +33,7 @@ from bixt3d.models.classifier import PointClassifier
 from bixt3d.training import load_checkpoint
 from bixt3d.training.device import pick_device
 from bixt3d.training.evaluate import evaluate
-from bixt3d.training.files import write_text
-from bixt3d.training.report import write_csv
+from bixt3d.training.files import write_csv, write_text
 from bixt3d.training.splits import build_task
 from bixt3d.visualize.plots import robustness_curves
 

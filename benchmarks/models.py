@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from typing import Any, get_args
 
 import torch
@@ -27,8 +27,9 @@ from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.settings import kinds_of
 from bixt3d.suggest import nearest
 from bixt3d.tasks import ClassificationTask, PartSegmentationTask, Task
-from bixt3d.training.device import Workers, autocast, has_bfloat16
-from bixt3d.training.step import Learner
+from bixt3d.training.device import autocast, has_bfloat16
+from bixt3d.training.distributed import Workers
+from bixt3d.training.trainer import TrainState
 
 PEERS: dict[str, Callable[..., nn.Module]] = {
     "pointmlp": pointmlp,
@@ -155,23 +156,22 @@ class Work:
         if config.train.amp and not has_bfloat16(device):
             raise ValueError(f"{device} has no units for bfloat16 and would only emulate it: take float32")
         self.config = config
-        self.learner: Learner | None = None
+        self.state: TrainState | None = None
         self.look = self.task.forward
         if mode == "training":
-            self.learner = Learner(config, self.model, self.task, device, Workers())
+            self.state = TrainState(config, self.model, self.task, device, Workers())
         elif config.train.compile:
             self.look = torch.compile(self.task.forward, mode=config.train.compile_mode, dynamic=False)
         self.steps = 0
 
     def run(self) -> None:
         """Do it once."""
-        if self.learner is None:
+        if self.state is None:
             # Not in inference_mode, where autocast would cast a weight anew for every use.
             with torch.no_grad(), autocast(self.device, self.config.train.amp):
                 self.look(self.model, self.batch)
             return
-        self.learner.learn(self.batch)
-        self.learner.step(self.config.optim.lr, first=not self.steps)
+        self.state.train_step(repeat(self.batch), self.steps)
         self.steps += 1
 
 

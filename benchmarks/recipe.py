@@ -37,9 +37,9 @@ from bixt3d.suggest import nearest
 from bixt3d.tasks import metric_titles
 from bixt3d.training.device import pick_device
 from bixt3d.training.files import write_text
+from bixt3d.training.guards import Stopped
 from bixt3d.training.log import environment
 from bixt3d.training.splits import open_splits
-from bixt3d.training.stop import Stopped
 
 INTRODUCTION = """# Recipe: single changes, on the validation split
 

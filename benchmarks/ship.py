@@ -35,8 +35,8 @@ from bixt3d.datasets.split import Split
 from bixt3d.metrics import mask_logits
 from bixt3d.tasks import Task, metric_titles
 from bixt3d.training.checkpoint import SUFFIX, load_checkpoint, save_model
+from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.files import write_atomically, write_text
-from bixt3d.training.scoring import evaluate_checkpoint
 from bixt3d.training.splits import build_task, open_splits
 from bixt3d.training.weights import FOLDER, LIST, checksum
 

@@ -36,8 +36,8 @@ from bixt3d.config import Config, load_config
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.inference import Predictor
 from bixt3d.training.checkpoint import load_checkpoint, save_model
+from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.experiment import train
-from bixt3d.training.scoring import evaluate_checkpoint
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 QUICKSTART, PARTSEG = "shapes_quickstart", "shapes_partseg"

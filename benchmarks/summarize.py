@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks.table import markdown_table
 from bixt3d.tasks import metric_titles
 from bixt3d.training import load_checkpoint
-from bixt3d.training.report import text_table, write_confusion
-from bixt3d.training.scoring import evaluate_checkpoint
+from bixt3d.training.evaluate import evaluate_checkpoint
+from bixt3d.training.files import text_table, write_confusion
 from bixt3d.visualize.plots import confusion_matrix, read_metrics, training_curves
 
 

@@ -56,7 +56,8 @@ def find_target(name: str) -> Target:
         from bixt3d.datasets.hdf5 import read_hdf5
         from bixt3d.datasets.readers import read_cloud
         from bixt3d.datasets.readers.text import read_rows
-        from bixt3d.training.checkpoint import load_checkpoint, load_state
+        from bixt3d.training.checkpoint import load_checkpoint
+        from bixt3d.training.resume import load_state
         from tests.border import files
 
     def cloud(path: Path) -> object:

@@ -25,7 +25,7 @@ from bixt3d.commands.options import (
 if TYPE_CHECKING:
     import torch
 
-    from bixt3d.training.scoring import Scored
+    from bixt3d.training.evaluate import Scored
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +48,8 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate."""
     from bixt3d.training.device import pick_device
-    from bixt3d.training.report import write_confusion
-    from bixt3d.training.scoring import evaluate_checkpoint
+    from bixt3d.training.evaluate import evaluate_checkpoint
+    from bixt3d.training.files import write_confusion
     from bixt3d.visualize.plots import confusion_matrix
 
     checkpoint = checkpoint_of(args)

@@ -1,18 +1,14 @@
-"""Checkpoints: weights that rebuild their own model, and the state that a run resumes from.
+"""Checkpoints: weights that rebuild their own model.
 
-Weights are a safetensors file whose header holds a JSON description (model and arguments, classes,
-preprocessing, config, metrics). The state of a run is a torch file that is read without pickle. Both are
-written beside their target and renamed onto it, so a full disk or a kill leaves the previous file whole.
+They are a safetensors file whose header holds a JSON description (model and arguments, classes,
+preprocessing, config, metrics). It is written beside its target and renamed onto it, so a full disk or a kill
+leaves the previous file whole.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
-import shutil
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +21,8 @@ from bixt3d.config import MOST_POINTS
 from bixt3d.models.factory import create_model, find_builder, is_own
 from bixt3d.suggest import nearest
 from bixt3d.tasks import Description
-from bixt3d.training.files import flush, write_atomically
+from bixt3d.training.files import write_atomically
 from bixt3d.training.weights import checked, find_weights, list_weights
-
-logger = logging.getLogger(__name__)
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -260,85 +254,3 @@ def _check_state(model: nn.Module, state: dict[str, Tensor], path: Path) -> None
         meant = not wanted[name].is_meta and not bool(torch.isfinite(wanted[name].float()).all())
         if not meant and not bool(torch.isfinite(value.to(torch.float32)).all()):
             raise _Mismatch(f"{path}: {name} holds NaN or infinity: its training diverged, or it is damaged")
-
-
-def save_state(path: Path, state: dict[str, Any], keep_previous: bool = True) -> None:
-    """Write the state of a run: tensors, numbers, strings and containers of them.
-
-    Args:
-        path: Target file.
-        state: The state.
-        keep_previous: Keep the file before it as ``<name>.previous``, for `load_latest_state`.
-
-    Raises:
-        OSError: If the file cannot be written; the previous one is untouched.
-    """
-
-    def write(temporary: Path) -> None:
-        torch.save(state, temporary)
-        flush(temporary)
-        if keep_previous and path.is_file():
-            write_atomically(previous_of(path), lambda other: _same_file(path, other))
-
-    write_atomically(path, write)
-
-
-def previous_of(path: Path) -> Path:
-    """Return where `save_state` keeps the state before the last."""
-    return path.with_name(f"{path.name}.previous")
-
-
-def _same_file(path: Path, other: Path) -> None:
-    try:
-        os.link(path, other)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, other)
-
-
-def load_latest_state(path: Path) -> tuple[dict[str, Any], bool]:
-    """Read the state of a run, or, with a warning, the one before it if the file is damaged.
-
-    Returns:
-        The state, and whether the file itself is whole.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If neither can be read.
-    """
-    try:
-        return load_state(path), True
-    except (ValueError, FileNotFoundError) as error:
-        if not previous_of(path).is_file():
-            raise
-        try:
-            state = load_state(previous_of(path))
-        except ValueError as other:
-            raise ValueError(f"{error}; nor from the one before it ({other}): start another run") from None
-        logger.warning("%s; going on from the state before it, %s", error, previous_of(path))
-        return state, False
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read the state of a run; nothing in the file can execute.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If the file is truncated or holds anything but tensors and plain values.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"nothing to resume from: {path} does not exist; start without --resume")
-    try:
-        with zipfile.ZipFile(path) as archive:  # as torch writes it: nothing is packed, and none may unpack
-            held = sum(entry.file_size for entry in archive.infolist())
-            # torch looks at no checksum
-            if held > path.stat().st_size or archive.testzip() is not None:
-                raise ValueError
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds for a damaged or foreign file
-        raise ValueError(
-            f"{path}: cannot resume from it, it is truncated or holds other things than tensors and plain "
-            f"values ({type(error).__name__})"
-        ) from None
-    if not isinstance(state, dict):
-        raise ValueError(f"{path}: expected the state of a run, got {type(state).__name__}")
-    return state

@@ -1,55 +1,15 @@
-"""Where a run computes: the device, its memory allocator, and the processes that share the work."""
+"""Devices: the one that is asked for, bfloat16 on it, and the memory allocator of the CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
-from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 # malloc's options, from <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-
-
-@dataclass(frozen=True)
-class Workers:
-    """This process among those that train together; one alone unless torchrun started more."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    @property
-    def first(self) -> bool:
-        """Whether this process is the one that writes."""
-        return self.rank == 0
-
-    def sum(self, value: Tensor) -> Tensor:
-        """Return the sum of ``value`` over all processes."""
-        if self.world_size > 1:
-            dist.all_reduce(value)
-        return value
-
-    def any(self, number: int) -> int:
-        """Return the largest ``number`` of all processes; no GPU is waited for, only processes."""
-        if self.world_size == 1:
-            return number
-        most = torch.tensor(number)
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        return int(most)
-
-    def share(self, value: Tensor) -> None:
-        """Overwrite ``value`` by that of the first process."""
-        if self.world_size > 1:
-            dist.broadcast(value, 0)
-
-    def wait(self) -> None:
-        """Wait until every process is here."""
-        if self.world_size > 1:
-            dist.barrier()
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -69,24 +29,6 @@ def pick_device(name: str | None = None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from None
     return device
-
-
-def join_workers(device: torch.device) -> Workers:
-    """Join the processes that torchrun started, if it did."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        return Workers()
-    if not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        # gloo beside it, for what lies on the CPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    return Workers(dist.get_rank(), dist.get_world_size())
-
-
-def leave_workers() -> None:
-    """Leave the processes that train together."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def has_bfloat16(device: torch.device) -> bool:

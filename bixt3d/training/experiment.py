@@ -19,13 +19,14 @@ from bixt3d.models.factory import create_model, takes
 from bixt3d.tasks import Description, Task
 from bixt3d.tasks.description import OWN
 from bixt3d.training.checkpoint import load_checkpoint
-from bixt3d.training.device import Workers, join_workers, pick_device
-from bixt3d.training.evaluate import evaluate
+from bixt3d.training.device import pick_device
+from bixt3d.training.distributed import Workers, join_workers
+from bixt3d.training.evaluate import evaluate, scores
+from bixt3d.training.files import write_csv, write_result
+from bixt3d.training.guards import StopSignals
 from bixt3d.training.pretrained import start_from_official
-from bixt3d.training.report import write_csv, write_result
-from bixt3d.training.scoring import scores
+from bixt3d.training.resume import check_folder
 from bixt3d.training.splits import build_task, open_all
-from bixt3d.training.stop import StopSignals
 from bixt3d.training.trainer import Trainer
 
 
@@ -99,6 +100,7 @@ def train(
     run_dir = Path(config.run.dir).expanduser()
     where = pick_device(device if device is None else str(device))
     workers = join_workers(where)
+    check_folder(run_dir, resume, workers)
     made = build_task(config, task, model)
     given = {
         name: split for name, split in (("train", train), ("val", val), ("test", test)) if split is not None

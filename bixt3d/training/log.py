@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from bixt3d.config import Config, to_dict
-from bixt3d.training.checkpoint import load_state
 from bixt3d.training.device import has_bfloat16
 from bixt3d.training.files import write_text
 
@@ -171,27 +170,6 @@ class RunLog:
             self._try("metrics.jsonl", self._write_rows)
         if self.board is not None:
             self._try("tensorboard", self.board.close)
-
-
-def holds_run(run_dir: Path) -> bool:
-    """Whether a folder holds weights, or a state that has taken a step."""
-    if any(run_dir.glob("*.safetensors")):
-        return True
-    try:
-        state = load_state(run_dir / "resume.pt")
-    except FileNotFoundError:
-        return False
-    except ValueError:
-        return True  # damaged, and yet somebody's
-    return bool(state.get("epoch") or state.get("sums", {}).get("steps"))
-
-
-def run_is_there(run_dir: Path) -> FileExistsError:
-    """Return the error for a folder that holds a run already."""
-    return FileExistsError(
-        f"{run_dir} holds a run already: go on with it by --resume (in Python resume=True), or choose "
-        "another folder with --set run.dir=FOLDER"
-    )
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The splits of an experiment: opened, or given, and arranged as the task takes them."""
+"""Splits of an experiment, opened or given, as its task takes them; and its training batches."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bixt3d.config import Config
+from bixt3d.config import Config, override
 from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
+from bixt3d.datasets.augment import augment, check_changes, mix_clouds
 from bixt3d.datasets.holdout import cut_train
+from bixt3d.datasets.loader import CloudLoader
 from bixt3d.datasets.split import Split
 from bixt3d.models.factory import task_of
 from bixt3d.tasks import Task, compare_facts, make_task
+from bixt3d.training.distributed import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -158,3 +161,76 @@ def _cut(own: Split, given: dict[str, Split]) -> tuple[Split, dict[str, Split]]:
         return own, given
     logger.info("val: %d of the %d training clouds are held out", len(val), len(own))
     return cut_train(own, "train"), {**given, "val": val}
+
+
+def fit_batches(config: Config, clouds: int, processes: int = 1) -> Config:
+    """Return the settings with a step that is no larger than the training set; a smaller one is noted."""
+    settings = config.train
+    size = min(settings.batch_size, max(1, clouds // processes) * processes)
+    batches = clouds // processes // max(1, size // processes)
+    accumulate = min(settings.accumulate, max(1, batches))
+    if (size, accumulate) == (settings.batch_size, settings.accumulate):
+        return config
+    logger.warning(
+        "the training set has %s clouds: train.batch_size=%s train.accumulate=%s instead of %s and %s",
+        *(clouds, size, accumulate, settings.batch_size, settings.accumulate),
+    )
+    return override(config, train={"batch_size": size, "accumulate": accumulate})
+
+
+def training_loader(config: Config, task: Task, train: Split, workers: Workers) -> CloudLoader:
+    """Return this process's loader of augmented training batches; the task chooses their points.
+
+    Raises:
+        ValueError: If a batch cannot be dealt out to the processes, or is too small to mix its clouds, or the
+            split does not fill one step.
+    """
+    settings = config.train
+    if settings.batch_size % workers.world_size:
+        raise ValueError(
+            f"train.batch_size: expected a multiple of the {workers.world_size} processes, got "
+            f"{settings.batch_size}"
+        )
+    mix, size = config.augment.mix, settings.batch_size // workers.world_size
+    if mix and size == 1:
+        raise ValueError(
+            f"augment.mix: a batch of one cloud has no other to mix it with: expected train.batch_size of "
+            f"{2 * workers.world_size} or more, got {settings.batch_size}"
+        )
+    loader = CloudLoader(
+        train,
+        size,
+        shuffle=True,
+        drop_last=True,
+        choose=task.choose(),
+        mix=partial(mix_clouds, probability=mix) if mix else None,
+        augment=_augmentation(config, train.features),
+        seed=settings.seed,
+        rank=workers.rank,
+        world_size=workers.world_size,
+    )
+    if len(loader) < settings.accumulate:
+        raise ValueError(
+            f"train.accumulate: an epoch has {len(loader)} batches, fewer than {settings.accumulate}"
+        )
+    return loader
+
+
+def _augmentation(config: Config, features: tuple[str, ...]) -> partial[Tensor]:
+    settings = config.augment
+    check_changes(settings.feature_dropout, features, "augment.feature_dropout")
+    check_changes(settings.feature_jitter, features, "augment.feature_jitter")
+    return partial(
+        augment,
+        scale_low=settings.scale_low,
+        scale_high=settings.scale_high,
+        shift_reach=settings.shift,
+        jitter_std=settings.jitter_std,
+        jitter_clip=settings.jitter_clip,
+        rotate_degrees=settings.rotate_degrees,
+        mirror_probability=settings.mirror,
+        normal_dropout=settings.normal_dropout,
+        feature_dropout=settings.feature_dropout,
+        feature_jitter=settings.feature_jitter,
+        features=features,
+    )

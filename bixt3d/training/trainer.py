@@ -1,36 +1,133 @@
-"""The trainer: one loop for every task, on CPU and CUDA, in one process or several."""
+"""The trainer: one loop for every task, on CPU and CUDA, in one process or several; and its `train_step`."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
-import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bixt3d.config import Config, check_config, to_dict
+from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description, Task
-from bixt3d.training.batches import training_loader
-from bixt3d.training.checkpoint import load_latest_state, save_model, save_state
-from bixt3d.training.device import Workers, join_workers, keep_freed_memory
+from bixt3d.training import resume as run_state
+from bixt3d.training.checkpoint import save_model
+from bixt3d.training.device import autocast, keep_freed_memory
+from bixt3d.training.distributed import Workers, join_workers, share_batchnorm
 from bixt3d.training.evaluate import Evaluation, evaluate
-from bixt3d.training.log import RunLog, holds_run, run_is_there
-from bixt3d.training.memory import OutOfMemory
-from bixt3d.training.optim import learning_rate
-from bixt3d.training.step import Learner
-from bixt3d.training.stop import Stopped, StopSignals
-from bixt3d.training.sums import EpochSums
+from bixt3d.training.guards import Diverged, FiniteGuard, OutOfMemory, Stopped, StopSignals, guard_memory
+from bixt3d.training.log import RunLog
+from bixt3d.training.optim import MovingAverage, average_decay, build_optimizers, learning_rate, log_schedule
+from bixt3d.training.splits import fit_batches, training_loader
+
+# Modes of torch.compile that record CUDA graphs on a GPU; elsewhere they only compile.
+GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
-class Diverged(RuntimeError):
-    """Losses or gradients stopped being finite, and the weights may be what is wrong."""
+class TrainState:
+    """What a training step changes: a model's weights, the optimisers, and the moving average of the weights.
+
+    Nothing in a step looks at a number that the device computes, so a GPU never waits for the step before.
+
+    Args:
+        config: The settings.
+        model: The model, on the device.
+        task: How the model is called, loss and counts.
+        device: Where it is.
+        workers: Processes that share every batch.
+        steps_per_epoch: Steps of an epoch, for the learning rate's schedule.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        task: Task,
+        device: torch.device,
+        workers: Workers,
+        steps_per_epoch: int = 1,
+    ) -> None:
+        """Build optimisers and moving average; compile the forward pass if the settings say so."""
+        settings = config.train
+        self.config, self.model, self.task, self.device = config, model, task, device
+        self.workers, self.steps_per_epoch = workers, steps_per_epoch
+        self.autocast = autocast(device, settings.amp)
+        if workers.world_size > 1 and settings.sync_batchnorm:
+            share_batchnorm(model)
+        self.optimizers = build_optimizers(model, config.optim)
+        self.average = MovingAverage(model) if settings.ema_decay > 0 else None
+        self.parameters = [value for value in model.parameters() if value.requires_grad]
+        self.guard = FiniteGuard(model)
+        # False while weights and optimisers may not belong together.
+        self.between_steps = True
+        # A CUDA graph overwrites its own memory each time, so gradients that add up need another place.
+        self.keep_grads = (
+            settings.compile and settings.compile_mode in GRAPH_MODES and settings.accumulate > 1
+        )
+        if self.keep_grads:
+            for value in self.parameters:
+                value.grad = torch.zeros_like(value)
+        self.wrapped = DistributedDataParallel(model) if workers.world_size > 1 else model
+        # The model itself is not replaced: it is evaluated, in batches of any size, and saved by its names.
+        self.forward = self._forward
+        if settings.compile:
+            self.forward = torch.compile(self._forward, mode=settings.compile_mode, dynamic=False)
+
+    @property
+    def result(self) -> nn.Module:
+        """The weights that are evaluated and saved: the moving average if there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def train_step(self, batches: Iterator[Batch], step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Take step number ``step``, counted from 0, with the next ``train.accumulate`` batches.
+
+        Where the loss or a gradient is not finite, in any process, the step is skipped: neither weights nor
+        optimisers move, and batch norms return to their statistics of before.
+
+        Returns:
+            This process's mean loss and its task's counts; 1.0 if the step was skipped, else 0.0: on the
+            device.
+        """
+        settings, optim = self.config.train, self.config.optim
+        self.between_steps = False
+        rate = learning_rate(step, optim, settings.epochs, self.steps_per_epoch)
+        # Dropout and stochastic depth follow from seed, step and rank: no random state to save.
+        torch.manual_seed((settings.seed * 1_000_003 + step) * 4096 + self.workers.rank)
+
+        loss, counts = torch.zeros((), device=self.device), self.task.start(self.device)
+        for batch in itertools.islice(batches, settings.accumulate):
+            with self.autocast:
+                batch_loss, logits = self.forward(batch)
+            (batch_loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            loss = loss + batch_loss.detach() / settings.accumulate
+            counts = counts + self.task.count(logits.detach(), batch)
+
+        norm = nn.utils.get_total_norm([value.grad for value in self.parameters if value.grad is not None])
+        if optim.clip_norm > 0:
+            nn.utils.clip_grads_with_norm_(self.parameters, optim.clip_norm, norm)
+        skipped = self.workers.all_reduce(self.guard.is_bad(loss, norm)).clamp_(max=1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.found_inf = skipped  # type: ignore[attr-defined]  # torch's own, of GradScaler
+            optimizer.step()
+        self.model.zero_grad(set_to_none=not self.keep_grads)
+        self.guard.restore_buffers(skipped)
+        if self.average is not None:
+            self.average.update(average_decay(settings.ema_decay, step))
+        self.between_steps = True
+        return loss, counts, skipped
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = self.task.forward(self.wrapped, batch)
+        return self.task.loss(logits, batch), logits
 
 
 class Trainer:
@@ -38,18 +135,18 @@ class Trainer:
 
     The run's folder receives ``config.yaml``, ``environment.json``, ``metrics.jsonl``, the weights of the
     last epoch (``last.safetensors``) and of the best by validation (``best.safetensors``), and
-    ``resume.pt``, from which `fit` goes on, or ``diverged.pt`` where it could not. With a moving average of
+    ``resume.pt``, from which `fit` continues, or ``diverged.pt`` where it could not. With a moving average of
     the weights, it is what is evaluated and saved.
 
     Args:
-        config: The settings.
+        config: The settings; a batch larger than the split is made smaller, with a note.
         model: The model.
         task: Loss and metrics.
         train: Training split, on the device.
         val: Validation split, on the device; None if nothing is to be chosen.
         run_dir: The run's folder.
         description: What a checkpoint says of itself besides weights: model, classes, preprocessing.
-        resume: Go on from the folder's last state.
+        resume: Continue from the folder's last state.
         progress: Show a progress bar.
 
     Raises:
@@ -70,83 +167,70 @@ class Trainer:
         resume: bool = False,
         progress: bool = True,
     ) -> None:
-        """Build loader and learner; read the state when resuming."""
-        config = check_config(config)
+        """Build loader, optimisers and log; read the state when resuming."""
+        self.device, self.task, self.val = train.points.device, task, val
+        self.workers: Workers = join_workers(self.device)
+        self.config = config = fit_batches(check_config(config), len(train), self.workers.world_size)
         if task.config is None:
             task.configure(config)
-        self.config, self.task, self.val = config, task, val
-        self.device = train.points.device
-        self.workers: Workers = join_workers(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         self.loader = training_loader(config, task, train, self.workers)
         self.steps_per_epoch = len(self.loader) // config.train.accumulate
         self.model = model.to(self.device)
-        self.learner = Learner(config, self.model, task, self.device, self.workers)
-        self.epoch = 0
-        self.sums = EpochSums(task.start(self.device))
-        self.best = -math.inf
-        self.seconds = 0.0
-        self.description = description
-        self.run_dir = Path(run_dir).expanduser()
-        self.unwritten = ""
-        # Whether resume.pt is worth keeping beside its successor.
-        self.whole = True
-        if resume:
-            state, self.whole = load_latest_state(self.run_dir / "resume.pt")
-            self._restore(state)
-        elif self.workers.any(int(self.workers.first and holds_run(self.run_dir))):
-            raise run_is_there(self.run_dir)
+        self.state = TrainState(config, self.model, task, self.device, self.workers, self.steps_per_epoch)
+        self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
+        self.totals = run_state.EpochTotals(task.start(self.device))
+        self.description, self.run_dir = description, Path(run_dir).expanduser()
+        self.saver = run_state.StateFile(self.run_dir)
+        run_state.check_folder(self.run_dir, resume, self.workers)
+        unwritten = run_state.restore(self, self.saver.load()) if resume else ""
+        active = self.workers.first
         self.log = RunLog(
-            self.run_dir,
-            config,
-            self.device,
-            self.epoch,
-            self.unwritten,
-            active=self.workers.first,
-            progress=progress,
-            shown=task.shown,
+            self.run_dir, config, self.device, self.epoch, unwritten, active, progress, task.shown
         )
 
     @property
     def step(self) -> int:
         """Steps taken so far."""
-        return self.epoch * self.steps_per_epoch + self.sums.steps
+        return self.epoch * self.steps_per_epoch + self.totals.steps
 
     @property
     def result(self) -> nn.Module:
         """The weights that are evaluated and saved: the moving average if there is one."""
-        return self.learner.result
+        return self.state.result
 
     def fit(self) -> None:
         """Train to the last epoch, evaluating, logging and saving after each.
 
-        SIGINT (Ctrl-C) and SIGTERM end it after the step that it is at, with everything saved.
+        SIGINT (Ctrl-C) and SIGTERM end it after the current step, with everything saved.
 
         Raises:
             Stopped: At such a signal, or in any process of several.
             Diverged: If ``train.max_skipped`` steps in a row, or an epoch's, had a loss or gradients that are
-                not finite, or the validation loss is not. As the weights of now may be what is wrong, they go
-                to ``diverged.pt``; the last state stays.
-            OutOfMemory: Naming what fits.
+                not finite, or the validation loss is not. As the present weights may be what is wrong, they
+                go to ``diverged.pt``; the last state stays.
+            OutOfMemory: Naming the settings to lower.
             RuntimeError: If an update breaks the weights; the last saved state is from before.
             OSError: If a checkpoint cannot be saved; the previous one is whole.
         """
         epochs = self.config.train.epochs
         if self.workers.first and self.step == 0:
-            self._save_state()  # so that --resume works from here on
+            self.saver.save(run_state.collect(self))  # so that --resume works from here on
+        if self.workers.first:
+            log_schedule(self.config, self.steps_per_epoch)
         self.log.start(self.step, epochs * self.steps_per_epoch)
         with StopSignals(self.workers.world_size > 1) as signals:
             try:
                 while self.epoch < epochs:
                     self._train_epoch(signals)
-                self._heed(signals)
+                self._stop_if_asked(signals)
             except (Stopped, Diverged, OutOfMemory) as error:
-                self._keep(error)
+                run_state.save_at_stop(self, error)
                 raise
             finally:
                 self.log.close()
-        self.workers.wait()  # whoever reads the checkpoints next finds them written
+        self.workers.barrier()  # whoever reads the checkpoints next finds them written
 
     def evaluate(self, split: Split) -> Evaluation:
         """Evaluate the weights that would be saved now on a split."""
@@ -154,196 +238,112 @@ class Trainer:
         return evaluate(self.result, split, self.task, settings.eval_batch_size, settings.amp, self.workers)
 
     def _train_epoch(self, signals: StopSignals) -> None:
-        """Take the steps of an epoch that are left, evaluate, log and save."""
-        settings, sums = self.config.train, self.sums
+        """Take the steps that are left of an epoch, evaluate, log and save."""
+        settings, totals = self.config.train, self.totals
+        with guard_memory(
+            f"a training step with {self.loader.batch_size} clouds of {self.config.data.num_points:,} points",
+            "lower train.batch_size (and raise train.accumulate as much), data.num_points, or model.args",
+        ):
+            self._train_steps(signals)
         begun = time.perf_counter()
-        before = self.seconds
-        self._take_steps(signals)
-        row = self._sum_up()
-        self._agree()
+        row = {"epoch": self.epoch + 1, "step": self.step, **self._train_metrics()}
+        for module in dict.fromkeys((self.model, self.result)):  # all processes evaluate what will be saved
+            for buffer in module.buffers():
+                self.workers.broadcast(buffer)
+        self._stop_if_asked(signals)
         last = self.epoch + 1 == settings.epochs
-        self._heed(signals)
         if self.val is not None and (last or (self.epoch + 1) % settings.eval_every == 0):
             # One of several processes must not leave the others waiting.
             with signals.at_once(self.workers.world_size == 1):
                 seen = self.evaluate(self.val)
             if not math.isfinite(seen.loss):
                 raise Diverged(f"the validation loss of epoch {self.epoch + 1} is {seen.loss}")
-            row |= {"val_loss": seen.loss} | {f"val_{k}": v for k, v in seen.metrics.items()}
-        clouds = self.steps_per_epoch * settings.accumulate * settings.batch_size
-        evaluated = time.perf_counter() - begun - (self.seconds - before)
+            row |= {"val_loss": seen.loss} | {f"val_{name}": value for name, value in seen.metrics.items()}
+        evaluated = time.perf_counter() - begun
         self.seconds += evaluated
-        row |= {
-            "seconds": round(sums.seconds + evaluated, 2),
-            "clouds_per_second": round(clouds / sums.seconds, 1),
-        }
+        clouds = self.steps_per_epoch * settings.accumulate * settings.batch_size
+        row["seconds"] = round(totals.seconds + evaluated, 2)
+        row["clouds_per_second"] = round(clouds / totals.seconds, 1)
         self.epoch += 1
-        self.sums = EpochSums(self.task.start(self.device), sums.in_a_row)
+        self.totals = run_state.EpochTotals(self.task.start(self.device), totals.in_a_row)
         # The row first: one of an epoch that was not saved is dropped when resuming.
         self.log.row(row, settings.epochs)
         self._save(row)
 
-    def _take_steps(self, signals: StopSignals) -> None:
+    def _train_steps(self, signals: StopSignals) -> None:
         """Take the steps that are left of an epoch; a GPU is waited for once in ``max_skipped`` of them."""
-        settings, sums = self.config.train, self.sums
+        totals, most = self.totals, self.config.train.max_skipped
         self.model.train()
-        batches = itertools.islice(self.loader.epoch(self.epoch), sums.steps * settings.accumulate, None)
+        taken = totals.steps * self.config.train.accumulate
+        batches = itertools.islice(self.loader.epoch(self.epoch), taken, None)
         begun = time.perf_counter()
         try:
-            while sums.steps < self.steps_per_epoch:
-                self._heed(signals)
-                # Dropout and stochastic depth follow from seed, step and rank: no random state to save.
-                torch.manual_seed((settings.seed * 1_000_003 + self.step) * 4096 + self.workers.rank)
-                rate = self._rate(self.step)
-                loss, counts, skipped = self.learner.take(batches, rate, first=self.step == 0)
-                sums.add(loss / self.workers.world_size, counts, skipped)
+            while totals.steps < self.steps_per_epoch:
+                self._stop_if_asked(signals)
+                loss, counts, skipped = self.state.train_step(batches, self.step)
+                bad = skipped > 0
+                totals.steps += 1
+                totals.loss += (loss / self.workers.world_size).double().masked_fill(bad, 0.0)
+                totals.counts += counts.masked_fill(bad, 0)
+                totals.skipped += skipped
+                totals.in_a_row = (totals.in_a_row + skipped) * skipped
                 self.log.tick()
-                look = self.device.type == "cpu" or self.step % settings.max_skipped == 0
-                if look and sums.in_a_row >= settings.max_skipped:
+                look = self.device.type == "cpu" or self.step % most == 0
+                if look and totals.in_a_row >= most:
                     raise Diverged(
-                        f"{int(sums.in_a_row)} steps in a row had a loss or gradients of NaN or infinity and "
-                        "were left out"
+                        f"{int(totals.in_a_row)} steps in a row had a loss or gradients of NaN or infinity "
+                        "and were skipped"
                     )
         except (Stopped, Diverged):  # in all processes at the same step
-            sums.gather(self.workers)
+            totals.all_reduce(self.workers)
             raise
         finally:
-            self._wait()
-            sums.seconds += time.perf_counter() - begun
-            self.seconds += time.perf_counter() - begun
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            took = time.perf_counter() - begun
+            totals.seconds += took
+            self.seconds += took
 
-    def _heed(self, signals: StopSignals) -> None:
-        """Stop all processes if one has received a signal."""
-        if number := self.workers.any(signals.received):
-            raise Stopped(number, "stopped")
+    def _train_metrics(self) -> dict[str, float]:
+        """Return what the log says of the steps of an epoch.
 
-    def _sum_up(self) -> dict[str, float]:
-        """Return the row of an epoch whose steps are all taken."""
-        sums = self.sums
-        loss, counts = sums.gather(self.workers)
-        if not self.learner.finite():
+        Raises:
+            RuntimeError: If the weights are not finite.
+            Diverged: If no step was taken.
+        """
+        loss, counts = self.totals.all_reduce(self.workers)
+        if not self.state.guard.is_finite(self.model, self.result):
             raise RuntimeError(
                 f"the weights hold NaN or infinity after epoch {self.epoch + 1}: training was stopped and "
                 "nothing of this epoch was saved; try a smaller optim.lr, or train.amp=false"
             )
-        skipped = int(sums.skipped)
-        row: dict[str, float] = {"epoch": self.epoch + 1, "step": self.step, "lr": self._rate(self.step - 1)}
-        row["skipped"] = skipped
-        taken = self.steps_per_epoch - skipped
-        if taken == 0:
+        skipped = int(self.totals.skipped)
+        if skipped == self.steps_per_epoch:
             raise Diverged(f"no step of epoch {self.epoch + 1} had a loss and gradients that are finite")
-        row["train_loss"] = float(loss) / taken
-        return row | {f"train_{name}": value for name, value in self.task.metrics(counts).items()}
+        optim, epochs = self.config.optim, self.config.train.epochs
+        return {
+            "lr": learning_rate(self.step - 1, optim, epochs, self.steps_per_epoch),
+            "skipped": skipped,
+            "train_loss": float(loss) / (self.steps_per_epoch - skipped),
+            **{f"train_{name}": value for name, value in self.task.metrics(counts).items()},
+        }
 
-    def _rate(self, step: int) -> float:
-        return learning_rate(step, self.config.optim, self.config.train.epochs, self.steps_per_epoch)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def _agree(self) -> None:
-        """Give every process the first one's statistics, so that all evaluate what will be saved."""
-        for module in dict.fromkeys((self.model, self.result)):
-            for buffer in module.buffers():
-                self.workers.share(buffer)
+    def _stop_if_asked(self, signals: StopSignals) -> None:
+        """Stop all processes if one has received a signal."""
+        if number := self.workers.max(signals.received):
+            raise Stopped(number, "stopped")
 
     def _save(self, row: dict[str, float]) -> None:
-        goal = f"val_{self.task.goal}"
-        seen = [name[4:] for name in row if name.startswith("val_") and name != "val_loss"]
-        if seen and self.task.goal not in seen:
-            raise ValueError(f"task: goal: expected one of {', '.join(seen)}, got {self.task.goal!r}")
-        better = row.get(goal, -math.inf) > self.best
-        self.best = max(self.best, row.get(goal, -math.inf))
+        """Save the weights of an epoch, those of the best as well, and the state."""
+        score = row.get(f"val_{self.task.goal}", -math.inf)
+        names = [name[4:] for name in row if name.startswith("val_") and name != "val_loss"]
+        if names and self.task.goal not in names:
+            raise ValueError(f"task: goal: expected one of {', '.join(names)}, got {self.task.goal!r}")
+        is_best, self.best = score > self.best, max(self.best, score)
         if not self.workers.first:
             return
         description = dataclasses.replace(self.description, config=to_dict(self.config), metrics=row)
         save_model(self.run_dir / "last.safetensors", self.result, description)
-        if better:
+        if is_best:
             save_model(self.run_dir / "best.safetensors", self.result, description)
-        self._save_state()
-
-    def _save_state(self) -> None:
-        save_state(self.run_dir / "resume.pt", self._state(), keep_previous=self.whole)
-        self.whole = True
-
-    def _keep(self, error: Stopped | Diverged | OutOfMemory) -> None:
-        """Save the state between two steps, where it is one to go on from, and say so in the error."""
-        where = f"the state at step {self.step:,} of {self.config.train.epochs * self.steps_per_epoch:,}"
-        saved, advice = "the last saved state stays", "go on with --resume"
-        # All processes stop at the same step, but for want of memory each on its own, with its own sums.
-        together = self.workers.world_size == 1 or not isinstance(error, OutOfMemory)
-        if isinstance(error, Diverged):
-            if self.workers.first:
-                save_state(self.run_dir / "diverged.pt", self._state(), keep_previous=False)
-        elif together and self.learner.between_steps and self.learner.finite():
-            if self.workers.first:
-                self._save_state()
-            saved = f"{where} is saved"
-        if together:
-            self.workers.wait()  # torchrun ends all soon after the first has left
-        if isinstance(error, Stopped):
-            error.args = (f"stopped by {signal.Signals(error.number).name}: {saved}, {advice}",)
-        elif isinstance(error, Diverged):
-            advice += " and a smaller optim.lr, a smaller optim.clip_norm, or train.amp=false"
-            error.args = (f"{error}; {where} is in diverged.pt, {saved}: {advice}",)
-        else:
-            error.args = (f"{error}; {saved}, {advice} and other settings",)
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "sums": self.sums.state(),
-            "unwritten": self.log.unwritten,
-            "best": self.best,
-            "seconds": self.seconds,
-            "fixed": _fixed(self.config, len(self.loader.split)),
-            **self.learner.state(),
-            "description": self.description.to_json(),
-        }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        wanted = {"epoch", "best", "seconds", "fixed", "description", *self.learner.state()}
-        missing = wanted - set(state)
-        if missing:
-            lacks = ", ".join(sorted(missing))
-            raise ValueError(f"{self.run_dir / 'resume.pt'} is not the state of a run: it lacks {lacks}")
-        before = json.loads(state["description"])
-        kinds = ("task", "model", "preprocess", *self.description.facts)
-        was, now = (
-            _flat({kind: told.get(kind) for kind in kinds})
-            for told in (Description.from_dict(before).to_dict(), self.description.to_dict())
-        )
-        changed = {k: (was.get(k), now.get(k)) for k in was | now if was.get(k) != now.get(k)}
-        fixed = _fixed(self.config, len(self.loader.split))
-        changed |= {k: (old, fixed[k]) for k, old in state["fixed"].items() if fixed.get(k, old) != old}
-        if changed:
-            told = "; ".join(f"{key} was {old}, now it would be {new}" for key, (old, new) in changed.items())
-            raise ValueError(f"cannot resume {self.run_dir} with other settings: {told}")
-        self.learner.restore(state)
-        self.epoch, self.best, self.seconds = state["epoch"], state["best"], state["seconds"]
-        if "sums" in state:  # version 0.1.0 saved whole epochs only
-            self.sums.restore(state["sums"], self.workers)
-            self.unwritten = state["unwritten"]
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return what nested dictionaries hold, by dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {k: v for key in value for k, v in _flat(value[key], f"{name}.{key}" if name else key).items()}
-
-
-def _fixed(config: Config, clouds: int) -> dict[str, Any]:
-    """Settings that a resumed run may not change, as its steps or its state would no longer fit."""
-    return {
-        "data.name": config.data.name,
-        "data.train_split": config.data.train_split,
-        "optim.name": config.optim.name,
-        "optim.decay_all": config.optim.decay_all,
-        "training clouds": clouds,
-        # Each step's clouds stay the same, in however many batches.
-        "train.batch_size x train.accumulate": config.train.batch_size * config.train.accumulate,
-        "train.seed": config.train.seed,
-        "train.ema": config.train.ema_decay > 0,
-    }
+        self.saver.save(run_state.collect(self))

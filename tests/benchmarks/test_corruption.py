@@ -24,8 +24,8 @@ from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.ops import farthest_point_sample
 from bixt3d.tasks import Description
+from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.experiment import train
-from bixt3d.training.scoring import evaluate_checkpoint
 from tests.training.tiny import make_config, make_split
 
 CPU = torch.device("cpu")

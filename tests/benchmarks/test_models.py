@@ -84,8 +84,8 @@ def test_every_model_works(name: str, mode: str) -> None:
 
 def test_a_step_is_the_trainer_s_and_lowers_the_loss() -> None:
     work = Work(Spec.parse("pointnet:num_classes=4"), "training", "float32", 128, 8, CPU)
-    assert work.learner is not None and work.learner.average is not None
-    (optimizer,) = work.learner.optimizers
+    assert work.state is not None and work.state.average is not None
+    (optimizer,) = work.state.optimizers
     assert isinstance(optimizer, torch.optim.AdamW) and optimizer.defaults["fused"]
 
     def loss() -> float:

@@ -14,7 +14,7 @@ from benchmarks import recipe, sweep
 from bixt3d.config import load_config
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.training import splits
-from bixt3d.training.stop import Stopped
+from bixt3d.training.guards import Stopped
 
 CONFIG = """
 data: {name: shapes, num_points: 32, train_split: train}

@@ -20,8 +20,8 @@ from bixt3d.config import config_from, load_config
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.training import weights
 from bixt3d.training.checkpoint import load_checkpoint, save_model
+from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.experiment import train
-from bixt3d.training.scoring import evaluate_checkpoint
 from bixt3d.training.splits import build_task, open_splits
 from tests.test_structure import MACHINE_PATH
 from tests.test_weights import ask_again, check_slice, read_slice

@@ -181,7 +181,8 @@ def read(path: Path) -> object:
     from bixt3d.datasets.acquire.archives import unpack
     from bixt3d.datasets.hdf5 import read_hdf5
     from bixt3d.datasets.readers import read_cloud
-    from bixt3d.training.checkpoint import load_checkpoint, load_state
+    from bixt3d.training.checkpoint import load_checkpoint
+    from bixt3d.training.resume import load_state
 
     readers: dict[str, Callable[[Path], object]] = {
         ".h5": lambda path: read_hdf5(path, 40),

@@ -17,7 +17,8 @@ import trimesh
 from numpy.typing import NDArray
 
 from bixt3d.models import create_model
-from bixt3d.training.checkpoint import save_model, save_state
+from bixt3d.training.checkpoint import save_model
+from bixt3d.training.resume import save_state
 from tests.training.tiny import CLASSES, NAIVE
 
 COUNT = 24

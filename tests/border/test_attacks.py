@@ -28,7 +28,8 @@ from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.readers import read_cloud
 from bixt3d.models import create_model
 from bixt3d.tasks import Description
-from bixt3d.training.checkpoint import load_checkpoint, load_state, save_state
+from bixt3d.training.checkpoint import load_checkpoint
+from bixt3d.training.resume import load_state, save_state
 from bixt3d.visualize import LabelledCloud
 from bixt3d.visualize.html import write_page
 from tests.border import bombs, files

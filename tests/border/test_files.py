@@ -23,7 +23,8 @@ from bixt3d.datasets.readers import read_cloud
 from bixt3d.datasets.readers.text import read_rows
 from bixt3d.datasets.shapenetpart import read_shapenetpart
 from bixt3d.datasets.split import Split
-from bixt3d.training.checkpoint import load_checkpoint, load_state
+from bixt3d.training.checkpoint import load_checkpoint
+from bixt3d.training.resume import load_state
 from tests.border import files
 from tests.border.settings import many
 

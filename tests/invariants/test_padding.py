@@ -12,10 +12,9 @@ from bixt3d.datasets.split import Split
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.segmenter import segment_all_points
 from bixt3d.tasks import PartSegmentationTask
-from bixt3d.training.batches import training_loader
-from bixt3d.training.device import Workers
+from bixt3d.training.distributed import Workers
 from bixt3d.training.evaluate import Evaluation, evaluate
-from bixt3d.training.splits import build_task
+from bixt3d.training.splits import build_task, training_loader
 from tests.invariants.cases import CASES, categories, small
 
 SEGMENTERS = sorted(case for case, (name, _) in CASES.items() if "partseg" in name)

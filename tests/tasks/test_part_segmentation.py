@@ -18,11 +18,11 @@ from bixt3d.datasets import Preprocess, Split
 from bixt3d.datasets.loader import Batch
 from bixt3d.tasks import PartSegmentationTask
 from bixt3d.training import Trainer, evaluate
-from bixt3d.training.checkpoint import load_state
+from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.experiment import build_model, describe, train
-from bixt3d.training.scoring import evaluate_checkpoint
+from bixt3d.training.guards import Stopped
+from bixt3d.training.resume import load_state
 from bixt3d.training.splits import build_task, open_splits
-from bixt3d.training.stop import Stopped
 from tests.datasets.parts import write_parts
 from tests.training.tiny import assert_same, rows_of, signal_at, weights
 
@@ -300,7 +300,7 @@ def test_resumed_run_is_the_straight_one(data: Path, tmp_path: Path) -> None:
     signal_at(first, first.steps_per_epoch)
     with pytest.raises(Stopped):
         first.fit()
-    assert first.epoch == 1 and first.sums.steps == 1
+    assert first.epoch == 1 and first.totals.steps == 1
     make_trainer(config, tmp_path / "resumed", resume=True).fit()
     assert rows_of(tmp_path / "resumed") == rows_of(tmp_path / "straight")
     runs = (tmp_path / name / "last.safetensors" for name in ("resumed", "straight"))

@@ -148,8 +148,8 @@ def test_batch_that_does_not_divide_is_refused(workplace: Workplace) -> None:
 
 COMPARE = """
 import torch, torch.distributed as dist
-from bixt3d.models.grouping import BatchNorm
-from bixt3d.training.batchnorm import share_batchnorm
+from bixt3d.models.layers import BatchNorm
+from bixt3d.training.distributed import share_batchnorm
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 torch.manual_seed(3)
@@ -198,9 +198,9 @@ def test_batch_norm_of_two_is_that_of_all_rows(workplace: Workplace, tmp_path: P
 
 STOP = """
 import os, runpy, signal, time
-import bixt3d.training.step as step
-from bixt3d.training.stop import StopSignals
-take, taken, signals = step.Learner.step, [], []
+import bixt3d.training.trainer as trainer
+from bixt3d.training.guards import StopSignals
+take, taken, signals = trainer.TrainState.train_step, [], []
 enter = StopSignals.__enter__
 StopSignals.__enter__ = lambda self: signals.append(self) or enter(self)
 def received():
@@ -212,7 +212,7 @@ def stop_at_the_sixth(self, *arguments, **options):
     while len(taken) == 6 and not received():
         time.sleep(0.01)  # torchrun hands it on
     return take(self, *arguments, **options)
-step.Learner.step = stop_at_the_sixth
+trainer.TrainState.train_step = stop_at_the_sixth
 """
 
 
@@ -228,7 +228,7 @@ def test_stopped_and_resumed_with_another_number_of_processes(
     launch, other = ([], TORCHRUN) if first == 1 else (TORCHRUN, [])
     stopped = workplace.run("", command=[sys.executable, *launch, str(program), *settings])
     assert stopped.code != 0
-    assert "stopped by SIGTERM: the state at step 6 of 10 is saved, go on with --resume\n" in stopped.err
+    assert "stopped by SIGTERM: the state at step 6 of 10 is saved, continue with --resume\n" in stopped.err
     command = [sys.executable, *other, str(TOOLS / "train_cls.py"), "--resume", *settings]
     workplace.run("", command=command).succeeded()
     rows, wanted = rows_of(workplace.folder / "runs" / run), rows_of(all_runs[model]["alone"][0])
@@ -242,13 +242,13 @@ def test_failure_of_one_process_ends_all_with_its_error(workplace: Workplace, tm
     program = tmp_path / "fail.py"
     program.write_text(
         "import os, runpy\n"
-        "import bixt3d.training.step as step\n"
-        "take = step.Learner.step\n"
+        "import bixt3d.training.trainer as trainer\n"
+        "take = trainer.TrainState.train_step\n"
         "def fail(self, *arguments, **options):\n"
         "    if os.environ['RANK'] == '1':\n"
         "        raise OSError('the second process has lost its disk')\n"
         "    return take(self, *arguments, **options)\n"
-        "step.Learner.step = fail\n"
+        "trainer.TrainState.train_step = fail\n"
         f"runpy.run_path({str(TOOLS / 'train_cls.py')!r}, run_name='__main__')\n"
     )
     outcome = train_in_two(workplace, program, "failed")

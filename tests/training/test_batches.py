@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from bixt3d.datasets.loader import Batch
-from bixt3d.training import ClassificationTask
-from bixt3d.training.batches import training_loader
-from bixt3d.training.device import Workers
-from bixt3d.training.memory import largest_fit
-from bixt3d.training.stop import Stopped
-from tests.training.test_step import LOOKS, Watch, make_learner
+from bixt3d.training.distributed import Workers
+from bixt3d.training.guards import Stopped
+from bixt3d.training.splits import training_loader
+from tests.training.test_step import LOOKS, Watch, make_state
 from tests.training.tiny import (
     assert_same,
     make_config,
@@ -57,46 +55,34 @@ def test_one_cloud_cannot_be_mixed() -> None:
 def test_mixing_looks_at_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the confusion matrix, which checks its labels on a CPU."""
     monkeypatch.setattr("bixt3d.metrics.confusion_matrix", lambda prediction, label, classes: label)
-    learner = make_learner("augment.mix=0.5")
-    loader = training_loader(learner.config, make_task(learner.config), make_split(), Workers())
+    state = make_state("augment.mix=0.5")
+    loader = training_loader(state.config, make_task(state.config), make_split(), Workers())
     seen: list[str] = []
     with Watch(lambda name, out: seen.append(name)):
         for batch in loader.epoch(1):
             logits = torch.zeros(16, 4, requires_grad=True)
-            learner.task.loss(logits, batch).backward()  # type: ignore[no-untyped-call]
-            learner.task.count(logits, batch)
+            state.task.loss(logits, batch).backward()  # type: ignore[no-untyped-call]
+            state.task.count(logits, batch)
     assert {"where", "roll"} <= set(seen)
     assert not [name for name in seen if name in LOOKS]
 
 
 def test_mixed_batches_are_compiled_once() -> None:
-    learner, graphs = make_learner(), []
+    state, graphs = make_state(), []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
         graphs.append(graph)
         return graph.forward
 
-    compiled = torch.compile(learner._forward, backend=backend, fullgraph=True, dynamic=False)
+    compiled = torch.compile(state._forward, backend=backend, fullgraph=True, dynamic=False)
     for batch in mixed_batches():
         torch.manual_seed(1)
         loss, logits = compiled(batch)
         torch.manual_seed(1)
-        expected, _ = learner._forward(batch)
+        expected, _ = state._forward(batch)
         torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(loss, learner.task.loss(logits, batch))
+        torch.testing.assert_close(loss, state.task.loss(logits, batch))
     assert len(graphs) == 1
-
-
-def test_fewer_clouds_keep_their_shares_where_memory_is_short() -> None:
-    task = ClassificationTask("abcd", 0.2)
-
-    def work(batch: Batch) -> None:
-        if len(batch.label) > 4:
-            raise MemoryError
-        assert batch.share is not None and batch.share.shape == batch.label.shape
-        task.loss(torch.zeros(len(batch.label), 4), batch)
-
-    assert largest_fit(work, mixed_batches()[0]) == 4
 
 
 def test_training_on_mixed_clouds_resumes_to_the_bit(tmp_path: Path) -> None:

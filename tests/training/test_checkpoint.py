@@ -17,16 +17,8 @@ from bixt3d.datasets import Preprocess
 from bixt3d.models import create_model
 from bixt3d.models.factory import task_of
 from bixt3d.tasks import Description
-from bixt3d.training.checkpoint import (
-    find_checkpoint,
-    load_checkpoint,
-    load_latest_state,
-    load_model,
-    load_state,
-    previous_of,
-    save_model,
-    save_state,
-)
+from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint, load_model, save_model
+from bixt3d.training.resume import load_latest_state, load_state, previous_of, save_state
 from tests.training.tiny import HIERARCHY, NAIVE, assert_same, awaken, contents, weights
 
 PREPROCESS = {"num_points": 24, "order": "stored", "stored_points": 100}

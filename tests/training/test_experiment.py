@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from bixt3d.config import Config, config_from
 from bixt3d.datasets import Preprocess, Split
 from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.synthetic.shapes import CATEGORIES, write_shapes
-from bixt3d.training.device import Workers, join_workers, pick_device
+from bixt3d.training.device import pick_device
+from bixt3d.training.distributed import Workers, join_workers
 from bixt3d.training.experiment import build_model, describe
 from bixt3d.training.splits import open_splits
 from tests.training.tiny import assert_same, make_config, make_split
@@ -45,7 +47,14 @@ def test_description_tells_what_a_prediction_needs(root: Path) -> None:
     config = shapes(root, "data.order=fps", "model.args.depth=2")
     splits, stored = open_splits(config, CPU, ("val",))
     description = describe(config, splits["val"], stored)
-    preprocess = {"num_points": 16, "order": "fps", "stored_points": 64, "features": [], "channels": 3}
+    preprocess: dict[str, Any] = {
+        "num_points": 16,
+        "order": "fps",
+        "stored_points": 64,
+        "features": [],
+        "channels": 3,
+    }
+    preprocess |= {"up": None, "estimate_normals": False}
     assert description.to_dict() == {
         "task": "classification",
         "model": {"name": "bixt_ti_cls", "args": {"num_classes": 10, "in_dims": 3, "depth": 2}},
@@ -146,8 +155,9 @@ def test_one_process_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = join_workers(CPU)
     assert alone == Workers(0, 1) and alone.first
     value = torch.tensor([3.0])
-    assert torch.equal(alone.sum(value), torch.tensor([3.0]))
-    alone.wait()
+    assert torch.equal(alone.all_reduce(value), torch.tensor([3.0]))
+    alone.barrier()
+    assert alone.max(7) == 7
     monkeypatch.setenv("WORLD_SIZE", "1")  # torchrun with one process
     assert join_workers(CPU) == alone
     assert not Workers(1, 2).first

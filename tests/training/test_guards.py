@@ -8,7 +8,8 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from torch import Tensor
 import bixt3d
 from bixt3d.datasets.loader import Batch
 from bixt3d.training import ClassificationTask, Trainer, evaluate
-from bixt3d.training.checkpoint import load_state
-from bixt3d.training.device import Workers
-from bixt3d.training.memory import OutOfMemory, largest_fit
-from bixt3d.training.step import Learner
-from bixt3d.training.stop import Stopped
-from bixt3d.training.trainer import Diverged
+from bixt3d.training.distributed import Workers
+from bixt3d.training.guards import Diverged, OutOfMemory, Stopped, guard_memory
+from bixt3d.training.optim import learning_rate
+from bixt3d.training.resume import load_state
+from bixt3d.training.trainer import TrainState
 from tests.training.tiny import (
     CLASSES,
     HIERARCHY,
@@ -58,10 +58,10 @@ def make_batch(seed: int) -> Batch:
     return Batch(points, torch.randint(len(CLASSES), (8,), generator=random))
 
 
-def everything(learner: Learner) -> list[Tensor]:
+def everything(trained: TrainState) -> list[Tensor]:
     """Weights, statistics and what the optimisers remember; the average follows time, not steps."""
-    values = list(learner.model.state_dict().values())
-    for optimizer in learner.optimizers:
+    values = list(trained.model.state_dict().values())
+    for optimizer in trained.optimizers:
         for state in optimizer.state.values():
             values += [value for value in state.values() if isinstance(value, Tensor)]
     return [value.clone() for value in values]
@@ -74,18 +74,18 @@ def test_step_without_finite_gradients_moves_nothing(optimizer: str, factor: flo
     model = bixt3d.create_model("bixt_ti_cls_hierarchy", num_classes=4, **HIERARCHY).train()
     task = Diverging(range(2, 4), factor)
     config = make_config(f"optim.name={optimizer}", "train.accumulate=2", hierarchy=True)
-    learner = Learner(config, model, task, torch.device("cpu"), Workers())
+    state = TrainState(config, model, task, torch.device("cpu"), Workers())
 
-    def take(seeds: list[int], first: bool = False) -> float:
-        return float(learner.take(iter([make_batch(seed) for seed in seeds]), 1e-3, first)[2])
+    def take(step: int) -> float:
+        return float(state.train_step(iter([make_batch(2 * step), make_batch(2 * step + 1)]), step)[2])
 
-    assert take([0, 1], first=True) == 0
-    before = everything(learner)
-    assert take([2, 3]) == 1
-    assert len(before) == len(everything(learner)) > 100
-    assert all(torch.equal(*pair) for pair in zip(before, everything(learner), strict=True))
-    assert take([4, 5]) == 0
-    after = everything(learner)
+    assert take(0) == 0
+    before = everything(state)
+    assert take(1) == 1
+    assert len(before) == len(everything(state)) > 100
+    assert all(torch.equal(*pair) for pair in zip(before, everything(state), strict=True))
+    assert take(2) == 0
+    after = everything(state)
     assert all(value.isfinite().all() for value in after)
     moved = [not torch.equal(*pair) for pair in zip(before, after, strict=True)]
     assert sum(moved) > 0.9 * len(moved)
@@ -97,11 +97,10 @@ def test_a_skipped_first_step_leaves_no_trace(optimizer: str) -> None:
         torch.manual_seed(0)
         model = bixt3d.create_model("bixt_ti_cls_hierarchy", num_classes=4, **HIERARCHY).train()
         config = make_config(f"optim.name={optimizer}", hierarchy=True)
-        learner = Learner(config, model, Diverging(bad, math.nan), torch.device("cpu"), Workers())
-        for step in range(steps):
-            torch.manual_seed(7)
-            learner.take(iter([make_batch(0)]), 1e-3, first=step == 0)
-        return everything(learner)
+        state = TrainState(config, model, Diverging(bad, math.nan), torch.device("cpu"), Workers())
+        for _ in range(steps):
+            state.train_step(iter([make_batch(0)]), 0)
+        return everything(state)
 
     once, after_a_skipped_one = train(range(0), 1), train(range(1), 2)
     assert len(once) > 50
@@ -113,11 +112,11 @@ def test_tokens_that_are_nan_do_not_enter_the_statistics() -> None:
     torch.manual_seed(0)
     model = bixt3d.create_model("bixt_ti_cls_hierarchy", num_classes=4, **HIERARCHY).train()
     config = make_config("optim.name=sgd", hierarchy=True)
-    learner = Learner(config, model, ClassificationTask(CLASSES), torch.device("cpu"), Workers())
+    state = TrainState(config, model, ClassificationTask(CLASSES), torch.device("cpu"), Workers())
     model.encoder.tokenizer.register_forward_hook(lambda module, points, tokens: tokens * math.nan)  # type: ignore[union-attr]
     statistics = {name: value.clone() for name, value in model.named_buffers()}
     assert statistics
-    assert float(learner.take(iter([make_batch(0)]), 1e-3, first=True)[2]) == 1
+    assert float(state.train_step(iter([make_batch(0)]), 0)[2]) == 1
     for name, value in model.named_buffers():
         assert torch.equal(value, statistics[name]), name
 
@@ -143,11 +142,11 @@ def test_epoch_without_a_step_is_not_saved(tmp_path: Path) -> None:
     assert load_state(tmp_path / "resume.pt")["epoch"] == 1
 
 
-def test_validation_loss_of_nan_is_not_saved(tmp_path: Path) -> None:
+def test_validation_loss_of_nan_is_not_saved(leap: Callable[[int, float], None], tmp_path: Path) -> None:
     """Weights may be finite and of no use: here those of the last step of an epoch."""
     config = make_config("train.epochs=3", "train.ema_decay=0")
     trainer = make_trainer(tmp_path, config)
-    broken(trainer, 7, 1e33)
+    leap(7, 1e33)
     with pytest.raises(Diverged, match="^the validation loss of epoch 2 is nan; .* in diverged.pt"):
         trainer.fit()
     assert load_state(tmp_path / "resume.pt")["epoch"] == 1
@@ -159,7 +158,7 @@ def test_run_that_diverges_stops_with_its_weights_saved(limit: int, tmp_path: Pa
     """Also where an epoch has fewer steps than must fail."""
     config = make_config("train.epochs=6", f"train.max_skipped={limit}")
     said = rf"^{limit} steps in a row .*NaN or infinity.*; the state at step \d+ of 24 is in diverged\.pt, "
-    said += r"the last saved state stays: go on with --resume and a smaller optim\.lr"
+    said += r"the last saved state stays: continue with --resume and a smaller optim\.lr"
     with pytest.raises(Diverged, match=said):
         make_trainer(tmp_path, config, task=Diverging(range(6, 99), math.nan)).fit()
     state = load_state(tmp_path / "diverged.pt")
@@ -172,22 +171,29 @@ def test_run_that_diverges_stops_with_its_weights_saved(limit: int, tmp_path: Pa
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
-def broken(trainer: Trainer, at: int, factor: float) -> None:
-    """Leap so far at a step that the weights are no longer of use."""
-    step = trainer.learner.step
+@pytest.fixture
+def leap(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Leap so far at a step, the first time, that the weights are no longer of use."""
 
-    def leap(rate: float, first: bool) -> Tensor:
-        return step(rate * factor if trainer.step == at else rate, first)
+    def at(step: int, factor: float) -> None:
+        factors = [factor]
 
-    trainer.learner.step = leap  # type: ignore[method-assign]
+        def rate(now: int, *settings: Any) -> float:
+            return learning_rate(now, *settings) * (factors.pop() if now == step and factors else 1.0)
+
+        monkeypatch.setattr("bixt3d.training.trainer.learning_rate", rate)
+
+    return at
 
 
 @pytest.mark.parametrize("factor", [1e41, 1e25], ids=["infinite", "huge"])
-def test_ruined_weights_do_not_take_the_place_of_good_ones(factor: float, tmp_path: Path) -> None:
+def test_ruined_weights_do_not_take_the_place_of_good_ones(
+    factor: float, leap: Callable[[int, float], None], tmp_path: Path
+) -> None:
     """The gradients that ruin them are finite; what comes after is not."""
     config = make_config("train.epochs=6", "train.max_skipped=2", "train.ema_decay=0")
     trainer = make_trainer(tmp_path, config)
-    broken(trainer, 5, factor)
+    leap(5, factor)
     with pytest.raises(RuntimeError, match=r"NaN or infinity.*smaller optim\.lr") as caught:
         trainer.fit()
     assert isinstance(caught.value, Diverged)
@@ -197,11 +203,11 @@ def test_ruined_weights_do_not_take_the_place_of_good_ones(factor: float, tmp_pa
     assert [row["skipped"] for row in rows_of(tmp_path)] == [0] * 6
 
 
-def test_ruined_weights_are_not_saved_at_a_signal(tmp_path: Path) -> None:
+def test_ruined_weights_are_not_saved_at_a_signal(leap: Callable[[int, float], None], tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, make_config("train.ema_decay=0"))
-    broken(trainer, 5, 1e41)
+    leap(5, 1e41)
     signal_at(trainer, 6)
-    with pytest.raises(Stopped, match="stopped by SIGTERM: the last saved state stays, go on"):
+    with pytest.raises(Stopped, match="stopped by SIGTERM: the last saved state stays, continue"):
         trainer.fit()
     assert load_state(tmp_path / "resume.pt")["epoch"] == 1
 
@@ -211,7 +217,7 @@ def test_statistics_that_overflow_are_not_kept() -> None:
     torch.manual_seed(0)
     model = bixt3d.create_model("bixt_ti_cls_hierarchy", num_classes=4, **HIERARCHY).train()
     config = make_config("optim.name=sgd", hierarchy=True)
-    learner = Learner(config, model, ClassificationTask(CLASSES), torch.device("cpu"), Workers())
+    state = TrainState(config, model, ClassificationTask(CLASSES), torch.device("cpu"), Workers())
     norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
 
     def overflow(module: torch.nn.Module, values: Any, out: Tensor) -> None:
@@ -219,7 +225,7 @@ def test_statistics_that_overflow_are_not_kept() -> None:
 
     norm.register_forward_hook(overflow)
     before = norm.running_var.clone()  # type: ignore[union-attr]
-    assert float(learner.take(iter([make_batch(0)]), 1e-3, first=True)[2]) == 1
+    assert float(state.train_step(iter([make_batch(0)]), 0)[2]) == 1
     assert torch.equal(norm.running_var, before)  # type: ignore[arg-type]
 
 
@@ -235,19 +241,18 @@ def limited(trainer: Trainer, most: int, training: bool) -> None:
 
 
 @pytest.mark.parametrize("hierarchy", [False, True], ids=["naive", "hierarchy"])
-def test_too_large_a_batch_names_one_that_fits_and_goes_on_with_it(hierarchy: bool, tmp_path: Path) -> None:
+def test_too_large_a_batch_names_the_settings_to_lower(hierarchy: bool, tmp_path: Path) -> None:
     config = make_config("train.epochs=2", "train.batch_size=16", hierarchy=hierarchy)
     trainer = make_trainer(tmp_path, config)
     limited(trainer, 5, training=True)
-    statistics = [value.clone() for value in trainer.model.buffers()]
     with pytest.raises(OutOfMemory) as caught:
         trainer.fit()
-    told = str(caught.value)
-    assert told.startswith("a step with 16 clouds of 32 points ran out of memory (DefaultCPUAllocator: can't")
-    assert "; 4 clouds fit: train.batch_size=4 train.accumulate=4 makes steps of as many clouds" in told
-    assert told.endswith("the state at step 0 of 8 is saved, go on with --resume and other settings")
-    assert all(value.grad is None for value in trainer.model.parameters())
-    assert all(torch.equal(*pair) for pair in zip(statistics, trainer.model.buffers(), strict=True))
+    assert str(caught.value) == (
+        "a training step with 16 clouds of 32 points ran out of memory (DefaultCPUAllocator: can't "
+        "allocate memory: you tried to allocate 9 bytes.): lower train.batch_size (and raise "
+        "train.accumulate as much), data.num_points, or model.args; the last saved state stays, continue "
+        "with --resume and other settings"
+    )
     smaller = make_config("train.epochs=2", "train.batch_size=4", "train.accumulate=4", hierarchy=hierarchy)
     again = make_trainer(tmp_path, smaller, resume=True)
     limited(again, 5, training=True)
@@ -255,42 +260,47 @@ def test_too_large_a_batch_names_one_that_fits_and_goes_on_with_it(hierarchy: bo
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2]
 
 
-def test_size_that_fits_divides_the_step(tmp_path: Path) -> None:
-    """Else the run could not go on with it."""
-    trainer = make_trainer(tmp_path, make_config("train.epochs=2", "train.batch_size=14"))
-    limited(trainer, 6, training=True)
-    with pytest.raises(OutOfMemory, match="2 clouds fit: train.batch_size=2 train.accumulate=7 "):
-        trainer.fit()
-    smaller = make_config("train.epochs=2", "train.batch_size=2", "train.accumulate=7")
-    make_trainer(tmp_path, smaller, resume=True).fit()
+def test_memory_of_a_step_that_failed_is_free_again() -> None:
+    """An error's traceback holds the frames, and those what was computed."""
+    computed: list[weakref.ref[Tensor]] = []
+
+    def step() -> None:
+        values = torch.zeros(5)
+        computed.append(weakref.ref(values))
+        raise MemoryError
+
+    with pytest.raises(OutOfMemory, match="^a step ran out of memory .*: lower it$") as caught:
+        with guard_memory("a step", "lower it"):
+            step()
+    assert caught.value.__context__ is not None and computed[0]() is None
+    with pytest.raises(RuntimeError, match="^shapes$"), guard_memory("a step", "lower it"):
+        raise RuntimeError("shapes")
 
 
 def test_memory_that_runs_out_in_the_optimiser_saves_nothing(tmp_path: Path) -> None:
     """Some weights may have moved, others not."""
     trainer = make_trainer(tmp_path, make_config("train.epochs=2"))
-    (optimizer,) = trainer.learner.optimizers
+    (optimizer,) = trainer.state.optimizers
 
     def fail() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB")
 
     optimizer.step = fail  # type: ignore[method-assign, assignment]
-    with pytest.raises(OutOfMemory, match="in the optimiser, after 16 clouds .* the last saved state stays"):
+    with pytest.raises(
+        OutOfMemory, match="16 clouds .* ran out of memory .CUDA out .* the last saved state stays"
+    ):
         trainer.fit()
     assert load_state(tmp_path / "resume.pt")["sums"]["steps"] == 0
 
 
-def test_where_nothing_fits_it_says_so(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, make_config())
-    limited(trainer, 0, training=True)
-    with pytest.raises(OutOfMemory, match=r"so did smaller batches: lower data\.num_points"):
-        trainer.fit()
-
-
-def test_evaluation_names_a_batch_that_fits_and_loses_no_step(tmp_path: Path) -> None:
+def test_evaluation_names_its_batch_and_loses_no_step(tmp_path: Path) -> None:
     config = make_config("train.epochs=2", "train.eval_batch_size=22")
     trainer = make_trainer(tmp_path, config)
     limited(trainer, 11, training=False)
-    with pytest.raises(OutOfMemory, match=r"evaluation with 22 clouds .*; 11 .* train\.eval_batch_size=11"):
+    with pytest.raises(
+        OutOfMemory,
+        match=r"evaluation with 22 clouds .*: lower train\.eval_batch_size; the state at step 4 of 8 is",
+    ):
         trainer.fit()
     assert load_state(tmp_path / "resume.pt")["sums"]["steps"] == 4
     make_trainer(tmp_path, make_config("train.epochs=2", "train.eval_batch_size=11"), resume=True).fit()
@@ -308,18 +318,6 @@ def test_other_errors_are_not_taken_for_memory(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="^shapes do not match$"):
         evaluate(model, split, Wrong(CLASSES))
-
-
-def test_largest_fit_tries_parts() -> None:
-    tried = []
-
-    def work(batch: Batch) -> None:
-        tried.append(tuple(batch.points.shape))
-        if len(batch.label) > 2:
-            raise MemoryError
-
-    assert largest_fit(work, make_batch(0)) == 2
-    assert tried == [(4, 32, 3), (2, 32, 3)]
 
 
 LIMITED = """
@@ -348,10 +346,8 @@ def test_memory_that_truly_gives_out(tmp_path: Path) -> None:
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith("error: a step with 256 clouds of 1,024 points ran out of memory"), done.stderr
-    assert "train.batch_size=" in error, done.stderr
-    fits = int(error.partition("train.batch_size=")[2].split()[0])
-    assert 1 <= fits <= 128 and f"train.accumulate={256 // fits} " in error
+    assert error.startswith("error: a training step with 256 clouds of 1,024 points ran out of memory"), error
+    assert "lower train.batch_size (and raise train.accumulate as much), data.num_points" in error
 
 
 @pytest.fixture

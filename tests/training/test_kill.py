@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bixt3d.training.checkpoint import load_latest_state, load_state
+from bixt3d.training.resume import load_latest_state, load_state
 from tests.training.tiny import assert_same, make_config, make_trainer, rows_of, weights
 
 EPOCHS, STEPS = 6, 4
@@ -60,7 +60,7 @@ def train(run_dir: Path, place: str | None, call: int, after: bool) -> None:
     if place == "data step":
         trainer.loader.augment = mortal(trainer.loader.augment, call, after)  # type: ignore[arg-type]
     elif place == "optimiser step":
-        (optimizer,) = trainer.learner.optimizers
+        (optimizer,) = trainer.state.optimizers
         optimizer.step = mortal(optimizer.step, call, after)  # type: ignore[method-assign]
     elif place == "writing":
         os.fsync = mortal(os.fsync, call, after)

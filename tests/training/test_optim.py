@@ -9,8 +9,7 @@ from torch import nn
 
 from bixt3d.config import OptimConfig
 from bixt3d.models import create_model
-from bixt3d.training.muon import Muon
-from bixt3d.training.optim import build_optimizers, learning_rate
+from bixt3d.training.optim import Muon, build_optimizers, learning_rate
 from tests.training.tiny import HIERARCHY, NAIVE
 
 

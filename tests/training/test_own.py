@@ -17,7 +17,7 @@ from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.synthetic.shapes import CATEGORIES, write_shapes
 from bixt3d.tasks import ClassificationTask, Task
-from bixt3d.training.stop import Stopped
+from bixt3d.training.guards import Stopped
 from tests.training.own import Pooled, SpreadTask, featured, settings
 from tests.training.tiny import (
     CALM,

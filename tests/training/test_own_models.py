@@ -195,7 +195,7 @@ def test_features_of_the_settings_hold_for_given_clouds(run: Path) -> None:
     assert about.preprocess.features == ("curv",) and about.model["args"]["in_dims"] == 4
     assert about.dataset == ""  # nothing is known of it
     with pytest.raises(ValueError, match="features: expected normal, got color, curv"):
-        bixt3d.train(settings(run, "data.features=[normal]"), train=own)
+        bixt3d.train(settings(run / "other", "data.features=[normal]"), train=own)
 
 
 def test_goal_that_is_no_metric(run: Path) -> None:

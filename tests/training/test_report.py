@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bixt3d.tasks.classification import class_rows
-from bixt3d.training.report import text_table, write_confusion
+from bixt3d.training.files import text_table, write_confusion
 
 
 def test_reports(tmp_path: Path) -> None:

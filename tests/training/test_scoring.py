@@ -12,7 +12,7 @@ import pytest
 import bixt3d
 from bixt3d.config import override
 from bixt3d.tasks import ClassificationTask
-from bixt3d.training.scoring import evaluate_checkpoint, scores
+from bixt3d.training.evaluate import evaluate_checkpoint, scores
 from tests.training.own import Pooled, SpreadTask, featured, settings
 from tests.training.tiny import make_split
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bixt3d.datasets.loader import Batch
 from bixt3d.training import ClassificationTask
-from bixt3d.training.checkpoint import load_state
-from bixt3d.training.stop import SIGNALS, Stopped, StopSignals
+from bixt3d.training.guards import SIGNALS, Stopped, StopSignals
+from bixt3d.training.resume import load_state
 from tests.training.tiny import CLASSES, assert_same, make_config, make_trainer, rows_of, weights
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM]
@@ -49,7 +49,9 @@ def assert_goes_on_exactly(run_dir: Path, straight: Path, hierarchy: bool = Fals
 def test_signal_in_a_step(batch: int, hierarchy: bool, number: signal.Signals, tmp_path: Path) -> None:
     config = make_config(hierarchy=hierarchy)
     before = [signal.getsignal(each) for each in SIGNALS]
-    said = rf"^stopped by {number.name}: the state at step {batch + 1} of 12 is saved, go on with --resume$"
+    said = (
+        rf"^stopped by {number.name}: the state at step {batch + 1} of 12 is saved, continue with --resume$"
+    )
     with pytest.raises(Stopped, match=said) as stopped:
         make_trainer(tmp_path / "run", config, task=Signalling(batch, number)).fit()
     assert stopped.value.number == number
@@ -108,7 +110,7 @@ def test_time_of_the_part_before_counts(tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         trainer.fit()
     again = make_trainer(tmp_path, make_config(), resume=True)
-    assert again.seconds == pytest.approx(trainer.seconds) and again.sums.seconds > 0
+    assert again.seconds == pytest.approx(trainer.seconds) and again.totals.seconds > 0
     again.fit()
     rows = rows_of(tmp_path, timed=True)
     assert again.seconds == pytest.approx(sum(row["seconds"] for row in rows), abs=0.05)
@@ -118,7 +120,7 @@ def test_time_of_the_part_before_counts(tmp_path: Path) -> None:
 def test_second_signals(launched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun sends its workers once more what they have from the terminal; a person waits a moment."""
     now = 100.0
-    monkeypatch.setattr("bixt3d.training.stop.time.monotonic", lambda: now)
+    monkeypatch.setattr("bixt3d.training.guards.time.monotonic", lambda: now)
     with StopSignals(launched) as signals:
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
             os.kill(os.getpid(), number)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import bixt3d
 from bixt3d.datasets.loader import Batch
 from bixt3d.tasks import Description, PartSegmentationTask
 from bixt3d.training import ClassificationTask, evaluate, load_checkpoint
-from bixt3d.training.checkpoint import load_state
+from bixt3d.training.resume import load_state
 from tests.markers import slow
 from tests.training.tiny import (
     CALM,
@@ -213,22 +214,22 @@ def test_incomplete_accumulation_is_left_out(tmp_path: Path) -> None:
 
 
 def test_average_follows_its_definition_and_is_what_is_saved(tmp_path: Path) -> None:
-    decay = 0.7
-    config = make_config(f"train.ema_decay={decay}", "train.epochs=2", hierarchy=True)
+    config = make_config("train.ema_decay=0.3", "train.epochs=2", hierarchy=True)
     trainer = make_trainer(tmp_path, config)
-    average: dict[str, Tensor] = {}
-    tick = trainer.log.tick
+    average = {n: v.clone() for n, v in trainer.model.state_dict().items() if v.is_floating_point()}
+    train_step, decays = trainer.state.train_step, []
 
-    def follow() -> None:
-        tick()
-        for name, value in trainer.model.state_dict().items():
-            if not value.is_floating_point():
-                continue
-            value = value.clone()
-            average[name] = decay * average[name] + (1 - decay) * value if name in average else value
+    def follow(*arguments: Any) -> Any:
+        taken = train_step(*arguments)
+        decays.append(min(0.3, (1 + len(decays)) / (10 + len(decays))))
+        for name, value in average.items():
+            now = trainer.model.state_dict()[name]
+            average[name] = decays[-1] * value + (1 - decays[-1]) * now
+        return taken
 
-    trainer.log.tick = follow  # type: ignore[method-assign]
+    trainer.state.train_step = follow  # type: ignore[method-assign]
     trainer.fit()
+    assert decays[:3] == [0.1, 2 / 11, 0.25] and decays[3:] == [0.3] * 5
     saved = weights(tmp_path / "last.safetensors")
     for name, value in average.items():
         torch.testing.assert_close(saved[name], value, atol=1e-6, rtol=1e-5)
@@ -254,7 +255,14 @@ def test_saved_weights_are_the_evaluated(tmp_path: Path) -> None:
     assert seen.loss == pytest.approx(row["val_loss"], rel=1e-6)
     assert seen.metrics == {"oa": row["val_oa"], "macc": row["val_macc"]}
     assert meta["classes"] == list(CLASSES) and meta["metrics"]["epoch"] == 2
-    stated = {"num_points": 32, "order": "stored", "stored_points": 32, "features": [], "channels": 3}
+    stated: dict[str, Any] = {
+        "num_points": 32,
+        "order": "stored",
+        "stored_points": 32,
+        "features": [],
+        "channels": 3,
+    }
+    stated |= {"up": None, "estimate_normals": False}
     assert meta["preprocess"] == stated
     assert model.description == Description.from_dict(meta)
 
@@ -346,23 +354,30 @@ def test_other_clouds_are_not_resumed(tmp_path: Path) -> None:
         make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=make_split(40))
 
 
-def test_state_of_version_0_1_0_is_resumed(tmp_path: Path) -> None:
-    config = make_config("train.epochs=2")
-    make_trainer(tmp_path / "straight", config).fit()
-    make_trainer(tmp_path / "run", make_config("train.epochs=1")).fit()
-    state = load_state(tmp_path / "run/resume.pt")
-    for new in ("sums", "unwritten"):
-        del state[new]
-    for new in ("training clouds", "train.batch_size x train.accumulate"):
-        del state["fixed"][new]
-    state["fixed"] |= {"train.batch_size": 16, "train.accumulate": 1}
-    state["average"]["n_averaged"] = torch.tensor(4)
-    described = json.loads(state["description"])
-    del described["preprocess"]["features"], described["task"]
-    state["description"] = json.dumps(described)
-    torch.save(state, tmp_path / "run/resume.pt")
-    make_trainer(tmp_path / "run", config, resume=True).fit()
-    assert len(rows_of(tmp_path / "run")) == 2
+def test_other_clouds_of_the_same_number_are_not_resumed(tmp_path: Path) -> None:
+    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
+    before = contents(tmp_path)
+    said = "cannot resume .* with other clouds: 64 of 64 training clouds have changed"
+    with pytest.raises(ValueError, match=said):
+        make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=make_split(seed=3))
+    split = make_split()
+    split.points[5, 2].add_(0.1)
+    with pytest.raises(ValueError, match="other clouds: 1 of 64"):
+        make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=split)
+    assert contents(tmp_path) == before
+    rounded = make_split()
+    rounded.points.add_(1e-6)  # as another device may
+    make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=rounded).fit()
+
+
+def test_state_without_a_fingerprint_is_resumed(tmp_path: Path) -> None:
+    """As runs of before saved it."""
+    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
+    state = load_state(tmp_path / "resume.pt")
+    del state["clouds"]
+    torch.save(state, tmp_path / "resume.pt")
+    make_trainer(tmp_path, make_config("train.epochs=2"), resume=True).fit()
+    assert len(rows_of(tmp_path)) == 2
 
 
 def test_other_classes_are_not_resumed(tmp_path: Path) -> None:
@@ -378,7 +393,7 @@ def test_settings_of_the_optimizer_hold_after_a_resume(tmp_path: Path) -> None:
     make_trainer(tmp_path, make_config("train.epochs=1", "optim.weight_decay=0.01")).fit()
     changed = make_config("train.epochs=2", "optim.weight_decay=0.3")
     trainer = make_trainer(tmp_path, changed, resume=True)
-    (optimizer,) = trainer.learner.optimizers
+    (optimizer,) = trainer.state.optimizers
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
 
 
@@ -394,15 +409,12 @@ def test_foreign_state_is_not_resumed(tmp_path: Path) -> None:
         make_trainer(tmp_path, make_config(), resume=True)
 
 
-def test_update_that_breaks_the_weights_is_not_saved(tmp_path: Path) -> None:
+def test_update_that_breaks_the_weights_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every gradient of the epoch is finite: only the weights after it are not."""
     trainer = make_trainer(tmp_path, make_config("train.ema_decay=0", "optim.name=sgd", "optim.clip_norm=0"))
-    take = trainer.learner.step
-
-    def leap(rate: float, first: bool) -> Tensor:
-        return take(3e38 if trainer.step == 7 else rate, first)
-
-    trainer.learner.step = leap  # type: ignore[method-assign]
+    monkeypatch.setattr(
+        "bixt3d.training.trainer.learning_rate", lambda step, *settings: 3e38 if step == 7 else 1e-3
+    )
     head = trainer.model.head.linear  # type: ignore[union-attr]
     head.weight.register_hook(lambda grad: grad + 1e3)  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match=r"weights hold NaN or infinity after epoch 2.*smaller optim\.lr"):
@@ -478,16 +490,54 @@ def test_compiled_training_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("train.batch_size=65", "64 clouds .* do not fill one batch of 65"),
-        ("train.accumulate=5", "train.accumulate: an epoch has 4 batches, fewer than 5"),
-    ],
+    ("setting", "size", "accumulate"),
+    [("train.batch_size=65", 64, 1), ("train.accumulate=5", 16, 4), ("train.batch_size=400", 64, 1)],
 )
-def test_settings_that_the_data_cannot_fill(setting: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        make_trainer(tmp_path / "run", make_config(setting))
-    assert not (tmp_path / "run").exists()
+def test_step_larger_than_the_set_shrinks_with_a_note(
+    setting: str, size: int, accumulate: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(tmp_path, make_config(setting, "train.epochs=2"))
+    trainer.fit()
+    said = (
+        f"the training set has 64 clouds: train.batch_size={size} train.accumulate={accumulate} instead of "
+    )
+    assert [record.message.startswith(said) for record in caplog.records].count(True) == 1
+    stated = bixt3d.load_config(tmp_path / "config.yaml").train  # what was done
+    assert (stated.batch_size, stated.accumulate) == (size, accumulate)
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2] and trainer.steps_per_epoch == 1
+    make_trainer(tmp_path, make_config(setting, "train.epochs=3"), resume=True).fit()
+
+
+def notes(tmp_path: Path, caplog: pytest.LogCaptureFixture, *settings: str) -> list[str]:
+    """What is said at the start of a training of 2 epochs of 4 steps."""
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        make_trainer(tmp_path, make_config("train.epochs=2", "train.eval_every=2", *settings)).fit()
+    return [record.message for record in caplog.records]
+
+
+def test_average_says_over_how_many_steps_it_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The last decay of 8 steps is at most 8 / 17, which averages over 17 / 9 steps."""
+    said = notes(tmp_path / "short", caplog, "train.ema_decay=0.3")
+    assert said == ["moving average of the weights: over 1 steps in the end"]
+    average, warning = notes(tmp_path / "long", caplog, "train.ema_decay=0.99")
+    assert average == "moving average of the weights: over 2 steps in the end"
+    assert warning == (
+        "train.ema_decay=0.99 averages over 100 steps, and this training has 8: expected a smaller one"
+    )
+    assert notes(tmp_path / "none", caplog, "train.ema_decay=0") == []
+
+
+def test_warm_up_longer_than_the_training_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = notes(tmp_path / "run", caplog, "optim.warmup_epochs=10", "train.ema_decay=0")
+    assert said == [
+        "optim.warmup_epochs=10 is longer than the training of 2 epochs: the learning rate only "
+        "reaches 20% of optim.lr"
+    ]
+    assert rows_of(tmp_path / "run")[-1]["lr"] == pytest.approx(3e-3 * 8 / 41)
+    assert notes(tmp_path / "equal", caplog, "optim.warmup_epochs=2", "train.ema_decay=0") == []
 
 
 def test_task_that_knows_no_settings_is_told_them(tmp_path: Path) -> None:

@@ -109,14 +109,14 @@ def make_trainer(
 
 def signal_at(trainer: Trainer, step: int, number: int = signal.SIGTERM) -> None:
     """Send this process a signal before the given step."""
-    take = trainer.learner.take
+    take = trainer.state.train_step
 
     def signalled(*arguments: Any, **options: Any) -> Any:
         if trainer.step == step:
             os.kill(os.getpid(), number)
         return take(*arguments, **options)
 
-    trainer.learner.take = signalled  # type: ignore[method-assign]
+    trainer.state.train_step = signalled  # type: ignore[method-assign]
 
 
 def rows_of(run_dir: Path, timed: bool = False) -> list[dict[str, float]]:

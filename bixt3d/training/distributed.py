@@ -1,14 +1,71 @@
-"""Batch normalisation over the clouds of all processes that train together."""
+"""Processes that train together: which one this is, sums over all, and batch norms that share statistics."""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bixt3d.models.grouping import BatchNorm
+from bixt3d.models.layers import BatchNorm
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among those that train together; one alone unless torchrun started more."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def all_reduce(self, value: Tensor) -> Tensor:
+        """Return the sum of ``value`` over all processes."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def max(self, number: int) -> int:
+        """Return the largest ``number`` of all processes; no GPU is waited for, only processes."""
+        if self.world_size == 1:
+            return number
+        most = torch.tensor(number)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
+    def broadcast(self, value: Tensor) -> None:
+        """Overwrite ``value`` by that of the first process."""
+        if self.world_size > 1:
+            dist.broadcast(value, 0)
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def join_workers(device: torch.device) -> Workers:
+    """Join the processes that torchrun started, if it did."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return Workers()
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # gloo beside it, for what lies on the CPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    return Workers(dist.get_rank(), dist.get_world_size())
+
+
+def leave_workers() -> None:
+    """Leave the processes that train together."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class _Sum(torch.autograd.Function):
