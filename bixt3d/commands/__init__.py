@@ -9,5 +9,16 @@ Examples:
 # Each verb is a module here: a docstring, whose first line `bixt3d --help` shows, `add_arguments(parser)` and
 # `run(args)`, which imports what is heavy. A package with COMMANDS of its own is a group of verbs. A bug's
 # traceback goes to `args.ending.folder`, which `run` may set.
-COMMANDS = ("train", "evaluate", "predict", "view", "attention", "plot", "export", "data", "benchmark")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "predict",
+    "view",
+    "attention",
+    "plot",
+    "export",
+    "data",
+    "list",
+    "benchmark",
+)
 HIDDEN = ("seg_shapenetpart",)  # for tools/ alone

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
     parser.add_argument("--checkpoint", help=f"only evaluate: {CHECKPOINT}")
     evaluate.add_results(parser)
-    parser.set_defaults(picture=None, config=None, only="points", words=[])
+    parser.set_defaults(picture=None, config=None, dry_run=False, only="points", words=[])
     add_settings(parser, f"name or YAML file of the settings ({CFG})")
     add_machine(parser)
 

@@ -5,6 +5,7 @@ The config says the task: classification, part segmentation, or one of your own.
 Examples:
   bixt3d train modelnet40_cpu
   bixt3d train --cfg my.yaml --set train.epochs=5 run.dir=runs/short
+  bixt3d train modelnet40_cpu --dry-run
   bixt3d train modelnet40_cpu --resume
 """
 
@@ -29,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "config", nargs="?", metavar="CONFIG", help="name (bixt3d list configs) or YAML file of the settings"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print settings, data, parameters, memory and time, and end without training",
+    )
     parser.add_argument("--only", choices=DOORS, help=argparse.SUPPRESS)
     add_settings(parser, "the config, by name")
     add_machine(parser)
@@ -43,6 +49,11 @@ def run(args: argparse.Namespace) -> None:
     from bixt3d.training.experiment import train
 
     config = experiment(cfg, args.set, args.only)
+    if args.dry_run:
+        from bixt3d.commands.dry_run import dry_run
+
+        dry_run(config, pick_device(args.device))
+        return
     args.ending.folder = Path(config.run.dir).expanduser()
     train(config, device=pick_device(args.device), resume=args.resume)
 

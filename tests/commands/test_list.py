@@ -1,0 +1,62 @@
+"""`bixt3d list`: what has a name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import bixt3d
+from bixt3d import cli
+from bixt3d.datasets import list_datasets
+
+
+def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    cli.main(["list", *words])
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("models", bixt3d.list_models()),
+        ("weights", bixt3d.list_weights()),
+        ("configs", bixt3d.list_configs()),
+        ("data", list_datasets()),
+    ],
+)
+def test_every_name_has_a_line(what: str, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    said = lines(capsys, what)
+    assert [line.split()[0] for line in said[: len(names)]] == names
+    assert all(len(line.split()) > 1 for line in said)
+    assert max(map(len, said)) <= 80
+
+
+def test_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    said = lines(capsys)
+    assert [line for line in said if line.endswith(":")] == ["models:", "weights:", "configs:", "data:"]
+
+
+def test_what_is_said_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "14,794,408 parameters" in next(x for x in lines(capsys, "models") if x.startswith("bixt_ti_cls "))
+    weights = lines(capsys, "weights")
+    assert re.match(r"modelnet40_cpu  OA 90\.68%; bixt_\w+$", weights[0])
+    root = Path(bixt3d.__file__).parents[1]
+    assert (
+        weights[-1] == f"in {root / 'weights'}" and lines(capsys, "configs")[-1] == f"in {root / 'configs'}"
+    )
+
+
+def test_models_of_a_plugin(tmp_path: Path, registries: None, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.py").write_text("import bixt3d\nbixt3d.register_model('mine', dict)\n")
+    said = lines(capsys, "models", "--plugin", str(tmp_path / "mine.py"))
+    assert [line for line in said if line.startswith("mine ")][0].endswith(
+        "registered by a plug-in, classification"
+    )
+
+
+def test_list_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["list", "modles"])
+    assert end.value.code == 2 and "invalid choice: 'modles'" in capsys.readouterr().err
