@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from bixt3d.inference.predictor import Predictor
+from bixt3d.inference.loading import open_model
 from bixt3d.tasks import Task
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -70,13 +70,13 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     """
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    predictor = Predictor(model_or_path, "cpu")
-    model, task, channels = predictor.model, predictor.task, predictor.channels
+    model, task, _, preprocess = open_model(model_or_path, torch.device("cpu"), share=True)
+    channels = preprocess.channels
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     least = least_points(model)
     names = tuple(task.example(model, 2, least, channels))
-    about = json.dumps(_metadata(predictor, names, least))
+    about = json.dumps(_metadata(model, names, least))
     example = partial(_example, task, model, channels)
     with torch.no_grad():
         width = model(*example(1, least)).shape[-1]
@@ -190,8 +190,8 @@ def _example(task: Task, model: nn.Module, channels: int, batch: int, count: int
     return tuple(task.example(model, batch, count, channels).values())
 
 
-def _metadata(predictor: Predictor, inputs: Sequence[str], least: int) -> dict[str, Any]:
-    description = getattr(predictor.model, "description", None)
+def _metadata(model: nn.Module, inputs: Sequence[str], least: int) -> dict[str, Any]:
+    description: Any = getattr(model, "description", None)
     about = {} if description is None else description.to_dict()
     kept = {key: value for key, value in about.items() if key not in ("model", "config", "metrics")}
     return {"inputs": list(inputs), "output": "logits", "least_points": least, **kept}

@@ -1,29 +1,29 @@
-"""Predict on arrays, tensors and files with the preprocessing of the training."""
+"""Predict on arrays, tensors, files and folders with the preprocessing of the training."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bixt3d.datasets.preprocess import STORED_POINTS, Preprocess
-from bixt3d.inference.clouds import Cloud, as_list, name_of, read_points
-from bixt3d.models.encoder import Attended
-from bixt3d.ops import knn
-from bixt3d.tasks import Attention, Description, Prediction, Segmentation, Task, find_task
-from bixt3d.tasks.results import NotFinite
-from bixt3d.training.checkpoint import load_checkpoint
+from bixt3d.datasets.orientation import AXES, check_up
+from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.inference.attempts import attempt
+from bixt3d.inference.attention import Attentive
+from bixt3d.inference.clouds import Cloud, as_list, check_count, each_category, find_clouds, read_points
+from bixt3d.inference.loading import open_model
 
 Category = str | int | None
+logger = logging.getLogger(__name__)
 
 
-class Predictor:
+class Predictor(Attentive):
     """Classify clouds and meshes, or label their parts, with a trained model.
 
     For a classifier, clouds are centred, scaled to the unit sphere, ordered and cut to the number of points
@@ -32,20 +32,30 @@ class Predictor:
     `segment`) labels every point. The same input always gives the same output.
 
     Args:
-        model_or_path: A checkpoint's path, a name of `bixt3d.list_weights`, or a model.
+        model_or_path: A checkpoint's path, a name of `bixt3d.list_weights`, or a model, which stays as it is,
+            every mode included; training it further does not change the predictor.
         device: Where to compute; CUDA where there is one if None.
+        up: The axis of the clouds that points up, x, y, z, -x, -y or -z; that of the training's files if
+            None. ``"auto"`` looks at each cloud with every axis up and keeps the most confident answer, whose
+            ``up`` says which: a help where files do not tell, not as good as knowing.
+        batch_size: Clouds in one pass. With several, probabilities are those of each cloud alone within
+            1e-5; None takes one at a time, and what comes with a cloud then changes nothing, not even the
+            last digit.
         classes: Names of the classes; the checkpoint's if None, or numbers for a model that has none.
         num_points: Points a cloud; the training's if None, or all for a model without a checkpoint.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is damaged, or ``classes`` or ``num_points`` does not fit.
+        ValueError: If the checkpoint is damaged, or another argument does not fit.
     """
 
     def __init__(
         self,
         model_or_path: nn.Module | str | Path,
         device: torch.device | str | None = None,
+        up: str | None = None,
+        batch_size: int | None = None,
+        *,
         classes: Sequence[str] | None = None,
         num_points: int | None = None,
     ) -> None:
@@ -53,42 +63,18 @@ class Predictor:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.device = torch.device(device)
-        if isinstance(model_or_path, nn.Module):
-            model: Any = copy.deepcopy(model_or_path)  # the caller's stays as it is
-        else:
-            model = load_checkpoint(model_or_path, self.device)[0]
-        about: Description | None = getattr(model, "description", None)
-        if about is not None and not isinstance(about, Description):
-            raise ValueError(f"description: expected a bixt3d.tasks.Description, got {type(about).__name__}")
-        if about is None and not (
-            isinstance(getattr(model, "task", None), str) and hasattr(model, "in_dims")
-        ):
-            raise ValueError(
-                "expected a checkpoint, a model with a description of one, or one of this package, got "
-                f"{type(model).__name__}"
-            )
-        self.model: Any = model.to(self.device).eval()
-        self.task: Task = find_task(model.task if about is None else about.task)
-        facts = dict(about.facts) if about is not None else {}
-        if classes is not None:
-            facts["classes"] = list(classes)
-        self.task.set_facts(facts)
-        self.task.bind_model(model)
-        self.classes: tuple[str, ...] | None = tuple(facts["classes"]) if facts.get("classes") else None
-        num_points = int(num_points) if isinstance(num_points, np.integer) else num_points
-        if num_points is not None and (type(num_points) is not int or num_points < 1):
-            raise ValueError(f"num_points: expected a whole number of at least 1, got {num_points!r}")
-        if about is None:
-            features = ("normal",) if model.in_dims == 6 else ()
-            if model.in_dims not in (3, 6):
-                raise ValueError(
-                    f"expected a checkpoint, which names the features of {model.in_dims} channels, got a "
-                    "model without one"
-                )
-            stored = num_points or STORED_POINTS
-            self.preprocess = Preprocess(num_points, "stored", stored, features)
-        else:
-            self.preprocess = replace(about.preprocess, num_points=num_points or about.preprocess.num_points)
+        check_up(up, "auto")
+        num_points, batch_size = check_count(num_points, "num_points"), check_count(batch_size, "batch_size")
+        self.batch_size = batch_size or 1
+        loaded = open_model(model_or_path, self.device, classes, num_points)
+        self.model, self.task, self.classes, preprocess = loaded
+        self.auto_up = up == "auto"
+        self.preprocess = preprocess if up is None or self.auto_up else replace(preprocess, up=up)
+
+    @property
+    def up(self) -> str | None:
+        """The axis that points up; None where clouds stay as they are, or find their own (`auto_up`)."""
+        return self.preprocess.up
 
     @property
     def labels_parts(self) -> bool:
@@ -115,69 +101,120 @@ class Predictor:
         """For each category the part ids that it may hold; a classifier has none."""
         return [list(ids) for ids in getattr(self.task, "parts_of_category", ())]
 
-    @overload
-    def __call__(self, clouds: str | Path) -> Prediction: ...
-
-    @overload
-    def __call__(self, clouds: Any) -> Any: ...
-
-    def __call__(self, clouds: Cloud | Sequence[Cloud]) -> Prediction | list[Prediction]:
+    def __call__(self, clouds: Cloud | Sequence[Cloud]) -> Any:
         """Classify one cloud or several, or answer whatever else the model's task does of whole clouds.
 
         Args:
-            clouds: An array or tensor (N, C), a file's path, a batch (B, N, C), or a list of any of these.
+            clouds: An array or tensor (N, C), a file's path, a batch (B, N, C), a list of any of these, or a
+                folder, whose meshes and clouds are taken at any depth.
 
         Returns:
-            A `Prediction` for one cloud, a list of them for several.
+            A `Prediction` for one cloud, a list of them for several. For a folder a dictionary of them by the
+            file's path in it; what cannot be read is left out, and named in the log.
 
         Raises:
             ValueError: For a wrong shape, no points, NaN, or points that all coincide.
-            FileNotFoundError: If a file is missing.
+            FileNotFoundError: If a file is missing, or a folder holds none.
+            OutOfMemory: If a single cloud is too large for the device.
         """
         if self.task.per_point:
             raise ValueError("this model labels parts: call predictor.segment(cloud, category)")
-        clouds, single = as_list(clouds, self.channels)
-        # one at a time: what comes with it changes nothing, not even the last digit
-        predictions = [self.answer(cloud) for cloud in clouds]
-        return predictions[0] if single else predictions
+        return self._answer_all(clouds, None)
 
-    @overload
-    def segment(self, clouds: str | Path, category: Category = None) -> Segmentation: ...
-
-    @overload
-    def segment(self, clouds: Any, category: Category | Sequence[Category] = None) -> Any: ...
-
-    def segment(
-        self, clouds: Cloud | Sequence[Cloud], category: Category | Sequence[Category] = None
-    ) -> Segmentation | list[Segmentation]:
+    def segment(self, clouds: Cloud | Sequence[Cloud], category: Category | Sequence[Category] = None) -> Any:
         """Label every point of a cloud, or of a sample of a mesh, with a part; of one or of several.
 
         Args:
-            clouds: An array or tensor (N, C) of any number of points, a file's path, a batch (B, N, C), or a
-                list of any of these; C is ``self.channels``: xyz, and the features of the training in their
-                order, ``self.preprocess.features``. Meshes give normals, and so do clouds that hold them.
-                They must stand as the training's do: y up for ours.
+            clouds: An array or tensor (N, C) of any number of points, a file's path, a batch (B, N, C), a
+                list of any of these, or a folder; C is ``self.channels``: xyz, and the features of the
+                training in their order, ``self.preprocess.features``. Meshes give normals, and so do clouds
+                that hold them.
             category: Name or number of the cloud's category, whose parts are then the possible ones; for
                 several clouds one for all, or a list. A model that was not told it in training needs none.
 
         Returns:
-            A `Segmentation` for one cloud, a list of them for several.
+            A `Segmentation` for one cloud, a list of them for several; for a folder as in `__call__`.
 
         Raises:
             ValueError: For a classifier, a wrong shape, NaN, or a category that is missing or unknown.
-            FileNotFoundError: If a file is missing.
+            FileNotFoundError: If a file is missing, or a folder holds none.
+            OutOfMemory: If a single cloud is too large for the device.
         """
         if not self.task.per_point:
             raise ValueError("this model classifies whole clouds: call predictor(cloud)")
-        clouds, single = as_list(clouds, self.channels)
-        told: list[Any] = list(category) if isinstance(category, (list, tuple)) else [category] * len(clouds)
-        if len(told) != len(clouds):
-            raise ValueError(f"category: expected one, or {len(clouds)}, one for each cloud, got {len(told)}")
-        numbers = [self.category_number(one) for one in told]
-        labelled = [self.answer(cloud, number) for cloud, number in zip(clouds, numbers, strict=True)]
-        return labelled[0] if single else labelled
+        return self._answer_all(clouds, category)
+
+    def _answer_all(self, clouds: Any, category: Any) -> Any:
+        """Return the answer of one cloud, a list for several, or a dictionary for a folder."""
+        if isinstance(clouds, (str, Path)) and Path(clouds).is_dir():
+            files, _ = find_clouds([clouds])
+            found = {}
+            for file, answer in zip(files, self.answers(files, category), strict=True):
+                if isinstance(answer, Exception):
+                    logger.warning("left out: %s", answer)
+                else:
+                    found[file.relative_to(clouds).as_posix()] = answer
+            return found
+        listed, single = as_list(clouds, self.channels)
+        answers = []
+        for answer in self.answers(listed, category):
+            if isinstance(answer, Exception):
+                raise answer
+            answers.append(answer)
+        return answers[0] if single else answers
+
+    def answers(
+        self, clouds: Sequence[Cloud], category: Category | Sequence[Category] = None
+    ) -> Iterator[Any]:
+        """Yield what the model's task says of each cloud, in order, or the error that the cloud met.
+
+        A file that cannot be read, or a cloud for which memory does not suffice, does not end the others.
+
+        Args:
+            clouds: Arrays, tensors or files.
+            category: As for `segment`.
+
+        Raises:
+            ValueError: For another number of categories than of clouds.
+        """
+        told = each_category(category, len(clouds))
+        for begin in range(0, len(clouds), self.batch_size):
+            end = begin + self.batch_size
+            yield from self._batch(clouds[begin:end], told[begin:end])
+
+    def _batch(self, clouds: Sequence[Cloud], told: Sequence[Category]) -> list[Any]:
+        """Answer clouds in one pass, or one by one where that fails; errors take their clouds' places."""
+        pairs = list(zip(clouds, told, strict=True))
+        found = [attempt(cloud, self._take, cloud, category) for cloud, category in pairs]
+        ready = [place for place, taken in enumerate(found) if not isinstance(taken, Exception)]
+        taken = [found[place] for place in ready]
+        answers = attempt(clouds[ready[0]], self._predict, taken) if ready else []
+        if isinstance(answers, Exception) and len(ready) == 1:
+            answers = [answers]
+        elif isinstance(answers, Exception):
+            alone = [attempt(clouds[place], self._predict, [found[place]]) for place in ready]
+            answers = [one if isinstance(one, Exception) else one[0] for one in alone]
+        for place, answer in zip(ready, answers, strict=True):
+            found[place] = answer
+        return found
+
+    def _take(self, cloud: Cloud, category: Category) -> tuple[Tensor, int | None]:
+        """Return the points of a cloud, and the number of its category."""
+        number = self.category_number(category)
+        return self._read(cloud), number
 
     @torch.no_grad()
+    def _predict(self, taken: Sequence[tuple[Tensor, int | None]]) -> list[Any]:
+        """Answer clouds (N_i, C) together, with the given axis up or each with its most confident one."""
+        clouds, told = zip(*taken, strict=True)
+        if not self.auto_up:
+            return self.task.predict_batch(self.model, clouds, self.preprocess, told)
+        turned = [replace(self.preprocess, up=axis) for axis in AXES]
+        seen = [self.task.predict_batch(self.model, clouds, one, told) for one in turned]
+        if not hasattr(seen[0][0], "confidence"):
+            raise ValueError(f"up='auto': expected a task with confident answers, got {self.task.name}")
+        return [max(of_cloud, key=lambda answer: answer.confidence) for of_cloud in zip(*seen, strict=True)]
+
     def answer(self, cloud: Cloud, category: Category = None) -> Any:
         """Return what the model's task says of one cloud: a `Prediction`, a `Segmentation`, or its own.
 
@@ -189,10 +226,40 @@ class Predictor:
             ValueError: For a wrong shape, NaN, or a category that is missing or unknown.
             FileNotFoundError: If the file is missing.
         """
-        try:
-            return self.task.predict(self.model, self._read(cloud), self.preprocess, category)
-        except NotFinite as error:
-            raise ValueError(f"{name_of(cloud)}: {error}") from None
+        (answer,) = self._batch([cloud], [category])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @torch.no_grad()
+    def embed(self, clouds: Cloud | Sequence[Cloud], category: Any = None) -> np.ndarray[Any, Any]:
+        """Return a vector of each cloud, (n, D) float32: the mean of the model's latents.
+
+        It is what a classifier's head reads, and alike for clouds that look alike; compare by cosine. Of a
+        segmenter a draw of the points is looked at.
+
+        Args:
+            clouds: As for `__call__`, but no folder.
+            category: As for `segment`.
+
+        Raises:
+            ValueError: As `__call__`, or for a model without ``forward_features``.
+        """
+        if not hasattr(self.model, "forward_features"):
+            raise ValueError(f"expected a model with forward_features, got {type(self.model).__name__}")
+        listed, _ = as_list(clouds, self.channels)
+        rows = []
+        for cloud, of_cloud in zip(listed, each_category(category, len(listed)), strict=True):
+            inputs = self.task.inputs(self._read(cloud), self._standing(cloud, of_cloud), of_cloud)
+            latents = self.model.forward_features(*inputs)[0]  # (1, M, D)
+            rows.append(latents.float().mean(1).cpu().numpy())
+        return np.concatenate(rows)
+
+    def _standing(self, cloud: Cloud, category: Category) -> Preprocess:
+        """Return the preprocessing of one cloud: with ``up="auto"`` the axis is that of its answer."""
+        if not self.auto_up:
+            return self.preprocess
+        return replace(self.preprocess, up=self.answer(cloud, category).up)
 
     def category_number(self, category: Category) -> int | None:
         """Return the number of a category that a user names, None for none, as `segment` takes it.
@@ -201,48 +268,6 @@ class Predictor:
             ValueError: If it is unknown, or missing for a model that needs to be told it.
         """
         return self.task.category_number(category)
-
-    def attention_maps(self, cloud: Cloud, category: Category = None) -> list[Tensor]:
-        """Return the latents' attention over the tokens for one cloud, one (H, M, N) per layer."""
-        attended = self._attend(self._read(cloud), category)
-        return [attention[0].cpu() for _, attention in attended]
-
-    def attention(self, cloud: Cloud, category: Category = None) -> Attention:
-        """Return where the latents look on one cloud, for each layer and head, on every point.
-
-        Args:
-            cloud: An array or tensor (N, C), or a file's path.
-            category: As for `segment`.
-
-        Raises:
-            ValueError: For a wrong shape, NaN, or a category that is missing or unknown.
-            FileNotFoundError: If the file is missing.
-        """
-        points = self._read(cloud)  # (N, C)
-        everywhere = self.preprocess.normalize(points)[None, :, :3]  # (1, N, 3)
-        maps = []
-        for xyz, attention in self._attend(points, category):
-            nearest_token = knn(everywhere, xyz, 1)[0, :, 0]  # (N,)
-            maps.append(attention[0][..., nearest_token].float().cpu().numpy())  # (H, M, N)
-        return Attention(tuple(maps), points.cpu().numpy())
-
-    def attention_symmetry(self, cloud: Cloud, category: Category = None) -> list[np.ndarray[Any, Any]]:
-        """Return how alike the two directions of attention are on one cloud, (H,) per layer that has both.
-
-        See `bixt3d.ops.attention_symmetry`; arguments and errors are those of `attention`.
-        """
-        points = self._read(cloud)
-        layers = self._look("attention_symmetry", points, category)
-        return [layer[0].cpu().numpy() for layer in layers]
-
-    def _attend(self, points: Tensor, category: Category) -> list[Attended]:
-        attended: list[Attended] = self._look("located_attention", points, category)
-        return attended
-
-    def _look(self, method: str, points: Tensor, category: Category) -> Any:
-        if not hasattr(self.model, method):
-            raise ValueError(f"expected a model with {method}, got {type(self.model).__name__}")
-        return getattr(self.model, method)(*self.task.inputs(points, self.preprocess, category))
 
     def read(self, cloud: Cloud) -> np.ndarray[Any, Any]:
         """Return the points of a cloud, or of a sample of a mesh, in their own coordinates (N, C), float64.
@@ -254,5 +279,4 @@ class Predictor:
         return self._read(cloud).cpu().numpy()
 
     def _read(self, cloud: Any) -> Tensor:
-        stored = self.preprocess.stored_points
-        return read_points(cloud, self.preprocess.features, stored).to(self.device)
+        return read_points(cloud, self.preprocess).to(self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -154,13 +154,13 @@ class Task:
         """Compute the metrics from counts, among them `goal`."""
         raise TypeError(f"{type(self).__name__} must define metrics")
 
-    def table(self, counts: Tensor) -> list[list[str]]:
-        """Return the results in detail as rows of text, the head first."""
-        scores = self.metrics(counts)
-        return [
-            ["metric", "value"],
-            *([self.titles.get(name, name), f"{value:.4f}"] for name, value in scores.items()),
-        ]
+    def table(self, counts: Tensor) -> list[list[Any]]:
+        """Return the results in detail as rows of text and numbers, the head first; None where there is none.
+
+        Shares are fractions of 1.
+        """
+        rows = [[self.titles.get(name, name), value] for name, value in self.metrics(counts).items()]
+        return [["metric", "value"], *rows]
 
     def show(self, value: float) -> str:
         """Return a metric as text: a share as per cent, other numbers as they are."""
@@ -180,6 +180,26 @@ class Task:
             category: What the user says that the cloud is, for tasks that are told.
         """
         raise TypeError(f"{type(self).__name__} must define predict")
+
+    def predict_batch(
+        self,
+        model: nn.Module,
+        clouds: Sequence[Tensor],
+        preprocess: Preprocess,
+        categories: Sequence[Any],
+    ) -> list[Any]:
+        """Answer for several clouds (N_i, C), of each what `predict` says of it alone.
+
+        This calls `predict` one by one. A task may do better, with one pass of the model for several.
+        """
+        told = zip(clouds, categories, strict=True)
+        return [self.predict(model, points, preprocess, category) for points, category in told]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a task with a `predict` of its own answer batches by that, not by its parent's for several."""
+        super().__init_subclass__(**options)
+        if "predict" in vars(cls) and "predict_batch" not in vars(cls):
+            cls.predict_batch = Task.predict_batch  # type: ignore[method-assign]
 
     def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
         """Return what one pass of the model takes of a cloud (N, C): points (1, n, C), and whatever else."""

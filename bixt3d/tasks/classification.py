@@ -16,6 +16,7 @@ from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.tasks.base import Task, smoothing_of
 from bixt3d.tasks.results import Prediction, check_output
+from bixt3d.tasks.together import alike
 
 
 class ClassificationTask(Task):
@@ -109,7 +110,7 @@ class ClassificationTask(Task):
         result = metrics.classification(counts)
         return {name: value for name, value in result.items() if isinstance(value, float)}
 
-    def table(self, counts: Tensor) -> list[list[str]]:
+    def table(self, counts: Tensor) -> list[list[Any]]:
         """Return the accuracy of each class, and what it is most taken for."""
         return class_rows(counts, self.classes)
 
@@ -121,29 +122,43 @@ class ClassificationTask(Task):
         self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None
     ) -> Prediction:
         """Name the class of one cloud (N, C); see `Task.predict`."""
-        (seen,) = self.inputs(points, preprocess)  # (1, n, C)
-        probabilities = model(seen).float().softmax(-1)[0].cpu()  # (K,)
-        check_output(probabilities)
-        index = int(probabilities.argmax())
-        label = self.classes[index] if self.classes else str(index)
-        return Prediction(label, index, probabilities.numpy(), seen[0].cpu().numpy())
+        return ClassificationTask.predict_batch(self, model, [points], preprocess, [category])[0]
+
+    def predict_batch(
+        self, model: nn.Module, clouds: Sequence[Tensor], preprocess: Preprocess, categories: Sequence[Any]
+    ) -> list[Prediction]:
+        """Name the class of each cloud (N_i, C), those of as many points in one pass."""
+        seen = [self.inputs(points, preprocess)[0] for points in clouds]  # (1, n_i, C)
+        found: list[Any] = [None] * len(seen)
+        for places in alike([cloud.shape[1] for cloud in seen]):
+            logits = model(torch.cat([seen[place] for place in places]))  # (B, K)
+            probabilities = logits.float().softmax(-1).cpu()  # (B, K)
+            check_output(probabilities)
+            for place, shares in zip(places, probabilities, strict=True):
+                index = int(shares.argmax())
+                label = self.classes[index] if self.classes else str(index)
+                points = seen[place][0].cpu().numpy()
+                found[place] = Prediction(label, index, shares.numpy(), points, preprocess.up)
+        return found
 
     def view(self, answer: Prediction, truth: Any = None) -> dict[str, Any]:
-        """Return the class and its probability as the verdict."""
-        return {"verdict": f"predicted {answer.label} {answer.probabilities.max():.1%}"}
+        """Return the class and its probability as the verdict, and the probability of each class."""
+        names = self.classes or tuple(map(str, range(len(answer.probabilities))))
+        scores = dict(zip(names, map(float, answer.probabilities), strict=True))
+        return {"verdict": f"predicted {answer.label} {answer.probabilities.max():.1%}", "scores": scores}
 
 
-def class_rows(confusion: Tensor, classes: Sequence[str]) -> list[list[str]]:
+def class_rows(confusion: Tensor, classes: Sequence[str]) -> list[list[Any]]:
     """Return a row for each class: name, shapes, accuracy, and what it is most taken for."""
     confusion = confusion.cpu()
     per_class = metrics.classification(confusion)["per_class"]
     assert isinstance(per_class, list)
-    rows = [["class", "shapes", "accuracy", "most often taken for"]]
+    rows: list[list[Any]] = [["class", "shapes", "accuracy", "most often taken for"]]
     for index, name in enumerate(classes):
         row = confusion[index].clone()
         support = int(row.sum())
         row[index] = 0
         wrong = int(row.argmax())
         taken = f"{classes[wrong]} ({int(row[wrong])})" if int(row[wrong]) else "-"
-        rows.append([name, str(support), f"{100 * per_class[index]:.1f}%" if support else "-", taken])
+        rows.append([name, support, per_class[index] if support else None, taken])
     return rows

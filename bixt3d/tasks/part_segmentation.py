@@ -25,6 +25,7 @@ from bixt3d.ops import gather_points
 from bixt3d.suggest import nearest
 from bixt3d.tasks.base import Task, smoothing_of
 from bixt3d.tasks.results import Segmentation, check_output
+from bixt3d.tasks.together import label_points
 
 
 class PartSegmentationTask(Task):
@@ -221,36 +222,38 @@ class PartSegmentationTask(Task):
                 result[f"{name}_{convention}"] = value
         return result
 
-    def table(self, counts: Tensor) -> list[list[str]]:
+    def table(self, counts: Tensor) -> list[list[Any]]:
         """Return the mean IoU of each category under both conventions."""
         return category_rows(counts, self.categories)
 
     def predict(
         self, model: nn.Module, points: Tensor, preprocess: Preprocess, category: Any = None
     ) -> Segmentation:
-        """Label every point of one cloud (N, C) with a part; see `Task.predict`.
+        """Label every point of one cloud (N, C) with a part; see `Task.predict`."""
+        return PartSegmentationTask.predict_batch(self, model, [points], preprocess, [category])[0]
 
-        Raises:
-            ValueError: For a category that is missing or unknown.
-        """
-        number = self.category_number(category)
-        of_cloud = None if number is None else torch.tensor([number], device=points.device)
-        seen = preprocess.normalize(points)[None]  # (1, N, C)
-        wanted = preprocess.num_points or len(points)
-        logits = segment_all_points(partial(self._call, model), seen, of_cloud, wanted).float()  # (1, N, P)
-        check_output(logits)
-        if of_cloud is not None:
-            logits = metrics.mask_logits(logits, of_cloud, self.parts_of_category)
-        probabilities, parts = (value[0].cpu().numpy() for value in logits.softmax(-1).max(-1))
-        return Segmentation(
-            parts, np.array(self.part_names)[parts], probabilities, points.cpu().numpy(), number
-        )
+    def predict_batch(
+        self, model: nn.Module, clouds: Sequence[Tensor], preprocess: Preprocess, categories: Sequence[Any]
+    ) -> list[Segmentation]:
+        """Label every point of each cloud (N_i, C), those of as many passes together."""
+        numbers = [self.category_number(category) for category in categories]
+        seen = [preprocess.normalize(points) for points in clouds]
+        labelled, found = label_points(partial(self._call, model), seen, numbers, preprocess.num_points), []
+        for points, logits, number in zip(clouds, labelled, numbers, strict=True):
+            logits = logits.float()[None]  # (1, N, P)
+            check_output(logits)
+            if number is not None:
+                told = torch.tensor([number], device=logits.device)
+                logits = metrics.mask_logits(logits, told, self.parts_of_category)
+            shares, parts = (value[0].cpu().numpy() for value in logits.softmax(-1).max(-1))
+            names = np.array(self.part_names)[parts]
+            found.append(Segmentation(parts, names, shares, points.cpu().numpy(), number, preprocess.up))
+        return found
 
     def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
         """Return a draw of the points (1, n, C), and the category (1,) if the model is told it."""
         seen = preprocess.normalize(points)[None]  # (1, N, C)
-        wanted = preprocess.num_points or len(points)
-        generator = Generator(points.device).manual_seed(0)
+        wanted, generator = preprocess.num_points or len(points), Generator(points.device).manual_seed(0)
         seen = gather_points(seen, draw_points(seen, None, wanted, generator))  # (1, n, C)
         number = self.category_number(category)
         return (seen,) if number is None else (seen, torch.tensor([number], device=points.device))
@@ -262,12 +265,14 @@ class PartSegmentationTask(Task):
             ValueError: If it is unknown, or missing for a model that needs to be told it.
         """
         names = self.categories or tuple(str(i) for i in range(len(self.parts_of_category)))
+        if category is None and self.told:
+            raise ValueError(f"category: this model needs to be told it, one of {', '.join(names)}")
         if category is None:
-            if self.told:
-                raise ValueError(f"category: this model needs to be told it, one of {', '.join(names)}")
             return None
-        if isinstance(category, str) and category in names:
-            return names.index(category)
+        if isinstance(category, str):
+            folded = [name.casefold() for name in names]  # Chair and chair are one, unless both are there
+            if category in names or folded.count(category.casefold()) == 1:
+                return names.index(category) if category in names else folded.index(category.casefold())
         if not isinstance(category, (str, bool)):
             try:  # Python's, NumPy's and torch's whole numbers
                 number = operator.index(category)
@@ -317,17 +322,11 @@ class PartSegmentationTask(Task):
             )
 
 
-def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[str]]:
-    """Return a row for each category: name, shapes, and mean part IoU under each convention.
-
-    Args:
-        counts: Those of `PartSegmentationTask`, (C + 1, 3).
-        categories: Names of the C categories.
-    """
-    rows = [["category", "shapes", *(f"mIoU ({convention})" for convention in metrics.CONVENTIONS)]]
+def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[Any]]:
+    """Return a row for each category of counts (C + 1, 3): name, shapes, mIoU by each convention."""
+    rows: list[list[Any]] = [["category", "shapes", *(f"mIoU ({kind})" for kind in metrics.CONVENTIONS)]]
     for name, (first, second, shapes) in zip(categories, counts[:-1].tolist(), strict=True):
-        ious = [f"{100 * total / shapes:.1f}%" if shapes else "-" for total in (first, second)]
-        rows.append([name, str(int(shapes)), *ious])
+        rows.append([name, int(shapes), *(total / shapes if shapes else None for total in (first, second))])
     return rows
 
 

@@ -21,12 +21,19 @@ class Prediction:
         index: Its number.
         probabilities: Probability of each class (K,), float32.
         points: The points that the model saw (N, C), normalised, float32.
+        up: The axis of the cloud that was taken for the one that points up; None: the cloud stood as it is.
     """
 
     label: str
     index: int
     probabilities: Array
     points: Array
+    up: str | None = None
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the label."""
+        return float(self.probabilities.max())
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class Segmentation:
         points: The points in their own coordinates and scale (N, C), float64: those that came, or the sample
             of a mesh.
         category: Number of the category that the model was told; None if it was not.
+        up: The axis of the cloud that was taken for the one that points up; None: the cloud stood as it is.
     """
 
     parts: Array
@@ -47,6 +55,12 @@ class Segmentation:
     probabilities: Array
     points: Array
     category: int | None = None
+    up: str | None = None
+
+    @property
+    def confidence(self) -> float:
+        """Mean probability of the labels."""
+        return float(self.probabilities.mean())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import bixt3d
 from bixt3d import Predictor
 from bixt3d.datasets.loader import arrange
+from bixt3d.datasets.orientation import AXES
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.inference import Prediction
@@ -488,3 +489,204 @@ class TestSegment:
         seen = predictor.attention(cloud, "mug")
         assert [layer.shape for layer in seen.maps] == [(2, 4, 64)] * 2
         assert predictor.labels_parts and len(predictor.part_names) > 1
+
+
+def parts_predictor(preprocess: Preprocess | None = None, **options: Any) -> Predictor:
+    torch.manual_seed(3)
+    sizes = {"dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4}
+    model = bixt3d.create_model("bixt_ti_partseg", num_parts=5, num_categories=2, **sizes)
+    randomize(model)
+    facts = {
+        "classes": ["Mug", "table"],
+        "parts_of_category": [[0, 1], [2, 3, 4]],
+        "part_names": ["body", "handle", "top", "leg", "shelf"],
+    }
+    describe(model, preprocess or Preprocess(32, "random", 64), "part_segmentation", facts)
+    return Predictor(model, "cpu", **options)
+
+
+class TestSeveral:
+    """Clouds of different sizes in one pass, each answered as if it were alone."""
+
+    SIZES = (40, 2, 33, 500, 32, 64, 40, 7)
+
+    @pytest.mark.parametrize("order", ["stored", "fps", "random"])
+    @pytest.mark.parametrize("batch_size", [2, 3, 8, 50])
+    def test_classes(self, order: str, batch_size: int, tmp_path: Path) -> None:
+        path = save(tmp_path / "m.safetensors", order=order)
+        clouds = [some_cloud(count, seed) for seed, count in enumerate(self.SIZES)]
+        together = Predictor(path, "cpu", batch_size=batch_size)(clouds)
+        alone = Predictor(path, "cpu")
+        assert len(together) == len(clouds)
+        for cloud, seen in zip(clouds, together, strict=True):
+            assert_equal(seen, alone(cloud), 1e-5)
+
+    def test_bare_model_takes_all_points(self) -> None:
+        model = awaken(create_model("bixt_ti_cls", num_classes=4, **NAIVE))
+        clouds = [some_cloud(count, seed) for seed, count in enumerate(self.SIZES)]
+        for cloud, seen in zip(clouds, Predictor(model, "cpu", batch_size=8)(clouds), strict=True):
+            assert seen.points.shape == cloud.shape
+            assert_equal(seen, Predictor(model, "cpu")(cloud), 1e-5)
+
+    @pytest.mark.parametrize("preprocess", [Preprocess(32, "random", 64), Preprocess(None, "random")])
+    def test_parts(self, preprocess: Preprocess) -> None:
+        clouds = [some_cloud(count, seed) for seed, count in enumerate(self.SIZES)]
+        categories = [seed % 2 for seed in range(len(clouds))]
+        together = parts_predictor(preprocess, batch_size=5).segment(clouds, categories)
+        alone = parts_predictor(preprocess)
+        for cloud, category, seen in zip(clouds, categories, together, strict=True):
+            expected = alone.segment(cloud, category)
+            np.testing.assert_array_equal(seen.parts, expected.parts)
+            np.testing.assert_array_equal(seen.points, expected.points)
+            np.testing.assert_allclose(seen.probabilities, expected.probabilities, atol=1e-5)
+            assert seen.category == category
+
+    def test_bad_clouds_do_not_end_the_others(self, checkpoint: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty.xyz").touch()
+        clouds = [some_cloud(), tmp_path / "empty.xyz", with_value(np.nan), some_cloud(seed=1), "gone.off"]
+        predictor = Predictor(checkpoint, "cpu", batch_size=4)
+        seen = list(predictor.answers(clouds))
+        assert_equal(seen[0], predictor(clouds[0]), 1e-5)
+        assert_equal(seen[3], predictor(clouds[3]), 1e-5)
+        assert [type(one) for one in seen[1:3]] == [ValueError, ValueError]
+        assert "empty.xyz" in str(seen[1]) and isinstance(seen[4], FileNotFoundError)
+        with pytest.raises(ValueError, match="empty"):
+            predictor(clouds)
+
+    def test_memory_that_runs_out_for_one_cloud(self, checkpoint: Path) -> None:
+        """Batches that are too large are answered one by one; a cloud that is too large is told."""
+        predictor = Predictor(checkpoint, "cpu", batch_size=4, num_points=300)
+        clouds = [some_cloud(300, 0), some_cloud(300, 1), some_cloud(300, 2)]
+        expected = [Predictor(checkpoint, "cpu", num_points=300)(cloud) for cloud in clouds]
+        forward = predictor.model.forward
+
+        def greedy(points: torch.Tensor) -> torch.Tensor:
+            if len(points) > 1 or torch.equal(points[0], torch.from_numpy(expected[1].points)):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB\nand more")
+            return forward(points)
+
+        predictor.model.forward = greedy
+        seen = list(predictor.answers(clouds))
+        assert_equal(seen[0], expected[0])
+        assert_equal(seen[2], expected[2])
+        assert isinstance(seen[1], RuntimeError) and "cloud ran out of memory (CUDA out" in str(seen[1])
+
+    def test_damaged_weights_are_told(self, checkpoint: Path) -> None:
+        predictor = Predictor(checkpoint, "cpu", batch_size=2)
+        with torch.no_grad():
+            next(predictor.model.parameters()).fill_(torch.inf)
+        for seen in predictor.answers([some_cloud(), some_cloud(seed=1)]):
+            assert isinstance(seen, ValueError) and "weights are damaged" in str(seen)
+
+    def test_own_predict_answers_batches_too(self) -> None:
+        class Loud(bixt3d.tasks.ClassificationTask):
+            name = "loud"
+
+            def predict(self, *arguments: Any, **named: Any) -> Any:
+                seen = super().predict(*arguments, **named)
+                return seen.label.upper()
+
+        task, model = Loud(CLASSES), awaken(create_model("bixt_ti_cls", num_classes=4, **NAIVE)).eval()
+        clouds = [torch.from_numpy(some_cloud(40, seed)).double() for seed in range(2)]
+        with torch.no_grad():
+            said = task.predict_batch(model, clouds, Preprocess(POINTS), [None, None])
+            assert said == [task.predict(model, cloud, Preprocess(POINTS)) for cloud in clouds]
+        assert all(one.isupper() for one in said)
+
+
+class TestFolder:
+    def test_clouds_by_their_place(self, predictor: Predictor, tmp_path: Path, caplog: Any) -> None:
+        (tmp_path / "in").mkdir()
+        np.save(tmp_path / "in/b.npy", some_cloud(50))
+        np.save(tmp_path / "a.npy", some_cloud(60, 1))
+        (tmp_path / "bad.xyz").write_text("0 0\n")
+        (tmp_path / "read.me").write_text("no cloud")
+        seen = predictor(tmp_path)
+        assert list(seen) == ["a.npy", "in/b.npy"]
+        assert_equal(seen["in/b.npy"], predictor(some_cloud(50)))
+        assert "left out" in caplog.text and "bad.xyz" in caplog.text
+        (tmp_path / "none").mkdir()
+        with pytest.raises(FileNotFoundError, match="none: expected meshes or clouds"):
+            predictor(tmp_path / "none")
+
+    def test_parts(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "a.npy", some_cloud(60))
+        seen = parts_predictor().segment(tmp_path, "mug")
+        assert list(seen) == ["a.npy"] and len(seen["a.npy"].parts) == 60
+
+
+class TestUp:
+    def test_cloud_with_another_axis_up(self, checkpoint: Path, predictor: Predictor) -> None:
+        cloud = some_cloud(50)
+        lying = cloud[:, [0, 2, 1]] * np.array([1, -1, 1], dtype=np.float32)  # its z was y
+        seen = Predictor(checkpoint, "cpu", up="z")(lying)
+        assert_equal(seen, predictor(cloud), 1e-6)
+        assert seen.up == "z" and predictor(cloud).up is None
+        assert np.abs(predictor(lying).probabilities - seen.probabilities).max() > 1e-4
+
+    def test_axis_of_the_training_is_kept(self, tmp_path: Path) -> None:
+        stated = {"num_points": POINTS, "order": "stored", "channels": 3, "stored_points": STORED, "up": "-x"}
+        trained = Predictor(save(tmp_path / "m.safetensors", preprocess=stated), "cpu")
+        assert trained.up == "-x" and not trained.auto_up
+        given = Predictor(save(tmp_path / "n.safetensors"), "cpu", up="-x")
+        assert_equal(trained(some_cloud()), given(some_cloud()))
+        assert Predictor(tmp_path / "m.safetensors", "cpu", up="y")(some_cloud()).up == "y"
+
+    def test_auto_takes_the_most_confident(self, checkpoint: Path) -> None:
+        clouds = [some_cloud(50, seed) for seed in range(6)]
+        found = Predictor(checkpoint, "cpu", up="auto", batch_size=4)(clouds)
+        for cloud, seen in zip(clouds, found, strict=True):
+            every = {axis: Predictor(checkpoint, "cpu", up=axis)(cloud) for axis in AXES}
+            best = max(every, key=lambda axis: every[axis].probabilities.max())
+            assert seen.up == best
+            assert_equal(seen, every[best], 1e-5)
+        assert len({seen.up for seen in found}) > 1
+
+    def test_auto_of_parts_and_attention(self) -> None:
+        cloud = some_cloud(60)
+        auto = parts_predictor(up="auto")
+        seen = auto.segment(cloud, "table")
+        every = {axis: parts_predictor(up=axis) for axis in AXES}
+        best = max(every, key=lambda axis: every[axis].segment(cloud, "table").probabilities.mean())
+        assert seen.up == best and auto.auto_up and auto.up is None
+        np.testing.assert_array_equal(seen.parts, every[best].segment(cloud, "table").parts)
+        np.testing.assert_array_equal(seen.points, cloud.astype(np.float64))  # its own coordinates
+        for layer, expected in zip(
+            auto.attention(cloud, "table").maps, every[best].attention(cloud, "table").maps, strict=True
+        ):
+            np.testing.assert_allclose(layer, expected)
+
+    def test_unknown_axis(self, checkpoint: Path) -> None:
+        with pytest.raises(ValueError, match="up: expected one of x, y, z, -x, -y, -z, auto, or None, got"):
+            Predictor(checkpoint, "cpu", up="up")
+        with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 1, got 0"):
+            Predictor(checkpoint, "cpu", batch_size=0)
+
+
+class TestEmbed:
+    def test_mean_of_the_latents(self, checkpoint: Path, predictor: Predictor) -> None:
+        clouds = [some_cloud(50, seed) for seed in range(3)]
+        vectors = predictor.embed(clouds)
+        assert vectors.dtype == np.float32 and vectors.shape == (3, 12)
+        seen = torch.from_numpy(predictor(clouds[1]).points)[None]
+        with torch.no_grad():
+            latents, _ = bixt3d.load_model(checkpoint, "cpu").forward_features(seen)  # type: ignore[operator]
+        np.testing.assert_allclose(vectors[1], latents.mean(1)[0], atol=1e-6)
+        np.testing.assert_array_equal(predictor.embed(clouds[1]), vectors[1:2])
+        assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+
+    def test_of_a_segmenter(self) -> None:
+        vectors = parts_predictor().embed([some_cloud(90), some_cloud(20)], ["mug", "table"])
+        assert vectors.shape == (2, 12) and np.isfinite(vectors).all()
+
+    def test_axis_that_auto_finds(self, checkpoint: Path) -> None:
+        cloud = some_cloud(50)
+        auto = Predictor(checkpoint, "cpu", up="auto")
+        up = auto(cloud).up
+        np.testing.assert_array_equal(auto.embed(cloud), Predictor(checkpoint, "cpu", up=up).embed(cloud))
+
+
+def test_category_in_any_case() -> None:
+    predictor = parts_predictor()
+    assert predictor.category_number("MUG") == predictor.category_number("Mug") == 0
+    assert predictor.category_number("Table") == 1

@@ -20,6 +20,8 @@ WHOLE: dict[str, Any] = {
         "order": "random",
         "stored_points": 80,
         "features": ["normal", "color"],
+        "up": "-z",
+        "estimate_normals": True,
         "channels": 9,
     },
     "dataset": "shapenetpart",
@@ -32,7 +34,7 @@ def test_there_and_back() -> None:
     description = Description.from_dict(json.loads(json.dumps(WHOLE)))
     assert description.to_dict() == WHOLE == json.loads(description.to_json())
     assert description.facts == {name: WHOLE[name] for name in ("classes", "parts_of_category")}
-    assert description.preprocess == Preprocess(48, "random", 80, ("normal", "color"))
+    assert description.preprocess == Preprocess(48, "random", 80, ("normal", "color"), "-z", True)
     assert description.preprocess.channels == 9
     assert Description.from_dict({**WHOLE, "format": 1}) == description
 

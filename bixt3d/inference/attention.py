@@ -1,0 +1,69 @@
+"""Where a model's latents look: the part of a Predictor that asks for attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.inference.clouds import Cloud
+from bixt3d.models.encoder import Attended
+from bixt3d.ops import knn
+from bixt3d.tasks import Attention, Task
+
+Category = str | int | None
+
+
+class Attentive:
+    """What `Predictor` says of attention."""
+
+    model: Any
+    task: Task
+
+    def attention_maps(self, cloud: Cloud, category: Category = None) -> list[Tensor]:
+        """Return the latents' attention over the tokens for one cloud, one (H, M, N) per layer."""
+        attended: list[Attended] = self._look("located_attention", cloud, category)[0]
+        return [attention[0].cpu() for _, attention in attended]
+
+    def attention(self, cloud: Cloud, category: Category = None) -> Attention:
+        """Return where the latents look on one cloud, for each layer and head, on every point.
+
+        Args:
+            cloud: An array or tensor (N, C), or a file's path.
+            category: As for `segment`.
+
+        Raises:
+            ValueError: For a wrong shape, NaN, or a category that is missing or unknown.
+            FileNotFoundError: If the file is missing.
+        """
+        attended, points, preprocess = self._look("located_attention", cloud, category)
+        everywhere = preprocess.normalize(points)[None, :, :3]  # (1, N, 3)
+        maps = []
+        for xyz, attention in attended:
+            nearest_token = knn(everywhere, xyz, 1)[0, :, 0]  # (N,)
+            maps.append(attention[0][..., nearest_token].float().cpu().numpy())  # (H, M, N)
+        return Attention(tuple(maps), points.cpu().numpy())
+
+    def attention_symmetry(self, cloud: Cloud, category: Category = None) -> list[np.ndarray[Any, Any]]:
+        """Return how alike the two directions of attention are on one cloud, (H,) per layer that has both.
+
+        See `bixt3d.ops.attention_symmetry`; arguments and errors are those of `attention`.
+        """
+        layers = self._look("attention_symmetry", cloud, category)[0]
+        return [layer[0].cpu().numpy() for layer in layers]
+
+    def _look(self, method: str, cloud: Cloud, category: Category) -> tuple[Any, Tensor, Preprocess]:
+        """Return what a method of the model says of a cloud, the cloud's points, and how they stand."""
+        if not hasattr(self.model, method):
+            raise ValueError(f"expected a model with {method}, got {type(self.model).__name__}")
+        points, preprocess = self._read(cloud), self._standing(cloud, category)
+        said = getattr(self.model, method)(*self.task.inputs(points, preprocess, category))
+        return said, points, preprocess
+
+    def _read(self, cloud: Any) -> Tensor:
+        raise NotImplementedError
+
+    def _standing(self, cloud: Cloud, category: Category) -> Preprocess:
+        raise NotImplementedError

@@ -1,0 +1,111 @@
+"""The model of a Predictor: loaded from a checkpoint, or the caller's, taken over without changing it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bixt3d.datasets.preprocess import STORED_POINTS, Preprocess
+from bixt3d.tasks import Description, Task, find_task
+from bixt3d.training.checkpoint import load_checkpoint
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, its task, the names of its classes, and what is done to a cloud before."""
+
+    model: Any
+    task: Task
+    classes: tuple[str, ...] | None
+    preprocess: Preprocess
+
+
+def open_model(
+    model_or_path: nn.Module | str | Path,
+    device: torch.device,
+    classes: Sequence[str] | None = None,
+    num_points: int | None = None,
+    share: bool = False,
+) -> Loaded:
+    """Return a model on a device, ready to predict.
+
+    Args:
+        model_or_path: A checkpoint, a name of `bixt3d.list_weights`, or a model, which stays as it is.
+        device: Where it goes.
+        classes: Names of its classes; the checkpoint's if None.
+        num_points: Points of a cloud; the training's if None.
+        share: Take the weights of a given model, rather than a copy, where they are on the device: for use
+            at once, before anybody trains on.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint is damaged, a model does not say what it is, or the classes do not fit.
+    """
+    if isinstance(model_or_path, nn.Module):
+        about = _description_of(model_or_path)
+        model: Any = take_over(model_or_path, device, share)
+    else:
+        model = load_checkpoint(model_or_path, device)[0]
+        about = model.description
+    task = find_task(model.task if about is None else about.task)
+    facts = dict(about.facts) if about is not None else {}
+    if classes is not None:
+        facts["classes"] = list(classes)
+    task.set_facts(facts)
+    task.bind_model(model)
+    if about is not None:
+        preprocess = replace(about.preprocess, num_points=num_points or about.preprocess.num_points)
+    else:
+        features = ("normal",) if model.in_dims == 6 else ()
+        preprocess = Preprocess(num_points, "stored", num_points or STORED_POINTS, features)
+    return Loaded(model, task, tuple(facts["classes"]) if facts.get("classes") else None, preprocess)
+
+
+def _description_of(model: nn.Module) -> Description | None:
+    """Return what is known of a caller's model; None for a bare one of this package."""
+    about = getattr(model, "description", None)
+    if about is not None and not isinstance(about, Description):
+        raise ValueError(f"description: expected a bixt3d.tasks.Description, got {type(about).__name__}")
+    channels = getattr(model, "in_dims", None)
+    if about is None and not (isinstance(getattr(model, "task", None), str) and channels is not None):
+        raise ValueError(
+            "expected a checkpoint, a model with a description of one, or one of this package, got "
+            f"{type(model).__name__}"
+        )
+    if about is None and channels not in (3, 6):
+        raise ValueError(
+            f"expected a checkpoint, which names the features of {channels} channels, got a model without one"
+        )
+    return about
+
+
+def take_over(model: nn.Module, device: torch.device, share: bool = False) -> nn.Module:
+    """Return a copy of a model in evaluation mode on a device; the caller's keeps its modes, and its weights.
+
+    Weights are copied once, straight to the device, or, shared, not at all where they lie there already.
+    """
+    memo: dict[int, Any] = {}  # what copy.deepcopy takes in place of a copy, by the original's id
+    tensors = [value for module in model.modules() for value in vars(module).values()]
+    for value in (*tensors, *model.parameters(), *model.buffers()):
+        if not isinstance(value, Tensor) or id(value) in memo:
+            continue
+        if value.device != _whole(device):
+            moved = value.detach().to(device)
+            is_parameter = isinstance(value, nn.Parameter)
+            memo[id(value)] = nn.Parameter(moved, value.requires_grad) if is_parameter else moved
+        elif share:
+            memo[id(value)] = value
+        elif value.grad_fn is not None:  # computed from weights, as pruning does, which deepcopy refuses
+            memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo).to(device).eval()
+
+
+def _whole(device: torch.device) -> torch.device:
+    """Return a device with its number, as tensors have it."""
+    current = device.type == "cuda" and device.index is None
+    return torch.device("cuda", torch.cuda.current_device()) if current else device

@@ -1,0 +1,47 @@
+"""Several clouds in one pass of a model, each answered as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from bixt3d.models.segmenter import segment_all_points
+
+
+def alike(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Return the positions of equal keys together, in the order of their first."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
+def label_points(
+    model: Callable[[Tensor, Tensor | None], Tensor],
+    clouds: Sequence[Tensor],
+    categories: Sequence[int | None],
+    num_points: int | None,
+) -> list[Tensor]:
+    """Return the logits of every point of clouds of any sizes, (N_i, P) each.
+
+    Args:
+        model: Called with points and category.
+        clouds: Normalised points (N_i, C).
+        categories: Category of each cloud; None for a model that is not told.
+        num_points: Points that the model takes at a time; None for whole clouds.
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(clouds)
+    passes = [len(cloud) if num_points is None else -(-len(cloud) // num_points) for cloud in clouds]
+    for places in alike(passes):
+        rows = [len(clouds[place]) for place in places]
+        row = torch.arange(max(rows), device=clouds[0].device)
+        batch = torch.stack([clouds[place][row % len(clouds[place])] for place in places])  # (B, N, C)
+        numbers = [categories[place] for place in places]
+        told = None if None in numbers else row.new_tensor(numbers)  # (B,)
+        count = None if min(rows) == max(rows) else row.new_tensor(rows)  # (B,)
+        logits = segment_all_points(model, batch, told, num_points or max(rows), count)  # (B, N, P)
+        for place, own, of_cloud in zip(places, rows, logits, strict=True):
+            found[place] = of_cloud[:own]
+    return found
