@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
-from bixt3d import commands
+from bixt3d import __version__, commands
 from bixt3d.commands.endings import one_line_errors
 from bixt3d.commands.options import UsageError
 from bixt3d.suggest import nearest
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         if not words or words[0] not in (*verb.COMMANDS, *getattr(verb, "HIDDEN", ())):
             _no_command(verb, name, words)
             return
-        verb, name = import_module(f"{verb.__name__}.{words[0]}"), f"{name} {words[0]}"
+        verb, name = _find(verb, words[0]), f"{name} {words[0]}"
         words.pop(0)
     parser = parser_of(verb, prog or name)
     args = parser.parse_args(words)
@@ -54,13 +55,7 @@ def is_group(verb: ModuleType) -> bool:
 
 def parser_of(verb: ModuleType, prog: str) -> argparse.ArgumentParser:
     """Return a verb's parser; its help is the module's docstring, whose examples come last."""
-    about, _, examples = (inspect.getdoc(verb) or "").partition("\n\nExample")
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description=about,
-        epilog=f"example{examples}" if examples else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog=prog, **_about(verb))
     verb.add_arguments(parser)
     parser.add_argument("--traceback", action="store_true", help="print the whole traceback of an error")
     return parser
@@ -68,24 +63,66 @@ def parser_of(verb: ModuleType, prog: str) -> argparse.ArgumentParser:
 
 def group_parser(group: ModuleType, prog: str) -> argparse.ArgumentParser:
     """Return the parser of a group of verbs, whose help lists them."""
-    about, _, examples = (inspect.getdoc(group) or "").partition("\n\nExample")
+    about = _about(group)
     width = 2 + max(map(len, group.COMMANDS))
-    rows = [f"  {name:{width}}{_first_line(group, name)}" for name in group.COMMANDS]
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        usage=f"{prog} COMMAND [options]",
-        description="\n".join([about, "", "commands:", *rows]),
-        epilog=f"example{examples}\n\n{prog} COMMAND --help says more of one.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    rows = [f"  {name:{width}}{_first_line(_find(group, name))}" for name in group.COMMANDS]
+    about["description"] = "\n".join([str(about["description"]), "", "commands:", *rows])
+    about["epilog"] = f"{about['epilog']}\n\n{prog} COMMAND --help says more of one."
+    parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} COMMAND [options]", **about)
     if group is commands:
         parser.add_argument("--version", action="store_true", help="print the version")
+        parser.add_argument(
+            "--print-completion",
+            choices=("bash", "zsh", "tcsh"),
+            metavar="SHELL",
+            help="print what completes commands and options in bash, zsh or tcsh",
+        )
     return parser
 
 
-def _first_line(group: ModuleType, name: str) -> str:
-    doc = inspect.getdoc(import_module(f"{group.__name__}.{name}")) or ""
-    return doc.partition("\n")[0].removesuffix(".")
+def completion(shell: str) -> str:
+    """Return a script by which a shell completes the command.
+
+    Raises:
+        ImportError: If shtab is not installed.
+    """
+    try:
+        import shtab
+    except ImportError:
+        raise ImportError("completion needs shtab: pip install shtab") from None
+    parser = group_parser(commands, "bixt3d")
+    _add_verbs(parser, commands)
+    return str(shtab.complete(parser, shell))
+
+
+def _add_verbs(parser: argparse.ArgumentParser, group: ModuleType) -> None:
+    """Give a group's parser those of its verbs, which `main` reads for itself."""
+    below = parser.add_subparsers()
+    for name in group.COMMANDS:
+        verb = _find(group, name)
+        child = below.add_parser(name, help=_first_line(verb))
+        if is_group(verb):
+            _add_verbs(child, verb)
+        else:
+            verb.add_arguments(child)
+
+
+def _find(group: ModuleType, name: str) -> ModuleType:
+    return import_module(f"{group.__name__}.{name}")
+
+
+def _about(module: ModuleType) -> dict[str, Any]:
+    """Return what a parser says of a module: its docstring, from "Example" on at the end."""
+    about, _, examples = (inspect.getdoc(module) or "").partition("\n\nExample")
+    return {
+        "description": about,
+        "epilog": f"example{examples}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
+def _first_line(verb: ModuleType) -> str:
+    return (inspect.getdoc(verb) or "").partition("\n")[0].removesuffix(".")
 
 
 def _no_command(group: ModuleType, prog: str, words: Sequence[str]) -> None:
@@ -98,8 +135,9 @@ def _no_command(group: ModuleType, prog: str, words: Sequence[str]) -> None:
         )
     args = parser.parse_args(words)
     if getattr(args, "version", False):
-        from bixt3d import __version__
-
         print(f"bixt3d {__version__}")
+    elif getattr(args, "print_completion", None):
+        with one_line_errors():
+            print(completion(args.print_completion))
     else:
         parser.print_help()

@@ -6,7 +6,7 @@ threads, dtype, and compile with a mode of torch.compile. `bixt3d plot
 
 Examples:
   bixt3d benchmark --models bixt_ti_cls pointmlp --points 1024 4096
-  bixt3d benchmark --models bixt_ti_cls --points 4k 1M --batch 1 --mode inference
+  bixt3d benchmark --points 4k 1M --batch 1 --mode inference
   bixt3d benchmark --compare bixt_ti_cls:backend=sdpa bixt_ti_cls:backend=torch
 """
 
@@ -45,19 +45,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.epilog = f"{parser.epilog}\n\nmodels:\n" + "\n".join(f"  {line}" for line in model_names())
     add = parser.add_argument_group("what is measured").add_argument
-    add("--models", nargs="+", default=DEFAULT, metavar="MODEL", help="(some of the list below)")
+    add("--models", nargs="+", default=DEFAULT, metavar="MODEL", help="default: some of the list below")
     add("--compare", nargs=2, metavar=("A", "B"), help="time two models in turn instead")
-    add("--points", nargs="+", type=number, default=[1024], metavar="N", help="of a cloud (1024)")
-    add("--mode", choices=(*MODES, "both"), default="both", help="(both)")
-    add("--dtype", choices=(*DTYPES, "both"), help="(both where the device has bfloat16, else float32)")
-    add("--batch", type=number, metavar="N", help="clouds at a time (16 on a CPU, 32 on a GPU)")
+    add(
+        "--points",
+        nargs="+",
+        type=number,
+        default=[1024],
+        metavar="N",
+        help="points of a cloud (default: 1024)",
+    )
+    add("--mode", choices=(*MODES, "both"), default="both", help="default: both")
+    add("--dtype", choices=(*DTYPES, "both"), help="default: both, where the device has bfloat16")
+    add("--batch", type=number, metavar="N", help="clouds at a time (default: 16 on a CPU, 32 on a GPU)")
     add = parser.add_argument_group("how").add_argument
-    add("--device", help="cpu or cuda (cuda where there is one)")
-    add("--threads", type=number, metavar="N", help="of a CPU (torch's own choice)")
-    add("--repeats", type=number, default=9, metavar="N", help="timed batches, at most (9)")
-    add("--warmup", type=partial(number, least=0), default=1, metavar="N", help="batches before (1)")
-    add("--seconds", type=duration, default=20.0, help="after that long no more than 3 are timed (20)")
-    add("--limit", type=duration, default=600.0, help="seconds after which a model is given up (600)")
+    add("--device", help="cpu or cuda (default: CUDA if there is one)")
+    add("--threads", type=number, metavar="N", help="threads of a CPU (default: torch's choice)")
+    add("--repeats", type=number, default=9, metavar="N", help="timed batches, at most (default: 9)")
+    add("--warmup", type=partial(number, least=0), default=1, metavar="N", help="batches before (default: 1)")
+    add(
+        "--seconds",
+        type=duration,
+        default=20.0,
+        help="after that long no more than 3 are timed (default: 20)",
+    )
+    add(
+        "--limit", type=duration, default=600.0, help="seconds after which a model is given up (default: 600)"
+    )
     add = parser.add_argument_group("output").add_argument
     add("--out", type=writable, metavar="FILE.json", help="all that was measured")
     add("--markdown", type=writable, metavar="FILE.md", help="a table")

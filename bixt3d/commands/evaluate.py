@@ -1,7 +1,7 @@
 """Evaluate a checkpoint on a split: scores, and those of every class.
 
-A classifier's confusion matrix is drawn, and shapes of a part segmenter with
---picture.
+It also draws a classifier's confusion matrix and, with --picture, shapes that a
+part segmenter has labelled.
 
 Examples:
   bixt3d evaluate runs/modelnet40_cpu
@@ -38,10 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_results(parser: argparse.ArgumentParser) -> None:
     """Add what is evaluated, and where results go."""
-    parser.add_argument("--split", help="train, val, trainval or test (test)")
-    parser.add_argument("--out", type=place, metavar="FOLDER", help="for results (beside the checkpoint)")
+    parser.add_argument("--split", help="train, val, trainval or test (default: test)")
     parser.add_argument(
-        "--picture", type=int, default=0, metavar="N", help="draw a shape of so many categories, of parts (0)"
+        "--out", type=place, metavar="FOLDER", help="for the results (default: beside the checkpoint)"
+    )
+    parser.add_argument(
+        "--picture",
+        type=int,
+        default=0,
+        metavar="N",
+        help="draw the parts of a shape of N categories (default: 0)",
     )
 
 

@@ -1,6 +1,6 @@
 """Write a checkpoint as ONNX or as a program of torch.
 
-The file's answers are compared with the model's.
+It then runs the file and compares its outputs with the model's.
 
 Example:
   bixt3d export modelnet40_cpu --out classifier.onnx
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bixt3d export``."""
     add_checkpoint(parser)
     parser.add_argument(
-        "--format", choices=("onnx", "torch"), default="onnx", help="onnx, or torch's .pt2 (onnx)"
+        "--format", choices=("onnx", "torch"), default="onnx", help="onnx, or torch's .pt2 (default: onnx)"
     )
     parser.add_argument(
-        "--out", type=place, metavar="FILE", help="(beside the checkpoint; in runs for a shipped name)"
+        "--out", type=place, metavar="FILE", help="default: beside the checkpoint; in runs for a shipped name"
     )
     add_machine(parser, device=False)
 

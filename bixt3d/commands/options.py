@@ -30,7 +30,7 @@ def add_machine(options: argparse.ArgumentParser, device: bool = True) -> None:
     """Add ``--device`` and ``--plugin``, which `bixt3d.commands.endings.one_line_errors` heeds."""
     group = options.add_argument_group("machine and extensions")
     if device:
-        group.add_argument("--device", help="cpu, cuda, cuda:1 ... (CUDA where there is one)")
+        group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: CUDA if there is one)")
     group.add_argument(
         "--plugin",
         action="append",

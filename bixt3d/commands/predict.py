@@ -26,8 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--category", help="category of the files, for a part segmenter that is told it")
     output = parser.add_argument_group("output")
-    output.add_argument("--format", choices=("table", "json", "csv"), default="table", help="(table)")
-    output.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to show (3)")
+    output.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
+    output.add_argument(
+        "--top", type=int, default=3, metavar="N", help="how many classes to show (default: 3)"
+    )
     output.add_argument("--ply", type=place, metavar="FOLDER", help="write clouds coloured by part")
     add_machine(parser)
 

@@ -1,4 +1,6 @@
-"""Train a part segmenter, then evaluate it once on the test split; with --checkpoint, only evaluate.
+"""Train a part segmenter, then evaluate it once on the test split.
+
+With --checkpoint only evaluate.
 
 Example:
   python tools/seg_shapenetpart.py --set data.root=data
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help=f"only evaluate: {CHECKPOINT}")
     evaluate.add_results(parser)
     parser.set_defaults(picture=None, config=None, dry_run=False, only="points", words=[])
-    add_settings(parser, f"name or YAML file of the settings ({CFG})")
+    add_settings(parser, f"name or YAML file of the settings (default: {CFG})")
     add_machine(parser)
 
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print settings, data, parameters, memory and time, and end without training",
     )
-    parser.add_argument("--only", choices=DOORS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=tuple(DOORS), help=argparse.SUPPRESS)
     add_settings(parser, "the config, by name")
     add_machine(parser)
 

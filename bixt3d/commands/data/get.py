@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bixt3d data get``."""
     from bixt3d.datasets.acquire import SOURCES
 
-    parser.add_argument("name", choices=SOURCES, help="which data set")
+    parser.add_argument("name", choices=tuple(SOURCES), help="which data set")
     parser.add_argument(
         "--root", type=place, default="data", metavar="FOLDER", help="data folder (default: data)"
     )
@@ -36,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="get it anew and replace what is there")
     parser.add_argument("--verify", action="store_true", help="only check the data that is there")
     parser.add_argument(
-        "--timeout", type=float, default=30, metavar="SECONDS", help="that a server may be silent (30)"
+        "--timeout",
+        type=float,
+        default=30,
+        metavar="SECONDS",
+        help="how long a server may be silent (default: 30)",
     )
 
 
