@@ -257,11 +257,9 @@ def config_from(stated: Mapping[str, Any] | Config, overrides: Sequence[str] = (
     if isinstance(stated, Config):
         stated = to_dict(stated)
     elif isinstance(stated, Mapping):
-        # Checkpoints of before name a bundle whose settings they all state beside it, and may name no folder.
-        stated = {name: value for name, value in stated.items() if name != "preset"}
         run = stated.get("run")
-        if isinstance(run, Mapping) and run.get("dir") == "":
-            stated["run"] = {name: value for name, value in run.items() if name != "dir"}
+        if isinstance(run, Mapping) and run.get("dir") == "":  # as shipped weights have it
+            stated = {**stated, "run": {name: value for name, value in run.items() if name != "dir"}}
     return _combine(stated, overrides, "config")
 
 
@@ -321,23 +319,11 @@ def _combine(stated: Any, overrides: Sequence[str], source: str, folder: str | N
 
 
 def _present(layer: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a layer with settings of older names by their present ones.
-
-    Raises:
-        ValueError: For a bundle of settings, which configs now state themselves.
-    """
-    optim = layer.get("optim")
-    # A run's own config.yaml of before names one, or "", beside every setting that it stood for.
-    whole = isinstance(optim, Mapping) and {"name", "lr", "min_lr", "decay_all", "clip_norm"} <= set(optim)
-    if layer.get("preset", "") != "" and not whole:
-        raise ValueError(
-            "preset: configs state all of their settings: expected PointMLP's in configs/paper_*.yaml, "
-            f"got preset {layer['preset']!r}"
-        )
-    layer = {name: value for name, value in layer.items() if name != "preset"}
+    """Return a layer with the older names of shipped weights and results as present ones."""
+    layer = {name: value for name, value in layer.items() if (name, value) != ("preset", "")}
     data = layer.get("data")
-    if not isinstance(data, Mapping) or "normals" not in data:
-        return layer
-    others = {name: value for name, value in data.items() if name != "normals"}
-    normals = convert(data["normals"], bool, "data.normals")
-    return {**layer, "data": {"features": None if normals else [], **others}}
+    if isinstance(data, Mapping) and "normals" in data:
+        others = {name: value for name, value in data.items() if name != "normals"}
+        normals = convert(data["normals"], bool, "data.normals")
+        layer["data"] = {"features": None if normals else [], **others}
+    return layer

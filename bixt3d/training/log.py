@@ -1,4 +1,4 @@
-"""What a run writes down: settings, environment, one line of metrics an epoch, a progress bar."""
+"""The log of a run: settings, environment, a row of metrics an epoch, TensorBoard, a progress bar."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The folder of a run and its progress bar; only the first process of several writes.
+    """The log in a run's folder, and its progress bar.
 
     Args:
         run_dir: The folder.
         config: The settings, written to ``config.yaml``.
         device: Where it computes.
-        epoch: The epoch that the run goes on from.
-        unwritten: Rows of before that could not be written.
-        active: Whether this process writes at all.
+        epoch: The epochs that are done already.
+        unwritten: Rows that could not be written before.
+        active: Whether this process writes: of several, only the first does.
         progress: Show a progress bar, where standard error is a terminal.
         shown: Names of the metrics that the line of an epoch shows.
     """
@@ -53,6 +53,7 @@ class RunLog:
         self.shown = tuple(shown)
         self.bar: Any = None
         self.board: Any = None
+        self.tick: Callable[[], object] = lambda: None  # counts a step
         self.metrics = run_dir / "metrics.jsonl"
         self.unwritten = unwritten
         self.failed: set[str] = set()
@@ -60,7 +61,7 @@ class RunLog:
             return
         from bixt3d.yaml import dump_yaml
 
-        for half in run_dir.glob(".*.tmp"):  # files that a kill cut off
+        for half in run_dir.glob(".*.tmp"):  # left by a kill
             half.unlink()
         write_text(run_dir / "config.yaml", dump_yaml(to_dict(config)))
         write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
@@ -76,11 +77,7 @@ class RunLog:
             self.bar = tqdm(
                 initial=done, total=total, unit="step", disable=not self.progress, dynamic_ncols=True
             )
-
-    def tick(self) -> None:
-        """Count one step."""
-        if self.bar is not None:
-            self.bar.update()
+            self.tick = self.bar.update
 
     def row(self, row: dict[str, float], epochs: int) -> None:
         """Write the metrics of an epoch, and show the main ones.
@@ -131,7 +128,7 @@ class RunLog:
         except OSError as error:
             if what not in self.failed:
                 self.failed.add(what)
-                logger.warning("%s cannot be written (%s); training goes on", what, error.strerror or error)
+                logger.warning("%s cannot be written (%s); training continues", what, error.strerror or error)
             if what == "tensorboard":
                 self.board = None  # its writer does not recover
 

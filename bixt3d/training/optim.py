@@ -79,14 +79,12 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
     return optimizers
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """Push all singular values of each matrix (K, R, C) towards 1 by Newton-Schulz iteration.
 
-    It computes in bfloat16 where the device multiplies it fast and in float32 elsewhere, and returns
-    float32: `torch.optim.Muon`, its twin of one matrix at a time, knows bfloat16 alone, which a processor
-    without units for it emulates.
+    It computes in ``dtype`` and returns float32.
     """
-    x = matrices.to(torch.bfloat16 if has_bfloat16(matrices.device) else torch.float32)
+    x = matrices.to(dtype)
     turned = x.shape[1] > x.shape[2]
     x = x.mT if turned else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(EPSILON)
@@ -97,11 +95,16 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with Nesterov momentum and AdamW's update size, shape by shape (K. Jordan, 2024)."""
+    """`torch.optim.Muon` with Nesterov momentum and AdamW's update size (K. Jordan, 2024).
 
-    def __init__(self, params: Any, lr: float, weight_decay: float) -> None:
+    Matrices of one shape are updated together, in bfloat16 where the device multiplies it fast: torch's own,
+    of one matrix at a time, knows bfloat16 alone, which a processor without units for it emulates.
+    """
+
+    def __init__(self, params: list[Tensor], lr: float, weight_decay: float) -> None:
         """Take parameters, all matrices (R, C)."""
         super().__init__(params, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.dtype = torch.bfloat16 if has_bfloat16(params[0].device) else torch.float32
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -126,7 +129,7 @@ class Muon(torch.optim.Muon):
                 updates.setdefault(tuple(value.shape), []).append((value, ahead))
             for shape, pairs in updates.items():
                 values, aheads = zip(*pairs, strict=True)
-                step = orthogonalize(torch.stack(aheads))  # (K, R, C)
+                step = orthogonalize(torch.stack(aheads), self.dtype)  # (K, R, C)
                 decay: Any = 1.0 - rate * group["weight_decay"]
                 if found_inf is not None:
                     step, decay = step.masked_fill_(skip, 0.0), torch.where(skip, 1.0, decay)

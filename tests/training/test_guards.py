@@ -377,7 +377,7 @@ def test_full_disk_while_logging_loses_no_row(
     trainer.fit()
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3, 4]
     told = [record.message for record in caplog.records if "metrics.jsonl" in record.message]
-    assert told == ["metrics.jsonl cannot be written (No space left on device); training goes on"]
+    assert told == ["metrics.jsonl cannot be written (No space left on device); training continues"]
 
 
 def test_rows_that_were_not_written_survive_a_kill(full: Path, tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_reader_of_the_output_that_leaves_ends_no_training(tmp_path: Path) -> No
     )
     os.close(writing)
     told = process.communicate(timeout=300)[1]
-    assert "standard output cannot be written (Broken pipe); training goes on" in told
+    assert "standard output cannot be written (Broken pipe); training continues" in told
     assert load_state(tmp_path / "resume.pt")["epoch"] == 3 and len(rows_of(tmp_path)) == 3
 
 
@@ -450,5 +450,5 @@ def test_tensorboard_on_a_full_disk_is_given_up(
     trainer.fit()
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2]
     assert [r.message for r in caplog.records if "tensorboard" in r.message] == [
-        "tensorboard cannot be written (No space left on device); training goes on"
+        "tensorboard cannot be written (No space left on device); training continues"
     ]
