@@ -10,7 +10,6 @@ result.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import shutil
 import statistics
@@ -53,9 +52,7 @@ def main() -> None:
     table = markdown_table(["seed", *names, "minutes", "threads", "commit"], rows)
     curves = {f"seed {seed}": read_metrics(run) for seed, run in zip(seeds, args.runs, strict=True)}
     training_curves(curves, args.out / "curves.png")
-    picture = evaluation(args.runs[0], args.out)
-    with open(args.out / "table.csv", newline="") as file:
-        text = text_table(list(csv.reader(file)))
+    picture, text = evaluation(args.runs[0], args.out)
     runs = " ".join(map(str, args.runs))
     command = f'python -m benchmarks.summarize {runs} --title "{args.title}" --out {args.out}'
     (args.out / "README.md").write_text(
@@ -67,16 +64,17 @@ def main() -> None:
     print(table)
 
 
-def evaluation(run: Path, out: Path) -> str:
-    """Evaluate a run's last epoch once more for its tables; return the line that shows its picture."""
+def evaluation(run: Path, out: Path) -> tuple[str, str]:
+    """Evaluate a run's last epoch once more; return the line with its picture, and its table as text."""
     scored = evaluate_checkpoint(run / "last", out=out)
     (out / "result.json").unlink()  # each run's own lies beside its settings
+    text = text_table(scored.task.table(scored.seen.counts))
     confusion = scored.task.confusion(scored.seen.counts)
     if confusion is None:
-        return ""
+        return "", text
     confusion_matrix(*confusion, out / "confusion.png")
     write_confusion(*confusion, out / "confusion.csv")
-    return "![confusion matrix](confusion.png)\n\n"
+    return "![confusion matrix](confusion.png)\n\n", text
 
 
 if __name__ == "__main__":

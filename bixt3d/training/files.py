@@ -64,19 +64,20 @@ def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> No
     write_csv([["truth \\ prediction", *classes], *rows], path)
 
 
-def write_csv(rows: Sequence[Sequence[str]], path: Path) -> None:
-    """Write rows of text as a CSV table."""
+def write_csv(rows: Sequence[Sequence[Any]], path: Path) -> None:
+    """Write rows as a CSV table: numbers as numbers, "-" for None."""
     text = io.StringIO(newline="")
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerows([_cell(value, "{:.6g}".format) for value in row] for row in rows)
     write_atomically(path, lambda temporary: temporary.write_bytes(text.getvalue().encode()))
 
 
-def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text, the head first, as aligned columns; the first and the last to the left."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+def text_table(rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows, the head first, as aligned columns, fractions of 1 as per cent, "-" for None."""
+    texts = [[_cell(value, _percent) for value in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(rows[0]))]
     last = len(widths) - 1
     lines = []
-    for row in rows:
+    for row in texts:
         cells = [
             cell.ljust(width) if column in (0, last) else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
@@ -88,3 +89,11 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Write a result as JSON."""
     write_text(path, json.dumps(result, indent=2) + "\n")
+
+
+def _cell(value: Any, number: Callable[[float], str]) -> str:
+    return "-" if value is None else number(value) if isinstance(value, float) else str(value)
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if 0 <= value <= 1 else f"{value:.4g}"

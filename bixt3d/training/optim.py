@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ class Muon(torch.optim.Muon):
     of one matrix at a time, knows bfloat16 alone, which a processor without units for it emulates.
     """
 
-    def __init__(self, params: list[Tensor], lr: float, weight_decay: float) -> None:
+    def __init__(self, params: Sequence[Tensor], lr: float, weight_decay: float) -> None:
         """Take parameters, all matrices (R, C)."""
         super().__init__(params, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.dtype = torch.bfloat16 if has_bfloat16(params[0].device) else torch.float32

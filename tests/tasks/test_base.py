@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from bixt3d.config import config_from
 from bixt3d.datasets import Preprocess
 from bixt3d.datasets.loader import Batch
-from bixt3d.datasets.spheres import is_normalized
+from bixt3d.datasets.spheres import in_unit_sphere
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import Task
 from bixt3d.tasks.base import smoothing_of
@@ -70,7 +70,7 @@ def test_defaults() -> None:
     batch = Batch(split.points, split.label)
     assert torch.equal(task.forward(nn.Identity(), batch), split.points)
     counts = task.count(torch.ones(3), batch)
-    assert task.table(counts) == [["metric", "value"], ["loss", "1.0000"], ["half", "0.5000"]]
+    assert task.table(counts) == [["metric", "value"], ["loss", 1.0], ["half", 0.5]]
     assert task.confusion(counts) is None and task.point_labels(split) is None
     assert task.category_number("mug") is None
     names, number = task.groups(split)
@@ -85,7 +85,7 @@ def test_defaults() -> None:
 def test_without_settings_clouds_keep_all_points() -> None:
     task, split = Plain(), make_split()
     arranged = task.arrange(split)
-    assert arranged.num_points == 20 and is_normalized(arranged.points)
+    assert arranged.num_points == 20 and in_unit_sphere(arranged.points[..., :3]).all()
     assert task.wanted_points() is None and task.least_points == 1
 
 

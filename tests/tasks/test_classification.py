@@ -176,4 +176,4 @@ def test_confusion_is_what_is_counted() -> None:
     matrix, names = task.confusion(counts)
     assert matrix is counts and names == ("cup", "lamp")
     assert task.table(counts) == class_rows(counts, ("cup", "lamp"))
-    assert task.table(counts)[1] == ["cup", "4", "75.0%", "lamp (1)"]
+    assert task.table(counts)[1] == ["cup", 4, 0.75, "lamp (1)"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bixt3d.tasks.classification import class_rows
-from bixt3d.training.files import text_table, write_confusion
+from bixt3d.training.files import text_table, write_confusion, write_csv
 
 
 def test_reports(tmp_path: Path) -> None:
@@ -19,6 +19,14 @@ def test_reports(tmp_path: Path) -> None:
         ["flower", "pot", "4", "100.0%", "-"],
         ["lamp", "0", "-", "-"],
     ]
+    write_csv(class_rows(counts, ("cup", "flower pot", "lamp")), tmp_path / "table.csv")
+    with open(tmp_path / "table.csv", newline="") as file:
+        assert list(csv.reader(file))[1:] == [
+            ["cup", "4", "0.75", "flower pot (1)"],
+            ["flower pot", "4", "1", "-"],
+            ["lamp", "0", "-", "-"],
+        ]
+    assert text_table([["a", "b"], ["c", 2.5], ["d", None]]) == "a  b\nc  2.5\nd  -"
     write_confusion(counts, ("cup", "flower, pot", "lamp"), tmp_path / "confusion.csv")
     with open(tmp_path / "confusion.csv", newline="") as file:
         rows = list(csv.reader(file))
