@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "mistakes": {"shipped"},
     "metrics": {"suggest", "ops"},
     "models": {"suggest", "ops"},
-    "datasets": {"suggest", "ops"},
+    "datasets": {"suggest", "ops", "yaml"},
     "tasks": {"models", "datasets"} | LOWER,
     "training": {"tasks", "models", "datasets", "yaml", "shipped"} | LOWER,
     "inference": {"training", "tasks", "models", "datasets"} | LOWER,

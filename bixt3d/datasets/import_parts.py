@@ -1,0 +1,286 @@
+"""Labelled clouds of any kind, written in ShapeNetPart's layout with parts.json and lists of splits."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bixt3d.datasets.features import channel_count, parse_features
+from bixt3d.datasets.part_table import TABLE, list_path
+from bixt3d.datasets.readers import is_cloud_file, load_cloud
+from bixt3d.datasets.readers.cloud import FileCloud
+from bixt3d.yaml import parse_yaml
+
+SHARES = {"val": 0.1, "test": 0.2}
+SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "validation"), "val")}
+UNREADABLE = 0.1  # the share of files that may be left out
+logger = logging.getLogger(__name__)
+
+
+class Source(NamedTuple):
+    """A file of a user: its category, and its split where a folder says it."""
+
+    path: Path
+    category: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was written.
+
+    Attributes:
+        folder: Where it lies: the root of the data set ``shapenetpart``.
+        parts: For each category its parts and their ids, as in parts.json.
+        counts: Shapes of each split.
+        features: What stands between xyz and the part.
+        left_out: Files that could not be read or have no labels, each with the reason.
+    """
+
+    folder: Path
+    parts: dict[str, dict[str, int]]
+    counts: dict[str, int]
+    features: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def import_parts(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    names: Mapping[Any, Any] | str | os.PathLike[str] | None = None,
+    features: Sequence[str] | None = None,
+    num_points: int | None = None,
+    seed: int = 0,
+) -> Imported:
+    """Writes labelled clouds as a data set of parts, which `open_dataset("shapenetpart", out, ...)` reads.
+
+    A label a point is what a file calls label, part, class, classification or the like, CloudCompare's scalar
+    fields included, or the last column of a file whose columns have no names. Points with a label below 0 are
+    left out. Categories are the folders in ``source``; without any, all is one category of its name. Folders
+    train, val and test, where all are of these, are kept as splits; else shapes are drawn, category by
+    category, by the seed: a fifth for test, a tenth for val.
+
+    Args:
+        source: The folder of the files.
+        out: The folder to write, which is empty or not there yet.
+        names: Names of the labels, or a YAML or JSON file of them: ``{label: name}``, which then mean the
+            same part in every category, or ``{category: {label: name}}``. None: numbers, for each category
+            its own parts.
+        features: What to keep beside xyz; None: normals, where all files have them.
+        num_points: The most points of a shape, a draw of them; None keeps all.
+        seed: Seed of both draws.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no cloud in it.
+        FileExistsError: ``out`` holds files already.
+        ValueError: Fewer than three shapes, more than one in ten files that cannot be read, or a label
+            without a name.
+    """
+    source, out = Path(source).expanduser().resolve(), Path(out).expanduser()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out}: expected a new or empty folder, got one that holds files")
+    wanted = None if features is None else parse_features(features)
+    sources = _find(source)
+    clouds, left_out = _read(sources, wanted)
+    if len(left_out) > UNREADABLE * len(sources) or len(clouds) < 3:
+        raise ValueError(
+            f"{source}: expected three shapes or more, with labels, got {len(clouds)} of {len(sources)} "
+            "files:" + "".join(f"\n  {line}" for line in left_out[:10])
+        )
+    if wanted is None:
+        wanted = ("normal",) if all(cloud.has_normals() for cloud in clouds.values()) else ()
+    labels = {at: label_of(cloud) for at, cloud in clouds.items()}
+    parts, ids = _number(clouds, labels, names_from(names))
+    folders = _folders(list(parts))
+    random = np.random.default_rng(seed)
+    splits = _split(list(clouds), random)
+    tokens: dict[Source, str] = {}
+    for at, cloud in clouds.items():
+        folder = out / folders[at.category]
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = {token for other, token in tokens.items() if other.category == at.category}
+        tokens[at] = token = _token(at, source, taken)
+        rows = np.concatenate([cloud.take(wanted, at.path), labels[at][:, None]], axis=1)
+        rows = rows[labels[at] >= 0]
+        if num_points is not None and len(rows) > num_points:
+            rows = rows[np.sort(random.choice(len(rows), num_points, replace=False))]
+        rows[:, -1] = [ids[at.category][int(label)] for label in rows[:, -1]]
+        form = ["%.10g"] * channel_count(wanted) + ["%d"]
+        np.savetxt(folder / f"{token}.txt", rows, form)
+    for name in ("train", "val", "test"):
+        entries = [f"shape_data/{folders[at.category]}/{tokens[at]}" for at in clouds if splits[at] == name]
+        path = list_path(out, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    (out / "parts.json").write_text(json.dumps(parts, indent=1, ensure_ascii=False), encoding="utf-8")
+    lines = "".join(f"{category}\t{folder}\n" for category, folder in folders.items())
+    (out / TABLE).write_text(lines, encoding="utf-8")
+    counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
+    return Imported(out, parts, counts, wanted, tuple(left_out))
+
+
+def names_from(names: Mapping[Any, Any] | str | os.PathLike[str] | None) -> Mapping[Any, Any]:
+    """Returns names of labels, which may lie in a YAML or JSON file; none for None.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds anything but keys and values.
+    """
+    if names is None or isinstance(names, Mapping):
+        return names or {}
+    path = Path(names).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path} of names of labels")
+    try:
+        stated = parse_yaml(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except ValueError as error:
+        raise ValueError(f"{path}: expected YAML or JSON, got {error}") from None
+    if not isinstance(stated, Mapping) or not stated:
+        raise ValueError(f"{path}: expected {{label: name}}, got {stated!r:.60}")
+    return stated
+
+
+def label_of(cloud: FileCloud) -> NDArray[np.int64]:
+    """Returns the label of each point (N,), or the last of the columns without names, where all are whole.
+
+    Raises:
+        ValueError: It has none.
+    """
+    labels = cloud.labels
+    if labels is None and cloud.columns is not None:
+        last = cloud.columns[:, -1]
+        if (last == np.round(last)).all():
+            return last.astype(np.int64)
+        raise ValueError(f"expected whole numbers in the last column, for labels, got {last[0]:g}")
+    if labels is None:
+        held = ", ".join(cloud.named) or "xyz alone"
+        raise ValueError(f"expected a label a point, such as a field 'label', got {held}")
+    return labels
+
+
+def _find(source: Path) -> list[Source]:
+    """Lists the files with their categories and splits."""
+    if not source.is_dir():
+        raise FileNotFoundError(f"no folder {source}")
+    files = [path for path in sorted(source.rglob("*")) if is_cloud_file(path)]
+    if not files:
+        raise FileNotFoundError(f"{source}: expected meshes or clouds with labels, found none")
+    folders = [path.relative_to(source).parts[:-1] for path in files]
+    splits = all(inside and inside[0].lower() in SPLITS for inside in folders)
+    found = []
+    for path, inside in zip(files, folders, strict=True):
+        split = SPLITS[inside[0].lower()] if splits else ""
+        inside = inside[1:] if splits else inside
+        found.append(Source(path, inside[0] if inside else source.name, split))
+    return found
+
+
+def _read(
+    sources: Sequence[Source], features: tuple[str, ...] | None
+) -> tuple[dict[Source, FileCloud], list[str]]:
+    """Reads the files; those that cannot be read, or lack labels or features, are named with the reason."""
+    from tqdm import tqdm
+
+    clouds, left_out = {}, []
+    for at in tqdm(sources, desc="reading labelled clouds", unit="file", disable=None):
+        try:
+            cloud = load_cloud(at.path)
+            labels = label_of(cloud)
+            if not (labels >= 0).any():
+                raise ValueError(f"{at.path}: expected labels from 0, got negative ones alone")
+            if cloud.labels is None and cloud.columns is not None:
+                cloud.columns = cloud.columns[:, :-1] if cloud.columns.shape[1] > 1 else None
+                cloud.named["label"] = labels
+            cloud.take(features or (), at.path, [])
+        except ValueError as error:
+            reason = str(error).removeprefix(str(at.path)).lstrip(":, ")
+            left_out.append(f"{at.path}: {reason}")
+            continue
+        clouds[at] = cloud
+    return clouds, left_out
+
+
+def _number(
+    clouds: Mapping[Source, FileCloud], labels: Mapping[Source, NDArray[np.int64]], names: Mapping[Any, Any]
+) -> tuple[dict[str, dict[str, int]], dict[str, dict[int, int]]]:
+    """Returns parts.json, and for each category the part id of each label."""
+    present: dict[str, set[int]] = {}
+    for at in clouds:
+        present.setdefault(at.category, set()).update(np.unique(labels[at][labels[at] >= 0]).tolist())
+    flat = bool(names) and not any(isinstance(value, Mapping) for value in names.values())
+    shared = {label: at for at, label in enumerate(sorted(set().union(*present.values())))}
+    parts: dict[str, dict[str, int]] = {}
+    ids: dict[str, dict[int, int]] = {}
+    begin = 0
+    for category in sorted(present):
+        own = names if flat else names.get(category, {})
+        table = {str(label): str(name) for label, name in own.items()}
+        nameless = [label for label in sorted(present[category]) if table and str(label) not in table]
+        if nameless or (names and not table):
+            missing = f"label {nameless[0]}" if nameless else "its labels"
+            raise ValueError(f"names: {category}: expected a name for {missing}, got {dict(own)!r:.80}")
+        ids[category] = {
+            label: shared[label] if flat else begin + at for at, label in enumerate(sorted(present[category]))
+        }
+        begin += len(ids[category])
+        parts[category] = {
+            table.get(str(label), f"part {label}"): part for label, part in ids[category].items()
+        }
+        if len(parts[category]) < len(ids[category]):
+            raise ValueError(f"names: {category}: expected each name once, got {', '.join(table.values())}")
+    return parts, ids
+
+
+def _split(sources: Sequence[Source], random: np.random.Generator) -> dict[Source, str]:
+    """Draws the split of each shape: test and val are never empty, nor train."""
+    found = {at: at.split for at in sources}
+    if any(found.values()):
+        missing = [name for name in ("train", "val", "test") if name not in found.values()]
+        if missing:
+            raise ValueError(f"expected folders train, val and test, or none of them, got no {missing[0]}")
+        return found
+    for category in sorted({at.category for at in sources}):
+        own = [at for at in sources if at.category == category]
+        order = [own[place] for place in random.permutation(len(own))]
+        found.update(dict.fromkeys(own, "train"))
+        for name, share in SHARES.items():
+            count = min(max(1, round(share * len(own))), len(order) - 1) if len(own) >= 3 else 0
+            found.update(dict.fromkeys(order[:count], name))
+            order = order[count:]
+    for name in SHARES:  # of small categories
+        if name not in found.values():
+            train = [at for at in sources if found[at] == "train"]
+            most = max(train, key=lambda at: sum(other.category == at.category for other in train))
+            found[most] = name
+    return found
+
+
+def _folders(categories: Sequence[str]) -> dict[str, str]:
+    """Names the folder of each category: letters, digits, _ and - alone."""
+    found: dict[str, str] = {}
+    for number, category in enumerate(categories):
+        name = re.sub(r"[^A-Za-z0-9_-]+", "_", category).strip("_")
+        found[category] = name if name and name not in found.values() else f"category_{number}"
+    return found
+
+
+def _token(at: Source, source: Path, taken: set[str]) -> str:
+    """Names a shape by its file, by more of its path where that is taken."""
+    inside = at.path.relative_to(source).with_suffix("")
+    name = re.sub(r"[^\w-]+", "_", inside.name)
+    if name not in taken:
+        return name
+    name = re.sub(r"[^\w-]+", "_", "_".join(inside.parts))
+    number = 2
+    while name in taken:
+        name, number = f"{name}_{number}", number + 1
+    return name
