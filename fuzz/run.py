@@ -50,7 +50,7 @@ def find_target(name: str) -> Target:
 
     with atheris.instrument_imports(include=["bixt3d", "trimesh"]):
         from bixt3d.config import load_config
-        from bixt3d.datasets import part_table, shapenetpart
+        from bixt3d.datasets import part_table
         from bixt3d.datasets.acquire.archives import unpack
         from bixt3d.datasets.files import read_lines
         from bixt3d.datasets.hdf5 import read_hdf5
@@ -72,7 +72,7 @@ def find_target(name: str) -> Target:
         return part_table.read_part_table(path.parent, ("Mug", "Lamp"))
 
     def listed(path: Path) -> object:
-        return shapenetpart._read_list(path.parent.parent, "train", {"Mug": "one"})
+        return part_table.read_list(path.parent.parent, "train", {"Mug": "one"})
 
     hdf5 = [files.hdf5(names=False), files.hdf5(names=False, compression="gzip", chunks=True)]
     if f".{name}" in files.SHAPES:

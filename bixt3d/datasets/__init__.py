@@ -11,7 +11,7 @@ from typing import Any
 
 from bixt3d.datasets.features import FeatureError, parse_features
 from bixt3d.datasets.folder import read_folder
-from bixt3d.datasets.holdout import check_request, hold_out
+from bixt3d.datasets.holdout import check_request, cut_train, hold_out
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER, read_modelnet40, read_modelnet40_normal
 from bixt3d.datasets.normals import estimate_split
 from bixt3d.datasets.orientation import check_up, turn_split
@@ -80,7 +80,7 @@ def open_dataset(
     """
     if name not in _READERS:
         known = ", ".join(list_datasets())
-        raise ValueError(f"name: expected a data set out of {known}, came {name!r}{nearest(name, _READERS)}")
+        raise ValueError(f"name: expected a data set out of {known}, got {name!r}{nearest(name, _READERS)}")
     check_request(split, num_points)
     wanted = None if features is None else parse_features(features)
     check_up(up)
@@ -127,16 +127,27 @@ def _read_derivable(
 
 
 def _read(name: str, root: str | os.PathLike[str], split: str, asked: dict[str, Any]) -> Split:
-    """Call a data set's reader with what it takes of the options."""
+    """Call a data set's reader with what it takes of the options; a registered one may lack val."""
     reader = _READERS[name]
     taken = _options(reader)
     options = {key: value for key, value in asked.items() if taken is None or key in taken}
-    opened = reader(Path(root).expanduser(), split, **options)
-    if not isinstance(opened, Split):
-        raise ValueError(
-            f"data set {name}: expected its reader to return a Split, got {type(opened).__name__}"
-        )
-    return opened
+
+    def read(part: str) -> Split:
+        opened = reader(Path(root).expanduser(), part, **options)
+        if not isinstance(opened, Split):
+            raise ValueError(
+                f"data set {name}: expected its reader to return a Split, got {type(opened).__name__}"
+            )
+        return opened
+
+    if name in _OWN or split == "test":
+        return read(split)
+    try:
+        val = read("val")
+    except (FileNotFoundError, LookupError) as error:
+        logger.warning("%s: no val split (%s): a tenth of each class of train is held out", name, error)
+        return cut_train(read("train"), split)
+    return val if split == "val" else read(split)
 
 
 def cuts_clouds(name: str) -> bool:
@@ -156,7 +167,8 @@ def register_dataset(name: str, reader: Reader) -> None:
     Args:
         name: The name; one that ships with the package is not replaced.
         reader: ``reader(root, split)`` returns a `Split`. With a parameter ``num_points`` or ``features`` it
-            is told what is wanted of them; without, the split is cut to it.
+            is told what is wanted of them; without, the split is cut to it. Where it raises FileNotFoundError
+            or KeyError for ``val``, that is cut from train, as `hold_out` does it.
 
     Raises:
         ValueError: If the name is taken by a data set of the package, or no name.

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[Any]]
 
-FORMAT = 1  # raise it when a reader's arrays change their meaning
+FORMAT = 2  # raise it when a reader's arrays change their meaning
 FOLDER = ".bixt3d_cache"
 _FINGERPRINT = "_fingerprint"
 _UNREADABLE = (
@@ -59,7 +59,7 @@ def cached(sources: Sequence[Path], key: str, build: Callable[[], Arrays], *, fo
         ValueError: The key is no plain file name, or `build` returns what a cache cannot hold.
     """
     if not re.fullmatch(r"\w[\w.-]*", key, re.ASCII):
-        raise ValueError(f"key: expected letters, digits, '_', '-' and '.', came {key!r}")
+        raise ValueError(f"key: expected letters, digits, '_', '-' and '.', got {key!r}")
     fingerprint = _fingerprint(
         sources, folder
     )  # before build: a source that changes meanwhile makes the cache stale

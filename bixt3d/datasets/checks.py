@@ -9,24 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bixt3d.datasets.spheres import keep_shape
 from bixt3d.ops.validate import describe
 
 
-def from_numpy(value: Any, dtype: torch.dtype) -> Any:
-    """Return an array of numbers as a tensor, also a list of whole numbers; anything else as it is.
+def float_points(value: Any) -> Any:
+    """Return clouds of any numbers as a float32 tensor that keeps their shape; anything else as it is."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and not np.ma.is_masked(value):
+        exact = value.dtype.itemsize <= 2 or (value.dtype.kind, value.dtype.itemsize) == ("f", 4)
+        value = torch.from_numpy(np.require(value, np.float32 if exact else np.float64, ["C", "W"]))
+    return keep_shape(value) if isinstance(value, Tensor) and value.dtype == torch.float64 else value
 
-    Args:
-        value: What may be an array.
-        dtype: float32, or int64, for which the numbers must be whole.
-    """
-    whole = dtype == torch.int64
-    if whole and isinstance(value, (list, tuple)) and all(_is_whole(number) for number in value):
+
+def whole_numbers(value: Any) -> Any:
+    """Return an array or a list of whole numbers as an int64 tensor; anything else as it is."""
+    if isinstance(value, (list, tuple)) and all(_is_whole(number) for number in value):
         value = np.array(value)
-    kinds = "iu" if whole else "fiu"
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds or np.ma.is_masked(value):
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iu" or np.ma.is_masked(value):
         return value
-    with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
-        return torch.from_numpy(np.require(value, np.int64 if whole else np.float32, ["C", "W"]))
+    return torch.from_numpy(np.require(value, np.int64, ["C", "W"]))
 
 
 def _is_whole(number: Any) -> bool:
@@ -64,7 +65,7 @@ def repeat_labels(parts: Sequence[Any], rows: Sequence[int]) -> Tensor:
     Raises:
         ValueError: For another number of them than of points.
     """
-    read = [from_numpy(own, torch.int64) for own in parts]
+    read = [whole_numbers(own) for own in parts]
     shapes = [tuple(own.shape) if isinstance(own, Tensor) else () for own in read]
     if shapes != [(count,) for count in rows] or any(own.is_floating_point() for own in read):
         wanted = ", ".join(map(str, rows[:3]))
@@ -83,44 +84,44 @@ def check_points(points: Tensor) -> None:
         or points.shape[2] < 3
         or points.dtype != torch.float32
     ):
-        raise ValueError(f"points: expected (S, N, 3 + features) float32, came {describe(points)}")
+        raise ValueError(f"points: expected (S, N, 3 + features) float32, got {describe(points)}")
     if points.shape[1] == 3 and points.shape[2] > 16:  # no point has so many channels
         raise ValueError(f"points: expected (S, N, 3 + features), got {tuple(points.shape)}: transpose it")
     if points.numel() == 0:
         raise ValueError(
-            f"points: expected at least one shape with at least one point, came {describe(points)}"
+            f"points: expected at least one shape with at least one point, got {describe(points)}"
         )
     # aminmax passes NaN on and needs no second array the size of the split
     if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(points)):
         bad = (~torch.isfinite(points)).flatten(1).any(dim=1).nonzero().squeeze(1)  # (bad,)
         raise ValueError(
-            f"points: expected finite numbers, came NaN or infinity in {len(bad)} shapes, first {int(bad[0])}"
+            f"points: expected finite numbers, got NaN or infinity in {len(bad)} shapes, first {int(bad[0])}"
         )
 
 
 def check_index(what: str, value: Tensor | None, shape: tuple[int, ...], count: int, of: str) -> None:
     """Raise ValueError unless a field is int64 of that shape, with values from 0 to ``count - 1``."""
     if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != torch.int64:
-        raise ValueError(f"{what}: expected {shape} int64, came {describe(value)}")
+        raise ValueError(f"{what}: expected {shape} int64, got {describe(value)}")
     low, high = (int(extreme) for extreme in torch.aminmax(value))
     if low < 0 or high >= count:
-        raise ValueError(f"{what}: expected values in 0..{count - 1} ({count} {of}), came {low}..{high}")
+        raise ValueError(f"{what}: expected values in 0..{count - 1} ({count} {of}), got {low}..{high}")
 
 
 def check_names(what: str, names: tuple[str, ...]) -> None:
     """Raise ValueError unless names are a tuple of text, each once."""
     if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{what}: expected a tuple of names, came {names!r}")
+        raise ValueError(f"{what}: expected a tuple of names, got {names!r}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{what}: expected each name once, came {', '.join(twice)} more than once")
+        raise ValueError(f"{what}: expected each name once, got {', '.join(twice)} more than once")
 
 
 def check_part_table(categories: tuple[str, ...], table: tuple[tuple[int, ...], ...]) -> None:
     """Raise ValueError unless each category has part ids from 0 up."""
     if len(table) != len(categories) or not all(table):
         raise ValueError(
-            f"parts_of_category: expected part ids for each of {len(categories)} categories, came {table!r}"
+            f"parts_of_category: expected part ids for each of {len(categories)} categories, got {table!r}"
         )
     if min(min(ids) for ids in table) < 0:
-        raise ValueError(f"parts_of_category: expected part ids from 0 up, came {table!r}")
+        raise ValueError(f"parts_of_category: expected part ids from 0 up, got {table!r}")

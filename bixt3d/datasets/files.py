@@ -86,12 +86,12 @@ def read_lines(path: Path) -> list[str]:
         raise FileNotFoundError(f"{path} is missing; {WHERE}.") from None
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: expected a text file, came other bytes ({error.reason} at {error.start})"
+            f"{path}: expected a text file, got other bytes ({error.reason} at {error.start})"
         ) from None
     lines = [line for line in lines if line]
     if not lines:
-        raise ValueError(f"{path}: expected one name per line, came an empty file")
+        raise ValueError(f"{path}: expected one name per line, got an empty file")
     line, count = Counter(lines).most_common(1)[0]
     if count > 1:
-        raise ValueError(f"{path}: expected each line once, came {line!r} {count} times")
+        raise ValueError(f"{path}: expected each line once, got {line!r} {count} times")
     return lines

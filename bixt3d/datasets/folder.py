@@ -1,8 +1,8 @@
-"""Your own meshes and clouds, one shape a file: `<root>/<split>/<class>/<file>`.
+"""Reads a folder of your own meshes and clouds, one shape a file, such as `<root>/<split>/<class>/<file>`.
 
-Splits are the folders `train`, `test` and, where there is one, `val`; classes are the folders inside them. A
-mesh is sampled on its surface, a cloud gives a draw of its points, and both end up in the unit sphere. All of
-it is done once and kept in a cache, one a split, that is made anew when a file comes, goes or changes.
+`layouts` finds the files. A mesh is sampled on its surface, a cloud gives a draw of its points, and both end
+up in the unit sphere. All of it is done once and kept in a cache, one a split, that is made anew when a file
+comes, goes or changes.
 """
 
 from __future__ import annotations
@@ -23,26 +23,17 @@ from torch.nn import functional as F
 from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import FeatureError, channel_count, log_notes, parse_features
 from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.layouts import Listing, class_of, list_splits
 from bixt3d.datasets.preprocess import STORED_POINTS
-from bixt3d.datasets.readers import SUFFIXES, read_cloud
-from bixt3d.datasets.spheres import LARGEST, check_extent, unit_sphere
+from bixt3d.datasets.readers import read_cloud
+from bixt3d.datasets.spheres import check_extent, unit_sphere
 from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest
 
-FOLDERS = ("train", "val", "test")
 UNREADABLE = 0.1  # the share of a split's files that may be damaged
 SHOWN = 10  # damaged files that are named one by one
-LAYOUT = "data/README.md shows the layout under 'folder'"
 
 logger = logging.getLogger(__name__)
-
-
-class Listing(NamedTuple):
-    """What a split's folder holds: its shapes, `<class>/<file>`, sorted, and everything else in it."""
-
-    folder: Path
-    names: list[str]
-    others: list[str]
 
 
 class Shapes(NamedTuple):
@@ -72,7 +63,10 @@ def read_folder(
     cloud is centred and scaled by all of its points, as `Predictor` does it.
 
     Args:
-        root: The folder that holds `train`, `test` and perhaps `val`.
+        root: The folder that holds `train`, `test` and perhaps `val`, by these or other usual names; or a
+            folder for each class, which holds the splits as ModelNet's does, or files, which a fixed seed
+            then cuts into 70 % train, 10 % val and 20 % test of each class. A shape is a file, or a folder
+            with `model.*` or `models/model_normalized.*` as ShapeNet's.
         split: train, val, test, or trainval. Without a folder `val` it is cut from train, see `hold_out`.
         num_points: The first so many stored points of each shape; None takes 2,048.
         features: Features that every file has, in order; see `bixt3d.datasets.readers.read_cloud`. None: the
@@ -80,24 +74,23 @@ def read_folder(
 
     Returns:
         points (S, num_points, 3 + F); label (S,);
-        classes, those of all splits sorted by name; names `<class>/<file>`; count (S,) where shapes repeat
-        points.
+        classes, sorted by name; names `<class>/<file>`; count (S,) where shapes repeat points.
 
     Raises:
         FileNotFoundError: The folder, `train` in it, or the split asked for is missing.
-        ValueError: A class of val or test is not in train, a class has no file that can be read, or more than
-            one in ten files of a split cannot. Fewer are left out, and named in the log every time. A file
-            lacks one of ``features``.
+        ValueError: The folders are of no layout, a class of val or test is not in train, a class has no file
+            that can be read, or more than one in ten files of a split cannot. Fewer are left out, and named
+            in the log every time. A file lacks one of ``features``.
         PermissionError: A file may not be read.
     """
     check_request(split, num_points)
     base = Path(root).expanduser().absolute()
-    listings = _list_splits(base)
+    listings = list_splits(base)
     if split == "test" and "test" not in listings:
         raise FileNotFoundError(
             f"no folder {base / 'test'}: move files of each class there from {base / 'train'}, a fifth say"
         )
-    classes = _classes(listings)
+    classes = _classes(base, listings)
     stored = max(num_points or 0, STORED_POINTS)
     if "val" in listings:
         parts = ("train", "val") if split == "trainval" else (split,)
@@ -116,7 +109,7 @@ def read_folder(
     count = np.concatenate([read[part].own for part in parts]).clip(max=points.shape[1])  # (S,)
     whole = Split(
         torch.from_numpy(points),
-        torch.tensor([classes.index(name.partition("/")[0]) for name in names]),
+        torch.tensor([classes.index(class_of(name)) for name in names]),
         classes,
         names=tuple(names),
         count=torch.from_numpy(count) if count.min() < points.shape[1] else None,
@@ -132,52 +125,15 @@ def read_folder(
     return result
 
 
-def _list_splits(base: Path) -> dict[str, Listing]:
-    listings = {name: _list_split(base / name) for name in FOLDERS if (base / name).is_dir()}
-    if "train" not in listings:
-        held = sorted(path.name for path in base.iterdir())[:5] if base.is_dir() else []
-        came = f"{base} holds {', '.join(held) or 'nothing'}" if base.is_dir() else f"{base} is not a folder"
-        raise FileNotFoundError(
-            f"no folder {base / 'train'}: expected {base / 'train'}/<class>/<file>, and test beside train; "
-            f"{came}. {LAYOUT}."
-        )
-    return listings
-
-
-def _list_split(folder: Path) -> Listing:
-    names: list[str] = []
-    others: list[str] = []
-    for entry in sorted(folder.iterdir(), key=lambda path: path.name):
-        if entry.name.startswith(".") or not entry.is_dir():
-            others.append(entry.name)
-            continue
-        before = len(names)
-        for path in sorted(entry.iterdir(), key=lambda path: path.name):
-            (names if _is_shape(path) else others).append(f"{entry.name}/{path.name}")
-        if len(names) == before and folder.name == "train":
-            raise ValueError(
-                f"{entry}: expected files of this class ({', '.join(SUFFIXES)}), came none; add some, or "
-                f"remove the folder. {LAYOUT}."
-            )
-    if not names:
-        raise ValueError(f"{folder}: expected <class>/<file> ({', '.join(SUFFIXES)}), came none. {LAYOUT}.")
-    return Listing(folder, names, others)
-
-
-def _is_shape(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def _classes(listings: dict[str, Listing]) -> tuple[str, ...]:
+def _classes(base: Path, listings: dict[str, Listing]) -> tuple[str, ...]:
     """Names the classes, which all have training shapes: raises ValueError for one that has none."""
-    known = sorted({name.partition("/")[0] for name in listings["train"].names})
-    for listing in listings.values():
-        for name in listing.names:
-            one_class = name.partition("/")[0]
+    known = listings["train"].classes()
+    for split, listing in listings.items():
+        for one_class in listing.classes():
             if one_class not in known:
                 raise ValueError(
-                    f"{listing.folder / one_class}: expected a class that train has too "
-                    f"({', '.join(known[:10])}{', ...' if len(known) > 10 else ''}), came {one_class!r}"
+                    f"{base}, {split}/{one_class}: expected a class that train has too "
+                    f"({', '.join(known[:10])}{', ...' if len(known) > 10 else ''}), got {one_class!r}"
                     f"{nearest(one_class, known)}"
                 )
     return tuple(known)
@@ -187,21 +143,20 @@ def _read_split(
     base: Path, split: str, listing: Listing, stored: int, features: tuple[str, ...] | None
 ) -> Shapes:
     """Parses a split's files or takes them from the cache, and checks that enough could be read."""
-    sources = [listing.folder / name for name in listing.names]
+    all_names, sources = list(listing.files), list(listing.files.values())
     key = f"folder-{split}-{stored}{'-xyz' if features == () else named(features or ())}"
-    arrays = cached(sources, key, lambda: _parse(sources, listing.names, stored, features), folder=base)
+    arrays = cached(sources, key, lambda: _parse(sources, all_names, stored, features), folder=base)
     reasons = {int(at): str(why) for at, why in zip(arrays["damaged"], arrays["reasons"], strict=True)}
-    damaged = [f"{listing.names[at]}: {why}" for at, why in reasons.items()]
-    names = [name for at, name in enumerate(listing.names) if at not in reasons]
+    damaged = [f"{all_names[at]}: {why}" for at, why in reasons.items()]
+    names = [name for at, name in enumerate(all_names) if at not in reasons]
     if len(damaged) > UNREADABLE * len(sources):
         raise ValueError(
-            f"{listing.folder}: {len(damaged)} of {len(sources)} files cannot be read, more than one in ten; "
+            f"{base}, {split}: {len(damaged)} of {len(sources)} files cannot be read, more than one in ten; "
             f"mend or remove them:{_lines(damaged)}"
         )
-    readable = {name.partition("/")[0] for name in names}
-    for one_class in sorted({name.partition("/")[0] for name in listing.names} - readable):
-        of_class = [line for line in damaged if line.startswith(f"{one_class}/")]
-        raise ValueError(f"{listing.folder / one_class}: none of its files can be read:{_lines(of_class)}")
+    for one_class in sorted({*listing.classes()} - set(map(class_of, names))):
+        of_class = [line for line in damaged if class_of(line) == one_class]
+        raise ValueError(f"{base}, {split}/{one_class}: none of its files can be read:{_lines(of_class)}")
     bare = [name for name, has in zip(names, arrays["normals"], strict=True) if not has]
     return Shapes(arrays["points"], arrays["own"], names, bare, damaged)
 
@@ -246,12 +201,7 @@ def _read_shape(
     """Reads up to `stored` points of one shape, (n, 3 + F), normalised and in a drawn order."""
     seed = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4], "little")
     cloud = torch.from_numpy(read_cloud(path, features, stored, seed, notes))  # (n, C) float64
-    if float(cloud[:, :3].abs().max()) > LARGEST:
-        raise ValueError(f"{path}: expected coordinates up to {LARGEST:g}, came larger ones")
-    try:
-        check_extent(cloud[:, :3])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    check_extent(cloud[:, :3], path)
     beside = F.normalize(cloud[:, 3:], dim=-1) if features is None else cloud[:, 3:]  # (n, F)
     # in double precision: coordinates of a map lose their shape in single precision
     points = torch.cat([unit_sphere(cloud[:, :3]), beside], dim=-1).float().numpy()
@@ -263,7 +213,9 @@ def _report(split: str, listing: Listing, shapes: Shapes) -> None:
     """Says what of a split's folder is not used, every time."""
     if listing.others:
         few = ", ".join(listing.others[:3]) + (", ..." if len(listing.others) > 3 else "")
-        logger.info("%s: passed over, no shapes: %s (%d in all)", split, few, len(listing.others))
+        loose = len(listing.loose())
+        unlabelled = f"; {loose} of them in no class's folder" if loose else ""
+        logger.info("%s: passed over: %s (%d in all%s)", split, few, len(listing.others), unlabelled)
     if shapes.damaged:
         total = len(shapes.names) + len(shapes.damaged)
         logger.warning(

@@ -1,4 +1,4 @@
-"""ModelNet40's HDF5 files: arrays that lie in the file itself, and are no larger than it can hold."""
+"""Reads ModelNet40's HDF5 files: arrays that lie in the file itself and are no larger than it can hold."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from bixt3d.datasets.features import FeatureError, name_of, width_of
 from bixt3d.datasets.files import WHERE
 from bixt3d.datasets.readers.limits import check_unpacked
-from bixt3d.datasets.spheres import keep_shape
+from bixt3d.datasets.spheres import CHUNK, at_one_place, in_unit_sphere, unit_sphere
 
 if TYPE_CHECKING:
     import h5py
@@ -33,14 +34,24 @@ with h5py.File(sys.argv[1], "r", locking=False) as file:
 """
 
 
-def read_hdf5(
-    path: Path, num_classes: int, features: Sequence[str] = ()
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.str_] | None]:
-    """Reads one file: points (n, P, 3 + F), label (n,), and names (n,) or None.
+class Stored(NamedTuple):
+    """What a file holds: points (n, P, 3 + F), label (n,), names (n,) or none, and how many were moved.
+
+    A cloud that is not centred and scaled as stored is moved into the unit sphere; the others are untouched.
+    """
+
+    points: NDArray[np.float32]
+    label: NDArray[np.int64]
+    names: NDArray[np.str_] | None
+    moved: int
+
+
+def read_hdf5(path: Path, num_classes: int, features: Sequence[str] = ()) -> Stored:
+    """Reads one file.
 
     Raises:
-        ValueError: The file is damaged or of another layout, keeps its arrays elsewhere, or announces more
-            than it can hold.
+        ValueError: The file is damaged or of another layout, keeps its arrays elsewhere, announces more than
+            it can hold, or lacks a feature.
         PermissionError: It may not be read.
         ImportError: h5py is not installed.
     """
@@ -60,25 +71,44 @@ def read_hdf5(
         raise ValueError(f"{path}: not a whole HDF5 file ({error}). Get it again; {WHERE}.") from None
 
     if points.ndim != 3 or points.shape[2] != 3 or points.dtype.kind != "f" or points.size == 0:
-        raise ValueError(f"{path}: expected data (n, P, 3) float, came {points.shape} {points.dtype}")
+        raise ValueError(f"{path}: expected data (n, P, 3) float, got {points.shape} {points.dtype}")
     if label.shape not in ((len(points),), (len(points), 1)) or label.dtype.kind not in "iu":
         raise ValueError(
             f"{path}: expected a whole-number label (n,) or (n, 1) for the {len(points)} shapes of data, "
-            f"came {label.shape} {label.dtype}"
+            f"got {label.shape} {label.dtype}"
         )
     label = label.reshape(-1).astype(np.int64)  # (n,)
     if label.min() < 0 or label.max() >= num_classes:
         raise ValueError(
             f"{path}: expected labels in 0..{num_classes - 1}, the lines of shape_names.txt, "
-            f"came {label.min()}..{label.max()}"
+            f"got {label.min()}..{label.max()}"
         )
-    points = np.concatenate([keep_shape(points), *beside], axis=2).astype(np.float32, copy=False)
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
-    if bad.size:
-        raise ValueError(
-            f"{path}: expected finite points, came NaN or infinity in {bad.size} shapes, first {bad[0]}"
-        )
-    return points, label, names
+    xyz, moved = _move(points, path)
+    points = np.concatenate([xyz, *beside], axis=2).astype(np.float32, copy=False)
+    _refuse(path, ~np.isfinite(points).all(axis=(1, 2)), "finite points, got NaN or infinity")
+    return Stored(points, label, names, moved)
+
+
+def _move(stored: NDArray[Any], path: Path) -> tuple[NDArray[np.float32], int]:
+    """Moves clouds (n, P, 3) into the unit sphere that are not there as stored; also returns how many."""
+    moved = 0
+    with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
+        xyz = stored.astype(np.float32)
+    for begin in range(0, len(xyz), CHUNK):
+        clouds = torch.from_numpy(stored[begin : begin + CHUNK].astype(np.float64))  # (s, P, 3)
+        infinite = ~torch.isfinite(clouds).flatten(1).all(1)  # (s,)
+        _refuse(path, infinite.numpy(), "finite points, got NaN or infinity", begin)
+        _refuse(path, at_one_place(clouds).numpy(), "points at two places at least, got one", begin)
+        away = ~in_unit_sphere(clouds)  # (s,)
+        moved += int(away.sum())
+        xyz[begin : begin + CHUNK][away.numpy()] = unit_sphere(clouds[away]).numpy()
+    return xyz, moved
+
+
+def _refuse(path: Path, bad: NDArray[np.bool_], expected: str, first: int = 0) -> None:
+    """Raises ValueError for the first shape that is bad."""
+    if bad.any():
+        raise ValueError(f"{path}: shape {first + int(bad.argmax())}: expected {expected}")
 
 
 def _array(file: h5py.File, path: Path, key: str) -> NDArray[Any]:
@@ -91,7 +121,7 @@ def _array(file: h5py.File, path: Path, key: str) -> NDArray[Any]:
         )
     dataset = _inside(file, path, key)
     if dataset.dtype.kind not in "fiu" or dataset.shape is None:
-        raise ValueError(f"{path}: expected numbers in {key}, came {dataset.shape} {dataset.dtype}")
+        raise ValueError(f"{path}: expected numbers in {key}, got {dataset.shape} {dataset.dtype}")
     array: NDArray[Any] = dataset[()]
     return array
 
@@ -138,12 +168,12 @@ def _names(file: h5py.File, path: Path, count: int) -> NDArray[np.str_] | None:
     dataset = _inside(file, path, "name")
     if dataset.shape != (count,):
         raise ValueError(
-            f"{path}: expected name ({count},), one string for each shape of data, came {dataset.shape}"
+            f"{path}: expected name ({count},), one string for each shape of data, got {dataset.shape}"
         )
     read = _strings(path) if kind.length is None else dataset.asstr(errors="replace")[()].tolist()
     longest = max(map(len, read), default=0)
     if longest > LONGEST_NAME:
-        raise ValueError(f"{path}: expected names of up to {LONGEST_NAME} characters, came a longer one")
+        raise ValueError(f"{path}: expected names of up to {LONGEST_NAME} characters, got a longer one")
     return np.asarray(read, dtype=np.str_)
 
 

@@ -30,9 +30,9 @@ def hold_out(label: Tensor, fraction: float = 0.1, seed: int = 0) -> tuple[Tenso
         ValueError: `label` is not an (S,) int64 tensor, or `fraction` is not between 0 and 1.
     """
     if not isinstance(label, Tensor) or label.ndim != 1 or label.dtype != torch.int64 or label.numel() == 0:
-        raise ValueError(f"label: expected a tensor (S,) int64, came {describe(label)}")
+        raise ValueError(f"label: expected a tensor (S,) int64, got {describe(label)}")
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction: expected a number between 0 and 1, came {fraction}")
+        raise ValueError(f"fraction: expected a number between 0 and 1, got {fraction}")
     draw = np.random.RandomState(seed)
     labels = label.cpu().numpy()
     held = np.zeros(len(labels), dtype=bool)
@@ -52,7 +52,7 @@ def cut_train(whole: Split, split: str) -> Split:
     if split == "trainval":
         return whole
     if split not in ("train", "val"):
-        raise ValueError(f"split: expected train, val or trainval, came {split!r}")
+        raise ValueError(f"split: expected train, val or trainval, got {split!r}")
     train_index, val_index = hold_out(whole.label)
     if val_index.numel() == 0:
         raise ValueError("cannot cut a val split: no class has two or more shapes; ask for split='trainval'")
@@ -66,10 +66,10 @@ def check_request(split: str, num_points: int | None) -> None:
         ValueError: `split` is not one of `SPLITS`, or `num_points` neither None nor a whole number above 0.
     """
     if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, came {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if num_points is not None and (
         not isinstance(num_points, (int, np.integer)) or isinstance(num_points, bool) or num_points < 1
     ):
         raise ValueError(
-            f"num_points: expected a whole number above 0, or None for all stored points, came {num_points!r}"
+            f"num_points: expected a whole number above 0, or None for all stored points, got {num_points!r}"
         )

@@ -2,7 +2,7 @@
 
 | release | official train / test | points per shape | channels |
 |---|---|---|---|
-| `modelnet40_ply_hdf5_2048` | 9,840 / 2,468 | 2,048 | xyz, in the unit sphere as stored |
+| `modelnet40_ply_hdf5_2048` | 9,840 / 2,468 | 2,048 | xyz, in the unit sphere |
 | `modelnet40_normal_resampled` | 9,843 / 2,468 | 10,000 | xyz and normal |
 
 Neither has a val split: it is cut from train, see `hold_out`. Counts are logged, not asserted, so that any
@@ -20,25 +20,17 @@ import numpy as np
 import torch
 
 from bixt3d.datasets.cache import Arrays, cached, named
-from bixt3d.datasets.features import (
-    FeatureError,
-    check_features,
-    log_notes,
-    mend_features,
-    parse_features,
-)
+from bixt3d.datasets.features import FeatureError, check_features, log_notes, mend_features, parse_features
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, require_files
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.readers.text import read_rows
-from bixt3d.datasets.spheres import is_normalized, keep_shape, unit_sphere
+from bixt3d.datasets.spheres import MOST, check_extent, unit_spheres
 from bixt3d.datasets.split import Split
 
 HDF5_FOLDER = "modelnet40_ply_hdf5_2048"
 NORMAL_FOLDER = "modelnet40_normal_resampled"
 CACHED_ROWS = 2048  # of 10,000: all rows of train would take 2.4 GB, and nobody trains on more than 2,048
-
-MOST = float(np.finfo(np.float32).max)  # of the numbers of a file
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +41,13 @@ def read_modelnet40(
     num_points: int | None = None,
     features: Sequence[str] | None = None,
 ) -> Split:
-    """Reads the official HDF5 layout: xyz as stored, any number of points per shape.
+    """Reads the official HDF5 layout: xyz in the unit sphere, any number of points per shape.
 
     The files named in `train_files.txt` or `test_files.txt` are read in that order (only their base names
     count), else all `ply_data_train*.h5` or `ply_data_test*.h5` sorted by name. Each holds `data`
     (n, P, 3), `label` (n, 1) or (n,), and may hold `name` (n,), the id of each shape, and features by their
-    names, (n, P, width).
+    names, (n, P, width). Clouds in the unit sphere are taken as stored, as all of the official release are;
+    others are moved there by all of their points, with a line in the log.
 
     Args:
         root: The data folder, or the data set's own folder.
@@ -82,11 +75,15 @@ def read_modelnet40(
     arrays = cached(
         [classes_file, *files], key, lambda: _build_hdf5(files, len(classes), wanted), folder=folder
     )
-    stored = torch.from_numpy(arrays["points"])
+    if moved := int(arrays["moved"]):
+        logger.info(
+            "modelnet40: %d of %d clouds are not centred and scaled as stored: moved into the unit sphere,\n"
+            "  as Predictor does it",
+            moved,
+            len(arrays["label"]),
+        )
     points = _first_points(arrays, num_points, folder)
-    whole = _split(points, arrays, classes, wanted, is_normalized(stored))
-    logger.info("modelnet40: read %d %s shapes of %d points", len(whole), part, whole.num_points)
-    return whole if part == "test" else cut_train(whole, split)
+    return _split("modelnet40", points, arrays, classes, split, wanted)
 
 
 def read_modelnet40_normal(
@@ -126,7 +123,7 @@ def read_modelnet40_normal(
     for name, class_name in zip(names, class_names, strict=True):
         if class_name not in classes:
             raise ValueError(
-                f"{listing}: expected <class>_<number> with a class of {classes_file.name}, came {name!r}"
+                f"{listing}: expected <class>_<number> with a class of {classes_file.name}, got {name!r}"
             )
     files = [folder / class_name / f"{name}.txt" for name, class_name in zip(names, class_names, strict=True)]
     require_files(files, listing)
@@ -139,26 +136,27 @@ def read_modelnet40_normal(
     key = f"modelnet40_normal-{part}-{'all' if limit is None else limit}"
     arrays = cached([classes_file, listing, *files], key, build, folder=folder)
     points = _first_points(arrays, num_points, folder)
-    points[..., :3] = unit_sphere(points[..., :3])
+    points = unit_spheres(points)
     if features is not None and not parse_features(features):
-        whole = _split(points[..., :3].contiguous(), arrays, classes, (), True)
-    else:
-        whole = _split(_mend_normals(points, files), arrays, classes, ("normal",), True)
-        whole = whole if features is None else whole.with_features(features)
-    logger.info("modelnet40_normal: read %d %s shapes of %d points", len(whole), part, whole.num_points)
-    return whole if part == "test" else cut_train(whole, split)
+        return _split("modelnet40_normal", points[..., :3].contiguous(), arrays, classes, split, ())
+    result = _split("modelnet40_normal", _mend_normals(points, files), arrays, classes, split, ("normal",))
+    return result if features is None else result.with_features(features)
 
 
 def _split(
+    name: str,
     points: torch.Tensor,
     arrays: Arrays,
     classes: tuple[str, ...],
+    split: str,
     features: tuple[str, ...],
-    normalized: bool,
 ) -> Split:
     names = tuple(str(name) for name in arrays["names"])
     label = torch.from_numpy(arrays["label"])
-    return Split(points, label, classes, names=names, features=features, normalized=normalized)
+    whole = Split(points, label, classes, names=names, features=features, normalized=True)
+    part = "test" if split == "test" else "train"
+    logger.info("%s: read %d %s shapes of %d points", name, len(whole), part, whole.num_points)
+    return whole if part == "test" else cut_train(whole, split)
 
 
 def _first_points(arrays: Arrays, num_points: int | None, folder: Path) -> torch.Tensor:
@@ -193,10 +191,13 @@ def _mend_normals(points: torch.Tensor, files: Sequence[Path]) -> torch.Tensor:
 def _build_text(files: list[Path], limit: int | None) -> Arrays:
     from tqdm import tqdm
 
-    clouds = [
-        keep_shape(read_rows(path, 6, limit, ",", np.float64, MOST)[None])[0].astype(np.float32)
-        for path in tqdm(files, desc="parsing text files once", unit="file", disable=None)
-    ]
+    clouds = []
+    for path in tqdm(files, desc="parsing text files once", unit="file", disable=None):
+        cloud = read_rows(path, 6, limit, ",", np.float64, MOST)  # (N, 6)
+        check_extent(torch.from_numpy(cloud[:, :3]), path)
+        # The unit sphere is that of the points taken; until then float32 is to keep the shape of a map's.
+        cloud[:, :3] -= cloud[:, :3].mean(axis=0)
+        clouds.append(cloud.astype(np.float32))
     rows = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
     points = np.empty((len(clouds), int(rows.min()), 6), dtype=np.float32)
     for index, cloud in enumerate(clouds):
@@ -222,18 +223,18 @@ def _hdf5_files(folder: Path, part: str) -> list[Path]:
 
 
 def _build_hdf5(files: list[Path], num_classes: int, features: tuple[str, ...]) -> Arrays:
-    read = (read_hdf5(path, num_classes, features) for path in files)
-    clouds, labels, names = zip(*read, strict=True)
+    read = [read_hdf5(path, num_classes, features) for path in files]
     points = [
-        mend_features(torch.from_numpy(cloud), features, str(path)).numpy()
-        for path, cloud in zip(files, clouds, strict=True)
+        mend_features(torch.from_numpy(stored.points), features, str(path)).numpy()
+        for path, stored in zip(files, read, strict=True)
     ]
     rows = np.array([cloud.shape[1] for cloud in points], dtype=np.int64)
-    kept = [name for name in names if name is not None]
+    names = [stored.names for stored in read if stored.names is not None]
     return {
         "points": np.concatenate([cloud[:, : rows.min()] for cloud in points]),
-        "label": np.concatenate(labels),
-        "names": np.concatenate(kept) if len(kept) == len(files) else np.array([], dtype=np.str_),
+        "label": np.concatenate([stored.label for stored in read]),
+        "names": np.concatenate(names) if len(names) == len(files) else np.array([], dtype=np.str_),
+        "moved": np.array(sum(stored.moved for stored in read)),
         "rows": rows,
         "files": np.array([path.name for path in files]),
     }

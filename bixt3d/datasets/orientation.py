@@ -68,9 +68,7 @@ def turn_split(split: Split, up: str | None) -> Split:
         return split
     points, columns = turn(split.points, up, split.features), columns_of(split.features)
     if "height" in columns and split.count is not None:  # rows that repeat others move no centre
-        row = torch.arange(split.num_points, device=points.device)
-        for cloud, own in zip(points, split.count.tolist(), strict=True):
-            cloud[:, columns["height"]] = heights(cloud[:own, :3])[row % own]
+        points[..., columns["height"]] = heights(points[..., :3], split.count)
     return replace(split, points=points)
 
 

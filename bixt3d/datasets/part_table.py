@@ -1,16 +1,20 @@
-"""Which parts a category has, in data of ShapeNetPart's layout: by parts.json or the official release."""
+"""Tables of ShapeNetPart's layout: its categories, the parts of each, and the lists of its splits."""
 
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bixt3d.datasets.files import WHERE
+from bixt3d.datasets.files import WHERE, read_lines
+from bixt3d.suggest import nearest
 
+TABLE = "synsetoffset2category.txt"
 MOST_PARTS = 10_000  # a larger part id is a mistake, and would build a model of that many parts
+MISSING = 0.01  # share of listed files that may be absent: the official archive lacks one in a thousand
 # Parts of the official release: of each category how many, numbered on through the table.
 OFFICIAL = {
     "Airplane": 4,
@@ -31,6 +35,17 @@ OFFICIAL = {
     "Table": 3,
 }
 
+logger = logging.getLogger(__name__)
+
+
+class Shape(NamedTuple):
+    """One shape: its category's number, its name `<folder>/<id>`, its points, and its labels where apart."""
+
+    category: int
+    name: str
+    path: Path
+    labels: Path | None = None
+
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file.
@@ -47,21 +62,105 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not whole JSON ({error})") from None
 
 
+def read_categories(path: Path) -> dict[str, str]:
+    """Reads the folder of each category, in the table's order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is no category and its folder, or has one of them again.
+    """
+    read_lines(path)  # is there, is text, has lines
+    table: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        words = line.strip().rsplit(None, 1)
+        if len(words) != 2 or words[1] in ("", ".", "..") or "/" in words[1]:
+            raise ValueError(f"{path}, line {number}: expected a category and its folder, got {line!r}")
+        if words[0] in table or words[1] in table.values():
+            raise ValueError(f"{path}, line {number}: expected each category and folder once, got {line!r}")
+        table[words[0]] = words[1]
+    return table
+
+
+def list_path(folder: Path, split: str) -> Path:
+    """Returns where the list of a split lies."""
+    return folder / "train_test_split" / f"shuffled_{split}_file_list.json"
+
+
+def read_list(folder: Path, split: str, table: dict[str, str]) -> list[Shape]:
+    """Reads the shapes of a split.
+
+    Entries end in ``<folder>/<id>``; what stands before, backslashes and an ending do not matter. A shape's
+    points are ``<folder>/<id>.txt``, or ``<folder>/points/<id>.pts`` with its labels in
+    ``<folder>/points_label/<id>.seg``. Shapes without labels are left out, as are files that are not there,
+    up to `MISSING` of them, with a count in the log.
+
+    Raises:
+        FileNotFoundError: The list, or too many of its files, are missing.
+        ValueError: An entry is of another form, or there twice.
+    """
+    path = list_path(folder, split)
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(f"{path}: expected a list of strings shape_data/<folder>/<id>")
+    numbers = {synset: index for index, synset in enumerate(table.values())}
+    shapes: dict[str, Shape] = {}
+    left: dict[str, list[str]] = {"files that are not there": [], "shapes without labels": []}
+    for number, entry in enumerate(entries, start=1):
+        words = entry.replace("\\", "/").split("/")
+        synset, token = words[-2] if len(words) > 1 else "", words[-1]
+        token = token.removesuffix(".txt").removesuffix(".pts")
+        if synset not in numbers or token in ("", ".", ".."):
+            raise ValueError(
+                f"{path}, entry {number}: expected shape_data/<folder>/<id> with a folder of {TABLE}, got "
+                f"{entry!r}{nearest(synset, numbers) if synset else ''}"
+            )
+        name = f"{synset}/{token}"
+        if name in shapes:
+            raise ValueError(f"{path}, entry {number}: expected each shape once, got {entry!r} again")
+        plain, apart = folder / f"{name}.txt", folder / synset / "points" / f"{token}.pts"
+        labels = folder / synset / "points_label" / f"{token}.seg"
+        shapes[name] = Shape(numbers[synset], name, plain)
+        if not plain.is_file() and apart.is_file():
+            shapes[name] = Shape(numbers[synset], name, apart, labels)
+            if not labels.is_file():
+                left["shapes without labels"].append(name)
+        elif not plain.is_file():
+            left["files that are not there"].append(name)
+    missing, bare = left.values()
+    if len(missing) > MISSING * len(entries):
+        raise FileNotFoundError(
+            f"{shapes[missing[0]].path} is missing, one of {len(missing)} of {len(entries)} that {path} "
+            f"names. Unpack the data set again; {WHERE}."
+        )
+    if len(bare) == len(entries):
+        raise FileNotFoundError(f"{shapes[bare[0]].labels} is missing: no shape of {path} has labels")
+    for what, names in left.items():
+        if names:
+            logger.warning(
+                "%s names %d %s; they are left out: %s", path, len(names), what, ", ".join(names[:3])
+            )
+    return [shape for name, shape in shapes.items() if name not in {*missing, *bare}]
+
+
+def official_starts() -> dict[str, int]:
+    """Returns the first part id of each category of the official release."""
+    return dict(zip(OFFICIAL, np.cumsum([0, *OFFICIAL.values()]).tolist(), strict=False))
+
+
 def read_part_table(folder: Path, categories: tuple[str, ...]) -> dict[str, dict[str, int]] | None:
     """Reads the parts of each category from `parts.json`, or knows them; None where neither helps."""
     path = folder / "parts.json"
     if not path.is_file():
         if not set(categories) <= set(OFFICIAL):
             return None
-        starts = dict(zip(OFFICIAL, np.cumsum([0, *OFFICIAL.values()]).tolist(), strict=False))
+        starts = official_starts()
         return {c: {f"{c} {i}": starts[c] + i for i in range(OFFICIAL[c])} for c in categories}
     stated = read_json(path)
     if not isinstance(stated, dict) or set(stated) != set(categories):
         known = ", ".join(sorted(stated)) if isinstance(stated, dict) else type(stated).__name__
-        raise ValueError(
-            f"{path}: expected the categories of synsetoffset2category.txt ({', '.join(categories)}), came "
-            f"{known}"
-        )
+        raise ValueError(f"{path}: expected the categories of {TABLE} ({', '.join(categories)}), got {known}")
     table: dict[str, dict[str, int]] = {}
     for category in categories:
         ids = stated[category]
@@ -69,7 +168,7 @@ def read_part_table(folder: Path, categories: tuple[str, ...]) -> dict[str, dict
         if not whole or not ids or len(set(ids.values())) < len(ids):
             raise ValueError(
                 f"{path}: {category}: expected {{part name: part id}} with whole numbers from 0 to "
-                f"{MOST_PARTS - 1}, each once, came {ids!r}"
+                f"{MOST_PARTS - 1}, each once, got {ids!r}"
             )
         table[category] = ids
     return table

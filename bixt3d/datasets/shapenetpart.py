@@ -1,4 +1,4 @@
-"""ShapeNetPart (Yi et al. 2016) with normals, and any other part data in its text layout.
+"""ShapeNetPart (Yi et al. 2016), with normals or without, and any other part data in its text layout.
 
 | split | shapes of the official release |
 |---|---|
@@ -15,39 +15,43 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bixt3d.datasets.cache import Arrays, cached, named
-from bixt3d.datasets.features import FeatureError, channel_count, log_notes, mend_features, parse_features
-from bixt3d.datasets.files import WHERE, find_folder, read_lines
+from bixt3d.datasets.features import (
+    FeatureError,
+    channel_count,
+    columns_of,
+    log_notes,
+    mend_features,
+    name_of,
+    parse_features,
+)
+from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.holdout import check_request
-from bixt3d.datasets.part_table import MOST_PARTS, name_parts, read_json, read_part_table
+from bixt3d.datasets.part_table import (
+    MOST_PARTS,
+    TABLE,
+    Shape,
+    list_path,
+    name_parts,
+    official_starts,
+    read_categories,
+    read_list,
+    read_part_table,
+)
 from bixt3d.datasets.readers.limits import FREE, RATIO
 from bixt3d.datasets.readers.text import read_rows
-from bixt3d.datasets.spheres import keep_shape
+from bixt3d.datasets.spheres import MOST, check_extent, unit_sphere
 from bixt3d.datasets.split import Split
-from bixt3d.suggest import nearest
 
 FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
-TABLE = "synsetoffset2category.txt"
 LISTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
-# The share of listed files that may be absent: the official archive lacks about one in a thousand.
-MISSING = 0.01
-MOST = float(np.finfo(np.float32).max)  # of the numbers of a file
 FEATURES = ("normal",)  # of the official release: x y z nx ny nz part
 logger = logging.getLogger(__name__)
-
-
-class Shape(NamedTuple):
-    """One file: its category's number, its id, and where it lies."""
-
-    category: int
-    name: str
-    path: Path
 
 
 def read_shapenetpart(
@@ -60,9 +64,10 @@ def read_shapenetpart(
 
     `synsetoffset2category.txt` names the categories and their folders, and
     `train_test_split/shuffled_<split>_file_list.json` the shapes of a split, `shape_data/<folder>/<id>`,
-    each in `<folder>/<id>.txt` as lines of x y z, features, and part. Which parts a category has is said by
-    `parts.json`, `{category: {part name: part id}}`; without it by the table of the official release where
-    all categories are of it, else by the labels of the training shapes.
+    each in `<folder>/<id>.txt` as lines of x y z, features, and part; or, as in the release without normals,
+    x y z in `<folder>/points/<id>.pts` and the part, from 1, in `<folder>/points_label/<id>.seg`. Which
+    parts a category has is said by `parts.json`, `{category: {part name: part id}}`; without it by the table
+    of the official release where all categories are of it, else by the labels of the training shapes.
 
     Args:
         root: The data folder, or the data set's own folder under any name.
@@ -77,26 +82,29 @@ def read_shapenetpart(
 
     Raises:
         FileNotFoundError: The data set or one of its tables is missing, or more than one in a hundred of the
-            listed files. Fewer are passed over and counted in the log.
+            listed files. Fewer are left out and counted in the log, as are shapes without labels.
         ValueError: A file is damaged or of another layout; the message names file and line.
     """
     check_request(split, num_points)
     folder = find_folder(root, FOLDER, marker=TABLE)
-    table = _read_table(folder / TABLE)
+    table = read_categories(folder / TABLE)
     categories = tuple(table)
-    stored = _find_features(folder, table, None if features is None else parse_features(features))
-    wanted = stored if features is None else parse_features(features)
+    asked = None if features is None else parse_features(features)
+    stored = _find_features(folder, table, asked)
+    taken = stored if asked is None else asked
     shapes, arrays = _read_clouds(folder, LISTS[split], table, stored)
     parts = read_part_table(folder, categories)
     if parts is None:
         parts = _parts_in(*_read_clouds(folder, LISTS["trainval"], table, stored), categories)
+    elif not (folder / "parts.json").is_file():
+        _number_officially(shapes, arrays, categories)
     parts_of_category = tuple(tuple(sorted(ids.values())) for ids in parts.values())
     _check_labels(shapes, arrays, categories, parts_of_category)
-    if wanted:
+    if taken:
         _check_features(shapes, arrays, stored)
+    else:
+        arrays["points"] = arrays["points"][:, :3]
     points, labels, count = _pad(shapes, arrays, num_points)
-    if not wanted:
-        points = points[..., :3].contiguous()
     category = torch.tensor([shape.category for shape in shapes])
     result = Split(
         points,
@@ -109,7 +117,7 @@ def read_shapenetpart(
         tuple(shape.name for shape in shapes),
         name_parts(parts),
         count,
-        wanted,
+        taken,
         normalized=True,
     )
     fewest, most = int(count.min()), int(count.max())
@@ -130,13 +138,13 @@ def _find_features(folder: Path, table: dict[str, str], wanted: tuple[str, ...] 
     Raises:
         FeatureError: The file has another number of columns for it.
     """
-    paths = (path for synset in table.values() for path in sorted((folder / synset).glob("*.txt"))[:1])
-    path = next(paths, None)
+    kinds = ((kind, folder / synset) for kind in ("*.txt", "points/*.pts") for synset in table.values())
+    path = next((path for kind, place in kinds for path in sorted(place.glob(kind))[:1]), None)
     if path is None:
         return wanted or FEATURES
     with path.open(encoding="utf-8", errors="replace") as lines:
         first = next((line for line in lines if line.strip()), "")
-    beside = max(len(first.split()) - 4, 0)
+    beside = max(len(first.split()) - (3 if path.suffix == ".pts" else 4), 0)
     if not wanted and beside in (0, 3):
         return FEATURES if beside else ()
     if wanted == ():
@@ -151,61 +159,6 @@ def _find_features(folder: Path, table: dict[str, str], wanted: tuple[str, ...] 
     return wanted
 
 
-def _read_table(path: Path) -> dict[str, str]:
-    """Reads the folder of each category, in the table's order."""
-    read_lines(path)  # is there, is text, has lines
-    table: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        words = line.strip().rsplit(None, 1)
-        if len(words) != 2 or words[1] in ("", ".", "..") or "/" in words[1]:
-            raise ValueError(f"{path}, line {number}: expected a category and its folder, came {line!r}")
-        if words[0] in table or words[1] in table.values():
-            raise ValueError(f"{path}, line {number}: expected each category and folder once, came {line!r}")
-        table[words[0]] = words[1]
-    return table
-
-
-def _read_list(folder: Path, split: str, table: dict[str, str]) -> list[Shape]:
-    """Reads a split's list; files that are not there are passed over, up to `MISSING` of them."""
-    path = _list_path(folder, split)
-    entries = read_json(path)
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
-        raise ValueError(f"{path}: expected a list of strings shape_data/<folder>/<id>")
-    numbers = {synset: index for index, synset in enumerate(table.values())}
-    shapes: list[Shape] = []
-    missing: list[Shape] = []
-    seen: set[str] = set()
-    for number, entry in enumerate(entries, start=1):
-        words = entry.split("/")
-        if len(words) < 2 or words[-2] not in numbers or words[-1] in ("", ".", ".."):
-            known = nearest(words[-2], numbers) if len(words) > 1 else ""
-            raise ValueError(
-                f"{path}, entry {number}: expected shape_data/<folder>/<id> with a folder of {TABLE}, came "
-                f"{entry!r}{known}"
-            )
-        synset, token = words[-2:]
-        if f"{synset}/{token}" in seen:
-            raise ValueError(f"{path}, entry {number}: expected each shape once, came {entry!r} again")
-        seen.add(f"{synset}/{token}")
-        shape = Shape(numbers[synset], f"{synset}/{token}", folder / synset / f"{token}.txt")
-        (shapes if shape.path.is_file() else missing).append(shape)
-    if len(missing) > MISSING * len(entries):
-        raise FileNotFoundError(
-            f"{missing[0].path} is missing, one of {len(missing)} of {len(entries)} that {path} names and "
-            f"that are not there. Unpack the data set again; {WHERE}."
-        )
-    if missing:
-        logger.warning(
-            "%s names %d files that are not there; they are passed over: %s",
-            path,
-            len(missing),
-            ", ".join(shape.name for shape in missing[:3]),
-        )
-    return shapes
-
-
 def _parts_in(shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]) -> dict[str, dict[str, int]]:
     """Takes the parts of each category from the labels of training shapes."""
     parts = arrays["parts"]
@@ -213,7 +166,7 @@ def _parts_in(shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]) 
     if bad.size:
         raise ValueError(
             f"{_place(shapes, arrays, int(bad[0]))}: expected a part, a whole number from 0 to "
-            f"{MOST_PARTS - 1}, came {parts[bad[0]]:g}"
+            f"{MOST_PARTS - 1}, got {parts[bad[0]]:g}"
         )
     of_row = np.repeat(arrays["category"], arrays["rows"])
     table = {}
@@ -231,9 +184,10 @@ def _read_clouds(
     """Reads the shapes of these lists: points (R, 3 + F) and parts (R,) of all of them one after another."""
     shapes, read = [], []
     for name in lists:
-        listed = _read_list(folder, name, table)
+        listed = read_list(folder, name, table)
         shapes += listed
-        sources = [folder / TABLE, _list_path(folder, name), *(shape.path for shape in listed)]
+        files = [path for shape in listed for path in (shape.path, shape.labels) if path is not None]
+        sources = [folder / TABLE, list_path(folder, name), *files]
         key = f"shapenetpart-{name}{'' if features == FEATURES else named(features or ('xyz',))}"
         build = partial(_parse, listed, channel_count(features) + 1)
         read.append(cached(sources, key, build, folder=folder))
@@ -243,11 +197,11 @@ def _read_clouds(
 def _parse(shapes: list[Shape], columns: int) -> Arrays:
     from tqdm import tqdm
 
-    bar = tqdm(shapes, desc="parsing text files once", unit="file", disable=None)
     clouds = [
-        keep_shape(read_rows(shape.path, columns, None, None, np.float64, MOST)[None])[0] for shape in bar
+        _read_rows(shape, columns)
+        for shape in tqdm(shapes, desc="parsing text files once", unit="file", disable=None)
     ]
-    rows = np.concatenate(clouds).astype(np.float32)  # (R, 3 + F + 1)
+    rows = np.concatenate(clouds)  # (R, 3 + F + 1)
     return {
         "points": np.ascontiguousarray(rows[:, :-1]),
         "parts": rows[:, -1].copy(),
@@ -256,8 +210,31 @@ def _parse(shapes: list[Shape], columns: int) -> Arrays:
     }
 
 
-def _list_path(folder: Path, split: str) -> Path:
-    return folder / "train_test_split" / f"shuffled_{split}_file_list.json"
+def _read_rows(shape: Shape, columns: int) -> NDArray[np.float32]:
+    """Reads a shape: xyz in the unit sphere, features, and part, (N, columns)."""
+    if shape.labels is None:
+        rows = read_rows(shape.path, columns, None, None, np.float64, MOST)
+    else:
+        xyz = read_rows(shape.path, columns - 1, None, None, np.float64, MOST)
+        labels = read_rows(shape.labels, 1, None, None, np.float64, MOST)
+        if len(labels) != len(xyz):
+            raise ValueError(
+                f"{shape.labels}: expected {len(xyz)} labels, one for each point of {shape.path.name}, got "
+                f"{len(labels)}"
+            )
+        rows = np.concatenate([xyz, labels], axis=1)
+    points = torch.from_numpy(rows[:, :3])
+    check_extent(points, shape.path)
+    rows[:, :3] = unit_sphere(points).numpy()  # in double precision: a map's shape is lost in float32
+    return rows.astype(np.float32)
+
+
+def _number_officially(shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]) -> None:
+    """Turns parts counted from 1 in every category, as .seg files hold them, into the official ids."""
+    starts = official_starts()
+    shift = [0 if shape.labels is None else starts[categories[shape.category]] - 1 for shape in shapes]
+    arrays["parts"] = arrays["parts"] + np.repeat(np.array(shift, np.float32), arrays["rows"])
+    arrays["shift"] = np.array(shift)
 
 
 def _check_labels(
@@ -275,20 +252,24 @@ def _check_labels(
         return
     row = int(np.flatnonzero(~known)[0])
     category = int(of_row[row])
+    shift = np.repeat(arrays["shift"], arrays["rows"])[row] if "shift" in arrays else 0
     raise ValueError(
         f"{_place(shapes, arrays, row)}: expected a part of {categories[category]} "
-        f"({', '.join(map(str, table[category]))}), came {parts[row]:g}"
+        f"({', '.join(str(part - shift) for part in table[category])}), got {parts[row] - shift:g}"
     )
 
 
 def _check_features(shapes: list[Shape], arrays: Arrays, features: tuple[str, ...]) -> None:
     """Brings features into their usual range: raises FeatureError for a file whose numbers cannot be them."""
     begin, notes = 0, list[str]()
+    columns = columns_of(features)
     for shape, rows in zip(shapes, arrays["rows"].tolist(), strict=True):
         points = torch.from_numpy(arrays["points"][begin : begin + rows])
-        arrays["points"][begin : begin + rows] = mend_features(
-            points, features, str(shape.path), notes
-        ).numpy()
+        for feature in features:
+            place = columns[name_of(feature)]
+            where = f"{shape.path}, columns {place.start + 1} to {place.stop}"
+            one = torch.cat([points[:, :3], points[:, place]], dim=1)
+            points[:, place] = mend_features(one, (feature,), where, notes)[:, 3:]
         begin += rows
     log_notes(notes)
 
@@ -298,20 +279,10 @@ def _place(shapes: list[Shape], arrays: Arrays, row: int) -> str:
     ends = np.cumsum(arrays["rows"])
     index = int(np.searchsorted(ends, row, side="right"))
     inside = row - int(ends[index] - arrays["rows"][index])
-    with shapes[index].path.open(encoding="utf-8", errors="replace") as lines:
+    path = shapes[index].labels or shapes[index].path
+    with path.open(encoding="utf-8", errors="replace") as lines:
         filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
-    return f"{shapes[index].path}, line {filled[inside]}"
-
-
-def _unit_spheres(xyz: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Moves each shape into the unit sphere, as `unit_sphere` does: xyz (R, 3), rows of each shape (S,)."""
-    starts = np.cumsum(rows) - rows
-    means = np.add.reduceat(xyz, starts, dtype=np.float64) / rows[:, None]  # (S, 3)
-    centred = xyz - np.repeat(means, rows, axis=0)
-    radius = np.sqrt(np.maximum.reduceat(np.square(centred).sum(1), starts))  # (S,)
-    radius[radius == 0] = 1.0
-    centred /= np.repeat(radius, rows)[:, None]
-    return centred.astype(np.float32)
+    return f"{path}, line {filled[inside]}"
 
 
 def _pad(
@@ -329,7 +300,6 @@ def _pad(
     starts = np.cumsum(rows) - rows
     kept = np.minimum(rows, width)
     index = starts[:, None] + np.arange(width) % kept[:, None]  # (S, N)
-    stored = np.concatenate([_unit_spheres(arrays["points"][:, :3], rows), arrays["points"][:, 3:]], axis=1)
-    points = torch.from_numpy(stored[index])  # (S, N, C)
+    points = torch.from_numpy(arrays["points"][index])  # (S, N, C)
     parts = torch.from_numpy(arrays["parts"][index].astype(np.int64))  # (S, N)
     return points, parts, torch.from_numpy(kept)

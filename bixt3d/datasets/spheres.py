@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +16,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST = torch.finfo(torch.float32).max  # the largest number of a text file
 LARGEST = 1e100  # coordinates beyond are damage; their squares would overflow
 SMALLEST = 1e-150  # extent of a cloud; its square would vanish
-LOST = 1e-4  # of its extent, by which rounding may not move a point of a cloud
+LOST = 1e-6  # of its extent, by which rounding to float32 may not move a point of a cloud
 ROUNDED = 0.02  # how far a cloud that is stored with few digits may be from centre and radius
+CHUNK = 256  # clouds at a time in double precision
 
 
 def unit_sphere(points: Tensor) -> Tensor:
@@ -36,9 +37,9 @@ def unit_sphere(points: Tensor) -> Tensor:
         ValueError: `points` is not a float tensor (..., N, 3) with at least one point.
     """
     if not isinstance(points, Tensor) or points.ndim < 2 or points.shape[-1] != 3 or points.shape[-2] == 0:
-        raise ValueError(f"points: expected a float tensor (..., N, 3), came {describe(points)}")
+        raise ValueError(f"points: expected a float tensor (..., N, 3), got {describe(points)}")
     if not points.is_floating_point():
-        raise ValueError(f"points: expected a float tensor, came {points.dtype}")
+        raise ValueError(f"points: expected a float tensor, got {points.dtype}")
     centred = points - points.mean(dim=-2, keepdim=True)
     # the mean of equal numbers is another one by rounding, and that would become the radius
     one_place = (points.amax(dim=-2) == points.amin(dim=-2)).all(dim=-1)[..., None, None]  # (..., 1, 1)
@@ -47,85 +48,101 @@ def unit_sphere(points: Tensor) -> Tensor:
     return centred / torch.where(radius > 0, radius, 1.0)
 
 
-def heights(xyz: Tensor) -> Tensor:
-    """Return how far each point is above its cloud's lowest along y, in radii: (..., N, 3) -> (..., N, 1)."""
-    radius = (xyz - xyz.mean(dim=-2, keepdim=True)).norm(dim=-1).amax(dim=-1)[..., None, None]  # (..., 1, 1)
+def heights(xyz: Tensor, count: Tensor | None = None) -> Tensor:
+    """Return how far each point is above its cloud's lowest along y, in radii: (..., N, 3) -> (..., N, 1).
+
+    ``count`` says how many points each of (S, N, 3) clouds has of its own, its first.
+    """
+    if count is None:
+        radius = (xyz - xyz.mean(dim=-2, keepdim=True)).norm(dim=-1).amax(dim=-1)[..., None, None]
+    else:
+        radius = _centred(xyz, count)[1]  # (S, 1, 1)
     above = xyz[..., 1:2] - xyz[..., 1:2].amin(dim=-2, keepdim=True)  # (..., N, 1)
     return above / torch.where(radius > 0, radius, 1.0)
 
 
-def check_extent(points: Tensor) -> None:
-    """Checks that a cloud has a shape: two points that are apart by more than rounding.
+def at_one_place(xyz: Tensor) -> Tensor:
+    """Tell of which clouds (..., N, 3) in float64 all points coincide, but for rounding: (...) bool."""
+    low, high = xyz.amin(dim=-2), xyz.amax(dim=-2)
+    rounding = 8 * torch.finfo(torch.float64).eps * torch.maximum(low.abs(), high.abs()).amax(dim=-1)
+    return (high - low).amax(dim=-1) <= rounding.clamp(min=SMALLEST)
+
+
+def check_extent(points: Tensor, where: object = "") -> None:
+    """Checks that a cloud has a shape: two points apart, and no coordinates that are damage.
 
     Args:
         points: (N, 3) float64 xyz.
+        where: What errors call the cloud.
 
     Raises:
-        ValueError: All points coincide.
+        ValueError: All points coincide, or coordinates are beyond `LARGEST`.
     """
-    low, high = points.amin(dim=0), points.amax(dim=0)
-    rounding = 8 * torch.finfo(torch.float64).eps * float(torch.maximum(low.abs(), high.abs()).max())
-    if float((high - low).max()) <= max(rounding, SMALLEST):
-        raise ValueError(f"expected points at two places at least, came {len(points)} at one")
+    prefix = f"{where}: " if where else ""
+    if float(points.abs().max()) > LARGEST:
+        raise ValueError(f"{prefix}expected coordinates up to {LARGEST:g}, got larger ones")
+    if bool(at_one_place(points)):
+        raise ValueError(f"{prefix}expected points at two places at least, got {len(points)} at one")
 
 
-def normalize_split(split: Split, chunk: int = 256) -> Split:
-    """Centre and scale every cloud of a split to the unit sphere, by its own points.
+def in_unit_sphere(xyz: Tensor) -> Tensor:
+    """Tell which clouds (S, N, 3) are in the unit sphere, but for rounding: (S,) bool."""
+    centre = xyz.mean(1, keepdim=True)  # (S, 1, 3)
+    radius = (xyz - centre).norm(dim=-1).amax(1)  # (S,)
+    there: Tensor = (centre.abs().amax((1, 2)) <= ROUNDED) & ((radius - 1).abs() <= ROUNDED)
+    return there
+
+
+def unit_spheres(points: Tensor, count: Tensor | None = None) -> Tensor:
+    """Return clouds (S, N, C) with xyz moved into the unit sphere in double precision, float32.
 
     Args:
-        split: The split; one that is normalised already is returned as it is.
-        chunk: Clouds at a time, in double precision.
+        points: The clouds.
+        count: How many points each has of its own, its first (S,): they alone give centre and radius.
     """
+    moved = points.float() if points.dtype != torch.float32 else points.clone()
+    for begin in range(0, len(points), CHUNK):
+        xyz = points[begin : begin + CHUNK, :, :3].double()  # (s, N, 3)
+        if count is None:
+            xyz = unit_sphere(xyz)
+        else:
+            centred, radius = _centred(xyz, count[begin : begin + CHUNK])
+            xyz = centred / torch.where(radius > 0, radius, 1.0)
+        moved[begin : begin + CHUNK, :, :3] = xyz.float()
+    return moved
+
+
+def _centred(xyz: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Return clouds (S, N, 3) about the mean of their own points, and the radius of those (S, 1, 1)."""
+    own = torch.arange(xyz.shape[1], device=xyz.device) < count[:, None]  # (S, N)
+    weight = own[..., None].to(xyz.dtype)  # (S, N, 1)
+    centred = xyz - (xyz * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
+    return centred, (centred.norm(dim=-1) * own).amax(-1)[:, None, None]
+
+
+def normalize_split(split: Split) -> Split:
+    """Move every cloud of a split into the unit sphere by its own points; a normalised split stays."""
     if split.normalized:
         return split
-    points, most = split.points.clone(), 0.0
-    for begin in range(0, len(split), chunk):
-        xyz = split.points[begin : begin + chunk, :, :3].double()  # (s, N, 3)
-        if split.count is None:
-            moved = unit_sphere(xyz)
-        else:
-            own = torch.arange(split.num_points, device=xyz.device) < split.count[begin : begin + chunk, None]
-            moved = _own_spheres(xyz, own)
-        points[begin : begin + chunk, :, :3] = moved.float()
-        most = max(most, float((moved - xyz).abs().max()))
-    if most > ROUNDED:
+    points = unit_spheres(split.points, split.count)
+    if float((points[..., :3] - split.points[..., :3]).abs().max()) > ROUNDED:
         logger.info("clouds are centred and scaled to the unit sphere, as Predictor does it")
     return replace(split, points=points, normalized=True)
 
 
-def _own_spheres(xyz: Tensor, own: Tensor) -> Tensor:
-    """Do what `unit_sphere` does by the points (s, N, 3) that are a cloud's own (s, N), for all."""
-    weight = own[..., None].to(xyz.dtype)  # (s, N, 1)
-    centred = xyz - (xyz * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)
-    radius = (centred.norm(dim=-1) * own).amax(-1)[:, None, None]  # (s, 1, 1)
-    return centred / torch.where(radius > 0, radius, 1.0)
+def keep_shape(points: Tensor) -> Tensor:
+    """Round clouds (S, N, C) in float64 to float32, after moving those to their centre that lose their shape.
 
-
-def keep_shape(points: Any) -> Any:
-    """Move clouds to their centres where single precision would lose their shape, such as on a map.
-
-    Args:
-        points: An array (S, N, C) in double precision or of whole numbers; others are returned as they are.
+    Coordinates of a map are so large that float32 rounds them by centimetres and more.
     """
-    wide = isinstance(points, np.ndarray) and points.dtype.kind in "fiu" and points.dtype.itemsize >= 4
-    if not wide or points.dtype == np.float32 or points.ndim != 3 or points.shape[2] < 3 or not points.size:
-        return points
-    xyz = points[..., :3].astype(np.promote_types(points.dtype, np.float64), copy=False)
-    with np.errstate(invalid="ignore", over="ignore"):  # of NaN and infinity, which are refused elsewhere
-        centred = xyz - xyz.mean(axis=1, keepdims=True)
-        size, extent = (np.abs(values).max(axis=(1, 2)) for values in (xyz, centred))  # (S,) each
-        # Of a cloud at one place nothing is lost.
-        lost = (np.finfo(np.float32).eps * size > LOST * extent) & (extent > 1e-12 * size)
-        if not lost.any():
-            return points
-    logger.warning("points: coordinates are too large for float32: each cloud is moved to its centre")
-    xyz = np.where(lost[:, None, None], centred, xyz)
-    return np.concatenate([xyz, points[..., 3:]], axis=-1)
-
-
-def is_normalized(points: Tensor) -> bool:
-    """Tell whether all clouds (S, N, C) are in the unit sphere, but for rounding."""
+    rounded = points.float()
+    if points.ndim != 3 or points.shape[2] < 3 or not points.numel():
+        return rounded
     xyz = points[..., :3]
-    centre = xyz.mean(1, keepdim=True)  # (S, 1, 3)
-    radius = (xyz - centre).norm(dim=-1).amax(1)  # (S,)
-    return bool((centre.abs().amax() <= ROUNDED) & ((radius - 1).abs().amax() <= ROUNDED))
+    centred = xyz - xyz.mean(1, keepdim=True)  # (S, N, 3)
+    lost = (xyz - rounded[..., :3].double()).abs().amax((1, 2)) > LOST * centred.abs().amax((1, 2))  # (S,)
+    lost &= torch.isfinite(rounded).all(2).all(1) & ~at_one_place(xyz)
+    if bool(lost.any()):
+        logger.warning("points: coordinates are too large for float32: each cloud is moved to its centre")
+        rounded[..., :3] = torch.where(lost[:, None, None], centred.float(), rounded[..., :3])
+    return rounded

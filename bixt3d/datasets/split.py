@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, overload
 
@@ -17,17 +17,12 @@ from bixt3d.datasets.checks import (
     check_names,
     check_part_table,
     check_points,
-    from_numpy,
+    float_points,
     repeat_labels,
+    whole_numbers,
 )
-from bixt3d.datasets.features import (
-    assumed_features,
-    check_features,
-    columns_of,
-    name_of,
-    parse_features,
-)
-from bixt3d.datasets.spheres import LARGEST, check_extent, heights, keep_shape, unit_sphere
+from bixt3d.datasets.features import assumed_features, columns_of, mend_features, name_of, parse_features
+from bixt3d.datasets.spheres import check_extent, heights, unit_sphere
 from bixt3d.suggest import nearest
 
 _WHOLE = ("label", "parts", "category", "count")  # fields of whole numbers
@@ -54,8 +49,11 @@ class PartCloud(NamedTuple):
 class Split:
     """A whole split in memory: one row per shape, every shape with the same number of points.
 
-    NumPy arrays are taken as well as tensors, and lists of names. ``len(split)``, ``split[3]`` and iteration
-    work as `torch.utils.data.DataLoader` needs them: a shape is a `Cloud` (points, label), or a `PartCloud`.
+    NumPy arrays are taken as well as tensors, and lists of names. Points in double precision become float32;
+    clouds whose shape that would lose, as on a map, are first moved to their centre. Colours up to 255 are
+    divided by it, and normals scaled to length 1, with a line in the log. ``len(split)``, ``split[3]`` and
+    iteration work as `torch.utils.data.DataLoader` needs them: a shape is a `Cloud` (points, label), or a
+    `PartCloud`.
 
     Attributes:
         points: (S, N, 3 + F) xyz and the features, float32.
@@ -98,28 +96,28 @@ class Split:
         tensors = (self.points, self.label, self.parts, self.category, self.count)
         devices = {str(value.device) for value in tensors if isinstance(value, Tensor)}
         if len(devices) > 1:
-            raise ValueError(f"expected all tensors on one device, came {', '.join(sorted(devices))}")
+            raise ValueError(f"expected all tensors on one device, got {', '.join(sorted(devices))}")
         check_points(self.points)
         features = parse_features(self.features, self.points.shape[2] if self.features else None)
         if features:
-            check_features(self.points, features, "points")
+            object.__setattr__(self, "points", mend_features(self.points, features, "points"))
         object.__setattr__(self, "features", features or assumed_features(self.points))
         shapes, num_points = self.points.shape[:2]
         check_names("classes", self.classes)
         check_index("label", self.label, (shapes,), len(self.classes), "classes")
         if self.names and len(self.names) != shapes:
             raise ValueError(
-                f"names: expected one for each of the {shapes} shapes, or none, came {len(self.names)}"
+                f"names: expected one for each of the {shapes} shapes, or none, got {len(self.names)}"
             )
         if self.count is not None:
             check_index("count", self.count, (shapes,), num_points + 1, "points and none")
             if int(self.count.min()) < 1:
-                raise ValueError("count: expected at least one point of its own for each shape, came 0")
+                raise ValueError("count: expected at least one point of its own for each shape, got 0")
         part_fields = (self.parts is not None, self.category is not None, bool(self.categories))
         if any(part_fields) or self.parts_of_category:
             if self.parts is None or self.category is None or not self.categories:
                 raise ValueError(
-                    "part data needs parts, category, categories and parts_of_category together, came "
+                    "part data needs parts, category, categories and parts_of_category together, got "
                     f"parts: {part_fields[0]}, category: {part_fields[1]}, categories: {part_fields[2]}"
                 )
             check_names("categories", self.categories)
@@ -128,14 +126,14 @@ class Split:
             check_index("parts", self.parts, (shapes, num_points), self.num_parts, "part ids")
             if self.part_names and len(self.part_names) != self.num_parts:
                 raise ValueError(
-                    f"part_names: expected {self.num_parts} names, one a part id, came {len(self.part_names)}"
+                    f"part_names: expected {self.num_parts} names, one a part id, got {len(self.part_names)}"
                 )
 
     def _convert(self) -> None:
         """Take arrays of NumPy for tensors, and lists for tuples."""
-        object.__setattr__(self, "points", keep_shape(self.points))
-        for name, dtype in (("points", torch.float32), *((name, torch.int64) for name in _WHOLE)):
-            object.__setattr__(self, name, from_numpy(getattr(self, name), dtype))
+        object.__setattr__(self, "points", float_points(self.points))
+        for name in _WHOLE:
+            object.__setattr__(self, name, whole_numbers(getattr(self, name)))
         for name in ("classes", "categories", "names", "part_names", "features"):
             value = getattr(self, name)
             if isinstance(value, (list, np.ndarray)):
@@ -174,12 +172,7 @@ class Split:
         most = max(rows)
         points = []
         for at, cloud in enumerate(read):
-            try:
-                check_extent(cloud[:, :3])
-            except ValueError as error:
-                raise ValueError(f"cloud {at}: {error}") from None
-            if float(cloud[:, :3].abs().max()) > LARGEST:
-                raise ValueError(f"cloud {at}: expected coordinates up to {LARGEST:g}, got larger ones")
+            check_extent(cloud[:, :3], f"cloud {at}")
             cloud = torch.cat([unit_sphere(cloud[:, :3]), cloud[:, 3:]], -1).float()
             points.append(cloud[torch.arange(most) % len(cloud)])  # (N, C)
         if len(parts):
@@ -226,7 +219,7 @@ class Split:
         """
         wanted, columns = parse_features(features), columns_of(self.features)
         if "height" in wanted and "height" not in columns:
-            points = torch.cat([self.points, heights(self.points[..., :3])], -1)
+            points = torch.cat([self.points, heights(self.points[..., :3], self.count)], -1)
             return replace(self, points=points, features=(*self.features, "height")).with_features(wanted)
         missing = [name_of(feature) for feature in wanted if name_of(feature) not in columns]
         if missing:
@@ -284,18 +277,11 @@ class Split:
         return 1 + max((max(ids) for ids in self.parts_of_category), default=-1)
 
     def to(self, device: torch.device | str) -> Split:
-        """Returns the split with all its tensors on `device`."""
-        return replace(
-            self,
-            points=self.points.to(device),
-            label=self.label.to(device),
-            parts=None if self.parts is None else self.parts.to(device),
-            category=None if self.category is None else self.category.to(device),
-            count=None if self.count is None else self.count.to(device),
-        )
+        """Return the split with all its tensors on `device`."""
+        return self._change(lambda tensor: tensor.to(device))
 
     def select(self, index: Tensor | Sequence[int]) -> Split:
-        """Returns the shapes at `index`, in its order.
+        """Return the shapes at `index`, in its order.
 
         Args:
             index: (K,) int64 positions in 0..S-1, or an (S,) bool mask.
@@ -309,16 +295,14 @@ class Split:
         if index.ndim != 1 or index.numel() == 0:
             raise ValueError(
                 f"index: expected at least one position, (K,) int64 or an ({len(self)},) bool mask, "
-                f"came {tuple(index.shape)} {index.dtype}"
+                f"got {tuple(index.shape)} {index.dtype}"
             )
         check_index("index", index, (index.numel(),), len(self), "shapes")
-        positions = index.tolist()
-        return replace(
-            self,
-            points=self.points[index],
-            label=self.label[index],
-            parts=None if self.parts is None else self.parts[index],
-            category=None if self.category is None else self.category[index],
-            count=None if self.count is None else self.count[index],
-            names=tuple(self.names[i] for i in positions) if self.names else (),
-        )
+        names = tuple(self.names[place] for place in index.tolist()) if self.names else ()
+        return self._change(lambda tensor: tensor[index], names=names)
+
+    def _change(self, change: Callable[[Tensor], Tensor], **fields: Any) -> Split:
+        """Return the split with its tensors changed alike."""
+        values = {name: getattr(self, name) for name in ("points", *_WHOLE)}
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if value is not None}
+        return replace(self, **changed, **fields)

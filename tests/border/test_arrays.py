@@ -194,7 +194,7 @@ def test_points_that_all_coincide(
     for name, predictor in predictors.items():
         call = predictor.segment if name == "parts" else predictor
         with pytest.raises(
-            ValueError, match=rf"cloud: expected points at two places at least, came {count} at one"
+            ValueError, match=rf"cloud: expected points at two places at least, got {count} at one"
         ):
             call(cloud)
         with pytest.raises(ValueError, match=r"still\.npy: expected points at two places"):

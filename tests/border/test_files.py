@@ -202,7 +202,7 @@ def test_hdf5(tmp_path: Path) -> None:
         path.write_bytes(content)
         read = read_or_refuse(lambda path: read_hdf5(path, 40), path)
         if read is not None:
-            points, label, _ = read
+            points, label, _, _ = read
             assert np.isfinite(points).all() and label.shape == (len(points),) and (label < 40).all()
 
     check()
@@ -391,7 +391,7 @@ def test_one_large_shape_among_many_small_ones(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("bixt3d.datasets.shapenetpart.FREE", 28_000)
     folder = layout(tmp_path, PARTS, json.dumps([f"s/one/{i}" for i in range(300)]).encode(), ROWS)
     for number in range(300):
-        (folder / "one" / f"{number}.txt").write_bytes(ROWS.splitlines()[0])
+        (folder / "one" / f"{number}.txt").write_bytes(b"\n".join(ROWS.splitlines()[:2]))
     (folder / "one" / "7.txt").write_bytes(ROWS * 100)
     with pytest.raises(ValueError, match=r"7\.txt holds 800 points: .* ask for fewer by num_points"):
         read_shapenetpart(folder, "train")

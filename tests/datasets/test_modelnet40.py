@@ -18,13 +18,19 @@ from tests.markers import data_dir, needs_data
 CLASSES = ["chair", "night_stand", "sofa"]
 
 
+def in_spheres(points: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Clouds (n, P, 3) centred on their mean, the farthest point at distance 1."""
+    centred = points - points.mean(axis=1, keepdims=True)
+    return centred / np.linalg.norm(centred, axis=2).max(axis=1)[:, None, None]
+
+
 def write_hdf5(
     path: Path, count: int, points: int, *, seed: int, names: bool = True, **changes: Any
 ) -> dict[str, Any]:
     """Writes a file in the official layout; `changes` replace an array, or leave it out where None."""
     draw = np.random.default_rng(seed)
     arrays = {
-        "data": draw.normal(size=(count, points, 3)).astype(np.float32),
+        "data": in_spheres(draw.normal(size=(count, points, 3))).astype(np.float32),
         "label": (np.arange(count) % 3).astype(np.uint8)[:, None],
         "name": np.array([f"{seed}_{i:04d}".encode() for i in range(count)]) if names else None,
     }
@@ -120,7 +126,7 @@ def test_hdf5_without_lists_reads_all_sorted(hdf5: Path) -> None:
     "changes",
     [
         {"label": np.array([0, 2, 1, 1], dtype=np.int32)},
-        {"data": np.ones((4, 16, 3), dtype=np.float64)},
+        {"data": in_spheres(np.random.default_rng(7).normal(size=(4, 16, 3)))},
         {"name": None},
         {"name": np.arange(7)},
         {"extra": np.zeros(3)},
@@ -130,7 +136,7 @@ def test_hdf5_without_lists_reads_all_sorted(hdf5: Path) -> None:
 def test_hdf5_variants_are_read(hdf5: Path, changes: dict[str, Any]) -> None:
     arrays = write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_test0.h5", 4, 16, seed=3, **changes)
     split = open_dataset("modelnet40", hdf5, "test")
-    np.testing.assert_array_equal(split.points.numpy(), arrays["data"])
+    np.testing.assert_array_equal(split.points.numpy(), arrays["data"].astype(np.float32))
     assert split.label.tolist() == arrays["label"].reshape(-1).tolist()
     assert len(split.names) == (0 if "name" in changes else 4)
 
@@ -147,7 +153,7 @@ def test_names_of_variable_length_strings(hdf5: Path) -> None:
 
 
 def with_value(value: float) -> np.ndarray[Any, Any]:
-    points = np.zeros((4, 16, 3), dtype=np.float32)
+    points = np.random.default_rng(0).normal(size=(4, 16, 3)).astype(np.float32)
     points[2, 3, 1] = value
     return points
 
@@ -157,17 +163,17 @@ def with_value(value: float) -> np.ndarray[Any, Any]:
     [
         ({"data": None}, "it has no data; it holds label, name"),
         ({"label": None}, "it has no label; it holds data, name"),
-        ({"data": np.zeros((4, 16, 6), np.float32)}, r"expected data \(n, P, 3\) float, came \(4, 16, 6\)"),
-        ({"data": np.zeros((4, 16), np.float32)}, r"came \(4, 16\)"),
-        ({"data": np.zeros((4, 0, 3), np.float32)}, r"came \(4, 0, 3\)"),
+        ({"data": np.zeros((4, 16, 6), np.float32)}, r"expected data \(n, P, 3\) float, got \(4, 16, 6\)"),
+        ({"data": np.zeros((4, 16), np.float32)}, r"got \(4, 16\)"),
+        ({"data": np.zeros((4, 0, 3), np.float32)}, r"got \(4, 0, 3\)"),
         ({"data": np.zeros((4, 16, 3), np.int32)}, "int32"),
-        ({"data": with_value(np.nan)}, "NaN or infinity in 1 shapes, first 2"),
-        ({"data": with_value(-np.inf)}, "NaN or infinity in 1 shapes, first 2"),
-        ({"label": np.zeros((5, 1), np.uint8)}, r"for the 4 shapes of data, came \(5, 1\)"),
-        ({"label": np.zeros((4, 3), np.uint8)}, r"came \(4, 3\)"),
+        ({"data": with_value(np.nan)}, "shape 2: expected finite points, got NaN or infinity"),
+        ({"data": with_value(-np.inf)}, "shape 2: expected finite points, got NaN or infinity"),
+        ({"label": np.zeros((5, 1), np.uint8)}, r"for the 4 shapes of data, got \(5, 1\)"),
+        ({"label": np.zeros((4, 3), np.uint8)}, r"got \(4, 3\)"),
         ({"label": np.zeros(4, np.float32)}, "whole-number label.*float32"),
-        ({"label": np.array([0, 1, 2, 3], np.uint8)}, r"labels in 0\.\.2.*came 0\.\.3"),
-        ({"label": np.array([0, -1, 2, 1], np.int8)}, r"came -1\.\.2"),
+        ({"label": np.array([0, 1, 2, 3], np.uint8)}, r"labels in 0\.\.2.*got 0\.\.3"),
+        ({"label": np.array([0, -1, 2, 1], np.int8)}, r"got -1\.\.2"),
         ({"name": np.array([b"a", b"b"])}, r"expected name \(4,\)"),
     ],
 )
@@ -318,7 +324,11 @@ def test_hdf5_normals_of_other_lengths_are_scaled(hdf5: Path, caplog: pytest.Log
         ),
         (["own:2"], {"own": lambda draw, count: np.zeros((count, 15, 2))}, r"got \(4, 15, 2\)"),
         (["own:2"], {"own": lambda draw, count: np.zeros((count, 16))}, r"got \(4, 16\)"),
-        (["own"], {"own": lambda draw, count: np.full((count, 16), np.nan)}, "NaN or infinity in 4 shapes"),
+        (
+            ["own"],
+            {"own": lambda draw, count: np.full((count, 16), np.nan)},
+            "shape 0: expected finite points, got NaN or infinity",
+        ),
         (["own"], {"own": lambda draw, count: np.full((count, 16), b"a")}, "expected numbers in own"),
         (
             ["normal"],
@@ -477,11 +487,11 @@ def test_normal_bad_files_are_named(normal: Path) -> None:
     path = folder / "night_stand" / "night_stand_0100.txt"
     good = path.read_text().splitlines()
     path.write_text("\n".join([*good[:4], "1,2,3", *good[5:]]))
-    with pytest.raises(ValueError, match=r"night_stand_0100\.txt, line 5: expected 6 numbers, came 3"):
+    with pytest.raises(ValueError, match=r"night_stand_0100\.txt, line 5: expected 6 numbers.*, got 3"):
         open_dataset("modelnet40_normal", normal, "test", num_points=8)
     path.write_text("\n".join([*good[:4], "1,2,3,4,5,six", *good[5:]]))
     with pytest.raises(
-        ValueError, match=r"night_stand_0100\.txt, line 5: expected finite numbers, came 'six'"
+        ValueError, match=r"night_stand_0100\.txt, line 5: expected finite numbers, got 'six'"
     ):
         open_dataset("modelnet40_normal", normal, "test", num_points=8)
     path.unlink()
@@ -502,10 +512,10 @@ def test_normal_bad_files_are_named(normal: Path) -> None:
     [
         (
             ("modelnet41", "test"),
-            "modelnet40_normal, shapenetpart, shapes, came 'modelnet41'; did you mean 'modelnet40'?",
+            "modelnet40_normal, shapenetpart, shapes, got 'modelnet41'; did you mean 'modelnet40'?",
         ),
-        (("zzz", "test"), "came 'zzz'$"),
-        (("modelnet40", "tset"), "split: expected one of train, val, test, trainval, came 'tset'"),
+        (("zzz", "test"), "got 'zzz'$"),
+        (("modelnet40", "tset"), "split: expected one of train, val, test, trainval, got 'tset'"),
         (("modelnet40", "test", 0), "num_points: expected a whole number above 0"),
         (("modelnet40", "test", True), "num_points"),
         (("modelnet40", "test", 5.0), "num_points"),
@@ -560,10 +570,84 @@ def test_real_modelnet40(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert float(test.points.norm(dim=-1).max()) < 1.01
 
 
-def test_doubles_on_a_map_keep_their_shape(hdf5: Path) -> None:
-    """They are centred before they are rounded."""
-    shape = np.random.default_rng(0).normal(size=(4, 16, 3))
-    file = hdf5 / HDF5_FOLDER / "ply_data_test0.h5"
-    write_hdf5(file, 4, 16, seed=2, data=shape + [500_000.0, 5_400_000.0, 300.0])
-    points = open_dataset("modelnet40", hdf5, "test").points.numpy()
-    np.testing.assert_allclose(points, shape - shape.mean(axis=1, keepdims=True), atol=1e-6)
+# Place and size
+
+
+def sphere(count: int, rows: int) -> np.ndarray[Any, Any]:
+    """Points on spheres of radius 1 that are on a map."""
+    points = np.random.default_rng(3).normal(size=(count, rows, 3))
+    return points / np.linalg.norm(points, axis=2, keepdims=True) + [500_000.0, 5_400_000.0, 300.0]
+
+
+def assert_spheres(points: torch.Tensor, placed: np.ndarray[Any, Any]) -> None:
+    """The points are those of `placed`, moved and scaled alone, to a millionth."""
+    np.testing.assert_allclose(points[..., :3].numpy(), in_spheres(placed), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["f8", "f4"])
+def test_hdf5_that_is_not_normalized_is_moved_at_loading(
+    kind: str, hdf5: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By all points of each shape, also where fewer are asked for; each time with a note."""
+    caplog.set_level(logging.INFO)
+    placed = sphere(4, 16) if kind == "f8" else np.random.default_rng(3).uniform(-900, 900, (4, 16, 3))
+    placed[1] = in_spheres(placed[1:2])[0] * 1.001 + 0.001  # as stored with few digits: this one stays
+    write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_test0.h5", 4, 16, seed=2, data=placed.astype(kind))
+    for _ in range(2):
+        caplog.clear()
+        read = open_dataset("modelnet40", hdf5, "test")
+        assert "3 of 4 clouds are not centred and scaled as stored" in caplog.text
+    assert read.normalized
+    assert_spheres(read.points[[0, 2, 3]], placed[[0, 2, 3]])
+    np.testing.assert_array_equal(read.points[1].numpy(), placed[1].astype(np.float32))
+    assert torch.equal(open_dataset("modelnet40", hdf5, "test", 5).points, read.points[:, :5])
+    caplog.clear()
+    open_dataset("modelnet40", hdf5, "train")
+    assert "as stored" not in caplog.text
+
+
+def test_hdf5_height_is_computed_where_there_is_none(hdf5: Path) -> None:
+    with_features(hdf5)
+    draw = np.random.default_rng(2)
+    placed = draw.normal(size=(4, 16, 3)) * 70 + 900
+    test = hdf5 / HDF5_FOLDER / "ply_data_test0.h5"
+    write_hdf5(test, 4, 16, seed=2, data=placed, intensity=draw.random((4, 16)).astype(np.float32))
+    read = open_dataset("modelnet40", hdf5, "test", features=["height", "intensity"])
+    normal = in_spheres(placed)
+    above = normal[..., 1] - normal[..., 1].min(axis=1, keepdims=True)
+    np.testing.assert_allclose(read.points[..., 3].numpy(), above, atol=1e-6)
+    stored = draw.random((4, 16)).astype(np.float32)
+    write_hdf5(test, 4, 16, seed=2, height=stored)
+    read = open_dataset("modelnet40", hdf5, "test", features=["height"])
+    np.testing.assert_array_equal(read.points[..., 3].numpy(), stored)
+
+
+def test_hdf5_shape_at_one_place_is_named(hdf5: Path) -> None:
+    placed = sphere(4, 16)
+    placed[3] = placed[3, 0]
+    write_hdf5(hdf5 / HDF5_FOLDER / "ply_data_test0.h5", 4, 16, seed=2, data=placed)
+    with pytest.raises(
+        ValueError, match=r"test0\.h5: shape 3: expected points at two places at least, got one"
+    ):
+        open_dataset("modelnet40", hdf5, "test")
+
+
+def test_normal_text_on_a_map_keeps_its_shape(normal: Path) -> None:
+    placed = sphere(3, 30)
+    for name, points in zip(CLASSES, placed, strict=True):
+        rows = np.concatenate([points, cloud(1)[:, 3:]], axis=1)
+        path = normal / NORMAL_FOLDER / name / f"{name}_0100.txt"
+        path.write_text("".join(",".join(f"{value:.9f}" for value in row) + "\n" for row in rows))
+    assert_spheres(open_dataset("modelnet40_normal", normal, "test").points, placed)
+    assert_spheres(open_dataset("modelnet40_normal", normal, "test", 12).points, placed[:, :12])
+    write_cloud(normal / NORMAL_FOLDER / "sofa" / "sofa_0100.txt", cloud(5)[[0] * 30])
+    with pytest.raises(
+        ValueError, match=r"sofa_0100\.txt: expected points at two places at least, got 30 at one"
+    ):
+        open_dataset("modelnet40_normal", normal, "test", 8)
+
+
+def test_normal_with_height(normal: Path) -> None:
+    read = open_dataset("modelnet40_normal", normal, "test", 20, ["normal", "height"])
+    above = read.points[..., 1] - read.points[..., 1].amin(1, keepdim=True)
+    torch.testing.assert_close(read.points[..., 6], above, atol=1e-5, rtol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 import bixt3d
 from bixt3d import datasets, open_dataset, register_dataset
 from bixt3d.config import config_from
-from bixt3d.datasets import Split, list_datasets
+from bixt3d.datasets import Split, hold_out, list_datasets
 from bixt3d.training.splits import open_splits
 
 SIZES = {"train": 6, "val": 3, "test": 4, "trainval": 9}
@@ -72,7 +73,7 @@ def test_a_name_is_known_everywhere(tmp_path: Path) -> None:
     assert bixt3d.open_dataset("mine", "~/data", "test") is not None
     assert reader.told["root"] == Path.home() / "data"
     with pytest.raises(
-        ValueError, match="expected a data set out of .*mine, .*came 'mien'; did you mean 'mine'"
+        ValueError, match="expected a data set out of .*mine, .*got 'mien'; did you mean 'mine'"
     ):
         open_dataset("mien", tmp_path, "test")
     with pytest.raises(ValueError, match="split: expected one of"):
@@ -178,3 +179,35 @@ def test_nothing_is_made_where_it_may_not_be(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="shapes"):
         open_dataset("shapes", tmp_path, "test", make=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError("no file val.npy"), KeyError("val")])
+def test_a_data_set_without_val_is_cut(
+    error: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same shapes as `hold_out` takes, train and val apart, and both together in their order."""
+
+    def read(root: Path, split: str) -> Split:
+        if split not in ("train", "test"):
+            raise error
+        return replace(made(split), names=tuple(f"{split}{number}" for number in range(SIZES[split])))
+
+    register_dataset("two", read)
+    parts = {split: open_dataset("two", tmp_path, split) for split in SIZES}
+    train, val = hold_out(made("train").label)
+    assert parts["train"].names == tuple(f"train{number}" for number in train.tolist())
+    assert parts["val"].names == tuple(f"train{number}" for number in val.tolist())
+    assert parts["trainval"].names == tuple(f"train{number}" for number in range(6))
+    assert parts["test"].names == ("test0", "test1", "test2", "test3")
+    assert "two: no val split" in caplog.text and str(error) in caplog.text
+
+
+def test_a_damaged_val_is_not_taken_for_none(tmp_path: Path) -> None:
+    def read(root: Path, split: str) -> Split:
+        if split == "val":
+            raise ValueError("val.npy: damaged")
+        return made(split)
+
+    register_dataset("broken", read)
+    with pytest.raises(ValueError, match="damaged"):
+        open_dataset("broken", tmp_path, "train")

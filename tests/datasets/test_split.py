@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bixt3d.datasets.holdout import cut_train, hold_out
-from bixt3d.datasets.spheres import unit_sphere
+from bixt3d.datasets.spheres import normalize_split, unit_sphere
 from bixt3d.datasets.split import Split
 from tests.markers import needs_cuda
 
@@ -54,8 +54,8 @@ def test_select_takes_every_field_along() -> None:
     ("index", "message"),
     [
         ([], "at least one"),
-        ([4], r"0\.\.3 .*came 4\.\.4"),
-        ([-1], r"came -1\.\.-1"),
+        ([4], r"0\.\.3 .*got 4\.\.4"),
+        ([-1], r"got -1\.\.-1"),
         (torch.zeros(2, dtype=torch.bool), "int64"),
         (torch.zeros(4, dtype=torch.bool), "at least one"),
         ([0.5], "int64"),
@@ -102,14 +102,14 @@ def nan_points() -> torch.Tensor:
         ({"points": torch.rand(4, 5, 4)}, "expected the names of what stands beside xyz in 4 channels"),
         ({"points": torch.rand(4, 3, 100)}, r"got \(4, 3, 100\): transpose it$"),
         ({"points": np.full((4, 5, 3), 1e300)}, "in 4 shapes, first 0"),
-        ({"points": np.ones((4, 5, 3), bool)}, "came ndarray"),
-        ({"points": np.ma.masked_less(np.random.rand(4, 5, 3), 0.5)}, "came MaskedArray"),
-        ({"label": np.array([0.0, 1, 0, 1])}, "label: expected .* came ndarray"),
+        ({"points": np.ones((4, 5, 3), bool)}, "got ndarray"),
+        ({"points": np.ma.masked_less(np.random.rand(4, 5, 3), 0.5)}, "got MaskedArray"),
+        ({"label": np.array([0.0, 1, 0, 1])}, "label: expected .* got ndarray"),
         ({"label": [0, 1, 0]}, r"label: expected \(4,\) int64"),
-        ({"label": [0, 1, 0, 2]}, r"came 0\.\.2"),
-        ({"label": [True, False, True, False]}, "came list"),
+        ({"label": [0, 1, 0, 2]}, r"got 0\.\.2"),
+        ({"label": [True, False, True, False]}, "got list"),
         ({"label": [0, 1, 0, 10**30]}, r"label: expected \(4,\) int64"),
-        ({"label": ["cup", "lamp", "cup", "lamp"]}, "came list"),
+        ({"label": ["cup", "lamp", "cup", "lamp"]}, "got list"),
         ({"classes": "cup"}, "classes: expected a tuple of names"),
         ({"classes": [0, 1]}, "classes: expected a tuple of names"),
         ({"features": ("color",)}, r"features: expected 6 channels \(xyz 3, color 3\), got 3"),
@@ -118,21 +118,28 @@ def nan_points() -> torch.Tensor:
             {"points": torch.rand(4, 5, 6), "features": ("normal",)},
             "points: feature normal: expected vectors",
         ),
-        ({"points": torch.rand(4, 5, 6) * 255, "features": ("color",)}, "points: feature color: .*by 255"),
-        ({"points": torch.rand(4, 5, 3).double()}, "float64"),
-        ({"points": np.full((4, 5, 3), "a")}, "came ndarray"),
-        ({"points": torch.rand(4, 5, 3).tolist()}, "came list"),
+        (
+            {"points": torch.rand(4, 5, 6) * 255, "features": ("color",)},
+            "points: feature color: .*got fractions up to",
+        ),
+        (
+            {"points": torch.rand(4, 5, 6) - 2, "features": ("color",)},
+            "points: feature color: .*from 0 to 1, got -",
+        ),
+        ({"points": torch.rand(4, 5, 3).half()}, "float16"),
+        ({"points": np.full((4, 5, 3), "a")}, "got ndarray"),
+        ({"points": torch.rand(4, 5, 3).tolist()}, "got list"),
         ({"points": torch.rand(0, 5, 3)}, "at least one shape"),
         ({"points": torch.rand(4, 0, 3)}, "at least one shape"),
         ({"points": nan_points()}, "NaN or infinity in 1 shapes, first 2"),
         ({"points": torch.full((4, 5, 3), -float("inf"))}, "in 4 shapes, first 0"),
         ({"label": torch.tensor([0, 1, 0])}, r"label: expected \(4,\) int64, .*\(3,\)$"),
         ({"label": torch.tensor([0, 1, 0, 1], dtype=torch.int32)}, "int32"),
-        ({"label": torch.tensor([0, 1, 0, 2])}, r"0\.\.1 \(2 classes\), came 0\.\.2"),
-        ({"label": torch.tensor([0, 1, 0, -1])}, r"came -1\.\.1"),
+        ({"label": torch.tensor([0, 1, 0, 2])}, r"0\.\.1 \(2 classes\), got 0\.\.2"),
+        ({"label": torch.tensor([0, 1, 0, -1])}, r"got -1\.\.1"),
         ({"classes": ()}, "classes: expected a tuple of names"),
         ({"classes": ("cup", "cup")}, "cup more than once"),
-        ({"label": torch.zeros(4, dtype=torch.int64, device="meta")}, "one device, came cpu, meta"),
+        ({"label": torch.zeros(4, dtype=torch.int64, device="meta")}, "one device, got cpu, meta"),
         ({"names": ("a",)}, "names: expected one for each of the 4"),
     ],
 )
@@ -144,7 +151,7 @@ def test_split_refuses(changes: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"category": None}, "together, came parts: True, category: False"),
+        ({"category": None}, "together, got parts: True, category: False"),
         ({"parts": None}, "together"),
         ({"categories": ()}, "together"),
         ({"parts_of_category": ((0, 1),)}, "for each of 2 categories"),
@@ -211,7 +218,7 @@ def test_cut_train_adds_up() -> None:
     assert sorted(train.names + val.names) == ["a", "b", "c", "d"]
     assert len(val) == 2  # one of each class
     assert cut_train(whole, "trainval") is whole
-    with pytest.raises(ValueError, match="came 'test'"):
+    with pytest.raises(ValueError, match="got 'test'"):
         cut_train(whole, "test")
 
 
@@ -308,6 +315,20 @@ def test_lists_of_numbers_and_names() -> None:
     split = some_split(**{**parts, "parts": parts["parts"].numpy(), "parts_of_category": [[0, 1], [2, 4]]})
     assert split.parts_of_category == ((0, 1), (2, 4)) and split.categories == ("Cup", "Lamp")
     assert split.category is not None and split.category.tolist() == [0, 1, 0, 1]
+
+
+def test_features_in_the_range_of_other_programs(caplog: pytest.LogCaptureFixture) -> None:
+    """Whole colours up to 255 and longer normals, as files have them, become the usual ones with a note."""
+    draw = np.random.default_rng(0)
+    colors, normals = draw.integers(0, 256, (4, 5, 3)).astype(np.uint8), draw.normal(size=(4, 5, 3))
+    points = np.concatenate([draw.normal(size=(4, 5, 3)), colors, normals], 2)
+    given = points.copy()
+    split = some_split(points=points, features=["color", "normal"])
+    np.testing.assert_allclose(split.points[..., 3:6].numpy(), colors / 255, atol=1e-6)
+    unit = normals / np.linalg.norm(normals, axis=2, keepdims=True)
+    np.testing.assert_allclose(split.points[..., 6:].numpy(), unit, atol=1e-6)
+    np.testing.assert_array_equal(points, given)
+    assert "points: colours up to 25" in caplog.text and "points: normals of other lengths" in caplog.text
 
 
 def test_features_by_name() -> None:
@@ -518,6 +539,20 @@ def test_arrays_on_a_map_keep_their_shape(caplog: pytest.LogCaptureFixture) -> N
     assert not caplog.records
 
 
+def test_tensors_in_double_precision() -> None:
+    """They are rounded to float32; on a map they are centred before, and normalised keep their shape."""
+    ball = np.random.default_rng(0).normal(size=(4, 50, 3))
+    ball /= np.linalg.norm(ball, axis=2, keepdims=True)
+    centred = ball - ball.mean(axis=1, keepdims=True)
+    expected = centred / np.linalg.norm(centred, axis=2).max(axis=1)[:, None, None]
+    near = some_split(points=torch.from_numpy(ball))
+    assert torch.equal(near.points, torch.from_numpy(ball).float())
+    for place in ([20.0, 0.0, 0.0], [500_000.0, 5_400_000.0, 300.0]):
+        for kind in (np.asarray, torch.from_numpy):
+            placed = normalize_split(some_split(points=kind(ball + place)))
+            np.testing.assert_allclose(placed.points.numpy(), expected, atol=1e-6)
+
+
 def test_height_is_computed_where_there_is_none() -> None:
     xyz = torch.rand(2, 30, 3) * 4 + 7
     made = Split(xyz, torch.tensor([0, 0]), ("one",)).with_features(["height"])
@@ -541,3 +576,12 @@ def test_every_cloud_on_a_map_keeps_its_shape(kind: type) -> None:
     for cloud in (0, 2):
         centred = shape[cloud] - shape[cloud].mean(axis=0)
         np.testing.assert_allclose(split.points[cloud].numpy(), centred, atol=1e-3)
+
+
+def test_height_of_clouds_of_different_sizes() -> None:
+    """It is that of each cloud alone: points that are repeated count once."""
+    clouds = [cloud[:, :3] for cloud in ragged()]
+    together = Split.from_clouds(clouds, [0, 1, 0], ("cup", "lamp")).with_features(["height"])
+    for points, cloud in zip(together.points, clouds, strict=True):
+        alone = Split.from_clouds([cloud], [0], ("cup",)).with_features(["height"])
+        torch.testing.assert_close(points[: len(cloud)], alone.points[0], atol=1e-6, rtol=0)
