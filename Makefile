@@ -1,4 +1,4 @@
-# Four jobs, and each sets up what it needs first: demo, test, lint, bench.
+# Five jobs, and each sets up what it needs first: demo, check, test, lint, bench.
 # The set-up is a virtual environment in .venv, brought up to date when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
@@ -6,37 +6,46 @@ PYTEST_ARGS ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
+BIXT3D := $(VENV)/bin/bixt3d
 PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench
+.PHONY: help demo check test lint bench
 
 help:
 	@echo "make demo    train a small classifier and a part segmenter on the CPU, evaluate them, predict one shape"
-	@echo "make test    lint, types and tests"
-	@echo "make lint    lint and types"
+	@echo "make check   lint, types, and the tests that need no training and no window: under 3 minutes on two cores"
+	@echo "make test    lint, types and all tests"
+	@echo "make lint    lint, format and types"
 	@echo "make bench   measure models, and the operations against their plain twins (DEVICE=cuda: on a GPU)"
 	@echo "Another Python: make PYTHON=python3.12 demo"
 
 demo: $(VENV)/.core
-	rm -rf runs/demo runs/demo_parts
-	$(RUN) tools/make_shapes.py --root data
-	$(RUN) tools/train_cls.py --cfg configs/shapes_quickstart.yaml --set run.dir=runs/demo
-	$(RUN) tools/evaluate.py runs/demo/last
-	$(RUN) tools/seg_shapenetpart.py --cfg configs/shapes_partseg.yaml --set run.dir=runs/demo_parts
-	$(RUN) tools/seg_shapenetpart.py --checkpoint runs/demo_parts/last
-	set -- data/shapes/meshes/test/*/*.off && $(RUN) tools/predict.py "$$1" --checkpoint runs/demo/last
+	$(BIXT3D) data make --root data
+	$(call train,configs/shapes_quickstart.yaml,runs/demo)
+	$(BIXT3D) evaluate runs/demo/last
+	$(call train,configs/shapes_partseg.yaml,runs/demo_parts)
+	$(BIXT3D) evaluate runs/demo_parts/last --picture 10
+	set -- data/shapes/meshes/test/*/*.off && $(BIXT3D) predict runs/demo/last "$$1"
+
+# Train into a folder: go on with a run that Ctrl-C stopped, and keep one that is finished.
+train = @if [ -f $(2)/result.json ]; then echo "$(2) is trained; to train it again: rm -r $(2)"; \
+  else set -x; $(BIXT3D) train --cfg $(1) $$([ -f $(2)/resume.pt ] && echo --resume) --set run.dir=$(2); fi
+
+check: lint
+	$(RUN) -m pytest -m "not slow and not training" $(PYTEST_ARGS)
 
 test: lint
 	$(RUN) -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 bench: DEVICE ?= cpu
 bench: $(VENV)/.dev
-	$(RUN) tools/benchmark.py --device $(DEVICE) \
+	$(BIXT3D) benchmark --device $(DEVICE) \
 	  --out results/benchmark_$(DEVICE).json --markdown results/benchmark_$(DEVICE).md
 	$(RUN) -m benchmarks.ops --device $(DEVICE) --out results/ops.md
 	$(RUN) -m benchmarks.allocator --out results/cpu_training.md

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import site
 import sysconfig
 import traceback
 from pathlib import Path
@@ -10,7 +11,12 @@ from bixt3d.shipped import PACKAGE
 
 # Folders of the checkout whose errors are ours, too.
 OURS = (PACKAGE, *(PACKAGE.parent / name for name in ("tools", "benchmarks")))
-LIBRARIES = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
+# The system's packages, too, where an environment sees them.
+_PLACES = (
+    *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
+    *(*site.getsitepackages(), site.getusersitepackages()),
+)
+LIBRARIES = tuple({Path(place).resolve() for place in _PLACES})
 
 
 def is_mistake(error: BaseException, program: str = "") -> bool:
