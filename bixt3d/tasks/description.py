@@ -11,7 +11,7 @@ from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.models.factory import MODELS
 
 OWN = ("task", "model", "preprocess", "dataset", "config", "metrics")
-# Names of tasks in checkpoints of before.
+# Names of tasks in older checkpoints.
 FORMER = {"part segmentation": "part_segmentation"}
 
 

@@ -44,8 +44,8 @@ class Segmentation:
         parts: Part id of each point (N,), int64.
         names: Name of each point's part (N,), str.
         probabilities: Probability of that part (N,), float32, among the parts that were possible.
-        points: The points in their own coordinates and scale (N, C), float64: those that came, or the sample
-            of a mesh.
+        points: The points in their own coordinates and scale (N, C), float64: the given ones, or the
+            sample of a mesh.
         category: Number of the category that the model was told; None if it was not.
         up: The axis of the cloud that was taken for the one that points up; None: the cloud stood as it is.
     """

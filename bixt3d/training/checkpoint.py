@@ -32,7 +32,7 @@ LARGEST_ANYWAY = 1024  # of neighbours and the like, which are no side of a tens
 
 
 class _WithoutMemory(TorchFunctionMode):
-    """Weights that are only shapes: a description may name any sizes, and is held against the file first."""
+    """Weights that are only shapes: a description may name any sizes, and is compared with the file first."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -73,7 +73,7 @@ def find_checkpoint(path: str | Path) -> Path:
     `list_weights`.
 
     Raises:
-        FileNotFoundError: Naming what was looked for, what lies there, and the nearest name.
+        FileNotFoundError: Naming what was looked for, what is there, and the nearest name.
         ValueError: If shipped weights are not the file that was shipped.
     """
     path = Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""An experiment from settings to result: open the data, build the model, train, evaluate on test."""
+"""`train`: an experiment from settings to result: open the data, build the model, train, evaluate on test."""
 
 from __future__ import annotations
 
@@ -92,23 +92,25 @@ def train(
         FileNotFoundError: If data or a checkpoint are missing.
         FileExistsError: If ``run.dir`` holds a run already, and ``resume`` is not set.
     """
-    begun = time.perf_counter()
-    for name, value, kind in (("train", train, Split), ("val", val, Split), ("test", test, Split)):
-        _check_kind(name, value, kind)
-    _check_kind("model", model, nn.Module)
+    start = time.perf_counter()
+    given = {"train": train, "val": val, "test": test}
+    for key, value, kind in (
+        *((key, split, Split) for key, split in given.items()),
+        ("model", model, nn.Module),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise ValueError(f"{key}: expected a {kind.__name__}, got {type(value).__name__}")
     config = check_config(config) if isinstance(config, Config) else load_config(config)
     run_dir = Path(config.run.dir).expanduser()
     where = pick_device(device if device is None else str(device))
     workers = join_workers(where)
     check_folder(run_dir, resume, workers)
     made = build_task(config, task, model)
-    given = {
-        name: split for name, split in (("train", train), ("val", val), ("test", test)) if split is not None
-    }
-    splits, stored_points = open_all(config, where, made, given)
+    own = {key: split for key, split in given.items() if split is not None}
+    splits, stored_points = open_all(config, where, made, own)
     chosen = next(iter(splits))
     made.set_facts(made.facts(splits[chosen]))
-    named = "" if "train" in given else None
+    named = "" if train is not None else None
     description = describe(config, splits[chosen], stored_points, made, model, named)
     net = build_model(config, description, resume) if model is None else model
     odd = [name for name, value in net.state_dict().items() if not isinstance(value, torch.Tensor)]
@@ -118,7 +120,7 @@ def train(
     if workers.first:
         count = sum(value.numel() for value in net.parameters())
         sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
-        source = "given clouds" if given else config.data.name
+        source = "given clouds" if own else config.data.name
         name = description.model["name"] or type(net).__name__
         print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}")
     trainer = Trainer(config, net, made, splits[chosen], splits.get("val"), run_dir, description, resume)
@@ -126,17 +128,12 @@ def train(
     trainer.fit()
     with StopSignals() as signals, signals.at_once(workers.world_size == 1):
         trained, scored = _test(config, where, splits.get("test"), made, workers, run_dir, model)
-    minutes = round((before + time.perf_counter() - begun) / 60, 2)
+    minutes = round((before + time.perf_counter() - start) / 60, 2)
     result = Result(trained, made, scored["last"], scored.get("best"), minutes, run_dir)
     if workers.first:
         write_result(run_dir / "result.json", result.to_dict())
         print(f"{minutes} minutes; everything is in {run_dir}")
     return result
-
-
-def _check_kind(name: str, value: Any, kind: type) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise ValueError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}")
 
 
 def describe(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FILE = "resume.pt"
+NOTHING = "nothing to resume from: {} does not exist; start without --resume"
 SAME_CLOUD = 1e-3  # by how much two readings of a cloud may differ, on devices that round differently
 
 
@@ -68,31 +69,8 @@ class EpochTotals:
             getattr(self, name).copy_(state[name])
 
 
-class StateFile:
-    """The file ``resume.pt`` of a run, and the one before it beside it.
-
-    Args:
-        run_dir: The run's folder.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        """Nothing is read yet."""
-        self.path = run_dir / FILE
-        self.is_whole = True  # and worth keeping beside its successor
-
-    def load(self) -> dict[str, Any]:
-        """Read the state, or the one before it; see `load_latest_state`."""
-        state, self.is_whole = load_latest_state(self.path)
-        return state
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Write the state."""
-        save_state(self.path, state, keep_previous=self.is_whole)
-        self.is_whole = True
-
-
 def collect(trainer: Trainer) -> dict[str, Any]:
-    """Return the state of a training, between two steps."""
+    """Return the state of a training between two steps."""
     state = trainer.state
     return {
         "epoch": trainer.epoch,
@@ -109,16 +87,24 @@ def collect(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, state: dict[str, Any]) -> str:
-    """Continue a training from a state; return the rows of its log that could not be written.
+def save(trainer: Trainer) -> None:
+    """Write the state of a training to its folder; the one before it stays as ``resume.pt.previous``."""
+    save_state(trainer.run_dir / FILE, collect(trainer), keep_previous=trainer.keep_previous)
+    trainer.keep_previous = True
+
+
+def restore(trainer: Trainer) -> str:
+    """Continue from the state in a training's folder; return rows of the log that could not be written.
 
     Raises:
         ValueError: If it is no state of a run, or of other settings or clouds.
     """
+    path = trainer.run_dir / FILE
+    state, trainer.keep_previous = load_latest_state(path)  # a damaged file is not kept
     wanted = {"epoch", "sums", "unwritten", "best", "seconds", "fixed", "model", "average", "optimizers"}
     if missing := (wanted | {"description"}) - set(state):
         lacks = ", ".join(sorted(missing))
-        raise ValueError(f"{trainer.saver.path} is not the state of a run: it lacks {lacks}")
+        raise ValueError(f"{path} is not the state of a run: it lacks {lacks}")
     _check_same_run(trainer, state)
     current = trainer.state
     current.model.load_state_dict(state["model"])
@@ -198,23 +184,20 @@ def save_at_stop(trainer: Trainer, error: Stopped | Diverged | OutOfMemory) -> N
     if isinstance(error, Diverged):
         if workers.first:
             save_state(trainer.run_dir / "diverged.pt", collect(trainer), keep_previous=False)
-    elif together and trainer.state.between_steps:
-        if trainer.state.guard.is_finite(trainer.model, trainer.result):
-            if workers.first:
-                trainer.saver.save(collect(trainer))
-            saved = f"{where} is saved"
+    elif together and trainer.state.between_steps and trainer.state.is_finite():
+        if workers.first:
+            save(trainer)
+        saved = f"{where} is saved"
     if together:
         workers.barrier()  # torchrun ends all soon after the first has left
+    advice = "continue with --resume"
     if isinstance(error, Stopped):
-        text = f"stopped by {signal.Signals(error.number).name}: {saved}, continue with --resume"
+        error.args = (f"stopped by {signal.Signals(error.number).name}: {saved}, {advice}",)
     elif isinstance(error, Diverged):
-        text = (
-            f"{error}; {where} is in diverged.pt, {saved}: continue with --resume and a smaller optim.lr, a "
-            "smaller optim.clip_norm, or train.amp=false"
-        )
+        advice += " and a smaller optim.lr, a smaller optim.clip_norm, or train.amp=false"
+        error.args = (f"{error}; {where} is in diverged.pt, {saved}: {advice}",)
     else:
-        text = f"{error}; {saved}, continue with --resume and other settings"
-    error.args = (text,)
+        error.args = (f"{error}; {saved}, {advice} and other settings",)
 
 
 def check_folder(run_dir: Path, resume: bool, workers: Workers) -> None:
@@ -227,7 +210,7 @@ def check_folder(run_dir: Path, resume: bool, workers: Workers) -> None:
     path = run_dir / FILE
     if resume:
         if not path.is_file() and not previous_of(path).is_file():
-            raise _nothing_there(path)
+            raise FileNotFoundError(NOTHING.format(path))
     elif workers.max(int(workers.first and holds_run(run_dir))):
         raise FileExistsError(
             f"{run_dir} holds a run already: continue it by --resume (in Python resume=True), or choose "
@@ -312,7 +295,7 @@ def load_state(path: Path) -> dict[str, Any]:
         ValueError: If the file is truncated or holds anything but tensors and plain values.
     """
     if not path.is_file():
-        raise _nothing_there(path)
+        raise FileNotFoundError(NOTHING.format(path))
     try:
         with zipfile.ZipFile(path) as archive:  # as torch writes it: nothing is packed, and none may unpack
             held = sum(entry.file_size for entry in archive.infolist())
@@ -328,7 +311,3 @@ def load_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{path}: expected the state of a run, got {type(state).__name__}")
     return state
-
-
-def _nothing_there(path: Path) -> FileNotFoundError:
-    return FileNotFoundError(f"nothing to resume from: {path} does not exist; start without --resume")

@@ -182,8 +182,7 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
     """Return this process's loader of augmented training batches; the task chooses their points.
 
     Raises:
-        ValueError: If a batch cannot be dealt out to the processes, or is too small to mix its clouds, or the
-            split does not fill one step.
+        ValueError: If the processes cannot share a batch, or it is too small to mix its clouds.
     """
     settings = config.train
     if settings.batch_size % workers.world_size:
@@ -197,7 +196,7 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
             f"augment.mix: a batch of one cloud has no other to mix it with: expected train.batch_size of "
             f"{2 * workers.world_size} or more, got {settings.batch_size}"
         )
-    loader = CloudLoader(
+    return CloudLoader(
         train,
         size,
         shuffle=True,
@@ -209,11 +208,6 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
         rank=workers.rank,
         world_size=workers.world_size,
     )
-    if len(loader) < settings.accumulate:
-        raise ValueError(
-            f"train.accumulate: an epoch has {len(loader)} batches, fewer than {settings.accumulate}"
-        )
-    return loader
 
 
 def _augmentation(config: Config, features: tuple[str, ...]) -> partial[Tensor]:

@@ -125,6 +125,10 @@ class TrainState:
         self.between_steps = True
         return loss, counts, skipped
 
+    def is_finite(self) -> bool:
+        """Return whether weights, statistics and their average are finite; a GPU is waited for."""
+        return self.guard.is_finite(self.model, self.result)
+
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = self.task.forward(self.wrapped, batch)
         return self.task.loss(logits, batch), logits
@@ -182,9 +186,9 @@ class Trainer:
         self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
         self.totals = run_state.EpochTotals(task.start(self.device))
         self.description, self.run_dir = description, Path(run_dir).expanduser()
-        self.saver = run_state.StateFile(self.run_dir)
+        self.keep_previous = True  # the state before the last, when one is saved
         run_state.check_folder(self.run_dir, resume, self.workers)
-        unwritten = run_state.restore(self, self.saver.load()) if resume else ""
+        unwritten = run_state.restore(self) if resume else ""
         active = self.workers.first
         self.log = RunLog(
             self.run_dir, config, self.device, self.epoch, unwritten, active, progress, task.shown
@@ -197,7 +201,7 @@ class Trainer:
 
     @property
     def result(self) -> nn.Module:
-        """The weights that are evaluated and saved: the moving average if there is one."""
+        """The weights that are evaluated and saved; see `TrainState.result`."""
         return self.state.result
 
     def fit(self) -> None:
@@ -206,19 +210,19 @@ class Trainer:
         SIGINT (Ctrl-C) and SIGTERM end it after the current step, with everything saved.
 
         Raises:
-            Stopped: At such a signal, or in any process of several.
-            Diverged: If ``train.max_skipped`` steps in a row, or an epoch's, had a loss or gradients that are
-                not finite, or the validation loss is not. As the present weights may be what is wrong, they
-                go to ``diverged.pt``; the last state stays.
+            Stopped: At such a signal, in all processes.
+            Diverged: If ``train.max_skipped`` steps in a row, or all of an epoch, are skipped, or the
+                validation loss is not finite. The present weights, which may be what is wrong, go to
+                ``diverged.pt``; the last state stays.
             OutOfMemory: Naming the settings to lower.
             RuntimeError: If an update breaks the weights; the last saved state is from before.
             OSError: If a checkpoint cannot be saved; the previous one is whole.
         """
         epochs = self.config.train.epochs
-        if self.workers.first and self.step == 0:
-            self.saver.save(run_state.collect(self))  # so that --resume works from here on
         if self.workers.first:
             log_schedule(self.config, self.steps_per_epoch)
+            if self.step == 0:
+                run_state.save(self)  # so that --resume works from here on
         self.log.start(self.step, epochs * self.steps_per_epoch)
         with StopSignals(self.workers.world_size > 1) as signals:
             try:
@@ -230,7 +234,7 @@ class Trainer:
                 raise
             finally:
                 self.log.close()
-        self.workers.barrier()  # whoever reads the checkpoints next finds them written
+        self.workers.barrier()  # no process reads the checkpoints before they are written
 
     def evaluate(self, split: Split) -> Evaluation:
         """Evaluate the weights that would be saved now on a split."""
@@ -245,7 +249,7 @@ class Trainer:
             "lower train.batch_size (and raise train.accumulate as much), data.num_points, or model.args",
         ):
             self._train_steps(signals)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         row = {"epoch": self.epoch + 1, "step": self.step, **self._train_metrics()}
         for module in dict.fromkeys((self.model, self.result)):  # all processes evaluate what will be saved
             for buffer in module.buffers():
@@ -259,7 +263,7 @@ class Trainer:
             if not math.isfinite(seen.loss):
                 raise Diverged(f"the validation loss of epoch {self.epoch + 1} is {seen.loss}")
             row |= {"val_loss": seen.loss} | {f"val_{name}": value for name, value in seen.metrics.items()}
-        evaluated = time.perf_counter() - begun
+        evaluated = time.perf_counter() - start
         self.seconds += evaluated
         clouds = self.steps_per_epoch * settings.accumulate * settings.batch_size
         row["seconds"] = round(totals.seconds + evaluated, 2)
@@ -271,12 +275,12 @@ class Trainer:
         self._save(row)
 
     def _train_steps(self, signals: StopSignals) -> None:
-        """Take the steps that are left of an epoch; a GPU is waited for once in ``max_skipped`` of them."""
+        """Take the steps that are left of an epoch; wait for a GPU once in ``max_skipped`` of them."""
         totals, most = self.totals, self.config.train.max_skipped
         self.model.train()
         taken = totals.steps * self.config.train.accumulate
         batches = itertools.islice(self.loader.epoch(self.epoch), taken, None)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             while totals.steps < self.steps_per_epoch:
                 self._stop_if_asked(signals)
@@ -300,19 +304,14 @@ class Trainer:
         finally:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            took = time.perf_counter() - begun
+            took = time.perf_counter() - start
             totals.seconds += took
             self.seconds += took
 
     def _train_metrics(self) -> dict[str, float]:
-        """Return what the log says of the steps of an epoch.
-
-        Raises:
-            RuntimeError: If the weights are not finite.
-            Diverged: If no step was taken.
-        """
+        """Return what the log says of the steps of an epoch; raise if they broke the weights."""
         loss, counts = self.totals.all_reduce(self.workers)
-        if not self.state.guard.is_finite(self.model, self.result):
+        if not self.state.is_finite():
             raise RuntimeError(
                 f"the weights hold NaN or infinity after epoch {self.epoch + 1}: training was stopped and "
                 "nothing of this epoch was saved; try a smaller optim.lr, or train.amp=false"
@@ -346,4 +345,4 @@ class Trainer:
         save_model(self.run_dir / "last.safetensors", self.result, description)
         if is_best:
             save_model(self.run_dir / "best.safetensors", self.result, description)
-        self.saver.save(run_state.collect(self))
+        run_state.save(self)

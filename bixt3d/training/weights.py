@@ -1,4 +1,4 @@
-"""Weights that ship with the project: their names, and files that are held against the list's checksums.
+"""Weights that ship with the project: their names and files, checked by size and SHA-256.
 
 The files lie in the folder ``weights`` of a checkout, and inside the package where a wheel was installed.
 """
@@ -51,7 +51,7 @@ def find_weights(name: str) -> Path | None:
 
 
 def checked(path: Path) -> Path:
-    """Return a checkpoint's path; if it is a file that ships, however it was named, hold it against the list.
+    """Return a checkpoint's path; if it is a file that ships, however it was named, check it.
 
     Raises:
         ValueError: If it is not the file that was shipped.

@@ -424,7 +424,7 @@ def test_registered_names_in_a_config(run: Path, tmp_path: Path, capsys: pytest.
     [
         (
             "data.name=ball",
-            "name: expected a data set out of balls, folder, .*, came 'ball'; did you mean 'balls'",
+            "name: expected a data set out of balls, folder, .*, got 'ball'; did you mean 'balls'",
         ),
         ("model.name=poled", r"unknown model 'poled'; did you mean 'pooled'\?; known: .*--plugin FILE.py"),
         (
