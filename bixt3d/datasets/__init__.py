@@ -15,6 +15,7 @@ from bixt3d.datasets.holdout import check_request, cut_train, hold_out
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER, read_modelnet40, read_modelnet40_normal
 from bixt3d.datasets.normals import estimate_split
 from bixt3d.datasets.orientation import check_up, turn_split
+from bixt3d.datasets.overview import info
 from bixt3d.datasets.preprocess import STORED_POINTS, Preprocess
 from bixt3d.datasets.shapenetpart import read_shapenetpart
 from bixt3d.datasets.spheres import unit_sphere
@@ -27,6 +28,7 @@ __all__ = [
     "Preprocess",
     "Split",
     "hold_out",
+    "info",
     "list_datasets",
     "open_dataset",
     "register_dataset",

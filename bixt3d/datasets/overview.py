@@ -1,0 +1,235 @@
+"""Data described in words before a training: classes, sizes, unit, up axis, and what is odd about them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from bixt3d.datasets.files import find_folder
+from bixt3d.datasets.holdout import hold_out
+from bixt3d.datasets.layouts import class_of, list_splits
+from bixt3d.datasets.orientation import guess_up
+from bixt3d.datasets.readers import is_cloud_file
+from bixt3d.datasets.split import Split
+from bixt3d.datasets.survey import Survey, find_notes, survey_files, survey_split
+
+WIDTH = 80
+# Data sets by a file that only they have, and the name of their usual folder.
+MARKERS = {
+    "modelnet40": ("modelnet40_ply_hdf5_2048", "shape_names.txt"),
+    "modelnet40_normal": ("modelnet40_normal_resampled", "modelnet40_shape_names.txt"),
+    "shapenetpart": ("shapenetcore_partanno_segmentation_benchmark_v0_normal", "synsetoffset2category.txt"),
+    "scenes": ("scenes", "labels.yaml"),
+}
+LOOKED_AT = 200  # shapes by which the up axis is guessed, and files whose own extents are read
+SHOWN = 10  # files that are named one by one
+
+
+def info(root: str | os.PathLike[str], name: str | None = None) -> str:
+    """Describe a data set in lines of up to 80 columns: what to know before training on it.
+
+    Shapes and points a class, and a part; extent and likely unit; likely up axis; features; shapes that two
+    splits share; classes that one lacks; imbalance above 10 to 1. Unit and up axis are guesses from the
+    numbers, and are called so.
+
+    Args:
+        root: The data set's folder, or a data folder; of several data sets in it each is described.
+        name: A name of `list_datasets`; what the folder holds if None.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no training data in it.
+        ValueError: The data are damaged, or of no layout that is known.
+    """
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise FileNotFoundError(f"no folder {base}")
+    places = {name: base} if name else recognize(base)
+    return "\n\n".join(_describe(*place) for place in places.items())
+
+
+def _describe(name: str, base: Path) -> str:
+    bad: list[str] = []
+    if name == "folder":
+        surveys, bad = _survey_folder(base)
+        parts: Mapping[str, Split] = {}
+        extents = torch.cat([survey.extent for survey in surveys.values()])
+    else:
+        splits = _open(name, base)
+        surveys = {split: survey_split(opened) for split, opened in splits.items()}
+        parts = {split: opened for split, opened in splits.items() if opened.parts is not None}
+        extents = surveys["train"].extent
+        files = [] if name == "modelnet40" else _some_files(_own_folder(name, base))
+        raw = survey_files({str(path): path for path in files}, ("any",), [0] * len(files))[0]
+        extents = extents if raw is None else raw.extent
+    train = next(iter(surveys.values()))
+    step = max(1, len(train) // LOOKED_AT)
+    up = guess_up([train.cloud(number) for number in range(0, len(train), step)])
+    lines = [f"{name}: {base}", *_counts(surveys), ""]
+    lines += [f"features: {', '.join(('xyz', *train.features))}", *_extent(extents)]
+    guess = (
+        f"likely {up}, by the clouds' shape; it may be wrong" if up else "no guess: the clouds give no hint"
+    )
+    lines += [f"up axis: {guess}", "", *_table(surveys)]
+    for opened in list(parts.values())[:1]:
+        lines += ["", *_parts(opened)]
+    notes = [f"note: {note}" for note in find_notes(surveys)]
+    for opened in list(parts.values())[:1]:
+        notes += [f"note: no training shape has the part {part}" for part in _absent_parts(opened)]
+    if bad:
+        notes.append(f"note: {len(bad)} files cannot be read and are left out:")
+        notes += [f"  {line}" for line in bad[:SHOWN]] + (["  ..."] if len(bad) > SHOWN else [])
+    return "\n".join([*lines, "", *(notes or ["nothing odd found"])])
+
+
+def brief(splits: Mapping[str, Split]) -> list[str]:
+    """Return what a training says of its data before it begins: what is there, and what is odd."""
+    surveys = {name: survey_split(split) for name, split in splits.items()}
+    train = next(iter(splits.values()))
+    what = f"{len(train.classes)} classes; {', '.join(('xyz', *next(iter(surveys.values())).features))}"
+    return [*_counts(surveys), f"  {what}", *(f"note: {note}" for note in find_notes(surveys))]
+
+
+def recognize(base: Path) -> dict[str, Path]:
+    """Return the data sets in a folder with their places, by files that only they have; else ``folder``."""
+    found = {
+        name: place
+        for name, (folder, marker) in MARKERS.items()
+        for place in (base / folder, base)
+        if (place / marker).is_file()
+    }
+    return found or {"folder": base}
+
+
+def _open(name: str, base: Path) -> dict[str, Split]:
+    from bixt3d.datasets import open_dataset
+
+    splits = {"train": open_dataset(name, base, "train", make=False)}
+    for split in ("val", "test"):
+        try:
+            splits[split] = open_dataset(name, base, split, make=False)
+        except FileNotFoundError:
+            continue
+    return splits
+
+
+def _own_folder(name: str, base: Path) -> Path:
+    return find_folder(base, *MARKERS[name]) if name in MARKERS else base
+
+
+def _some_files(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.rglob("*")) if path.parent != folder and is_cloud_file(path)]
+    return files[:: max(1, len(files) // LOOKED_AT)]
+
+
+def _survey_folder(base: Path) -> tuple[dict[str, Survey], list[str]]:
+    """Look at every file of a folder of shapes; val is cut from train as a training does it."""
+    listings = {split: dict(listing.files) for split, listing in list_splits(base.absolute()).items()}
+    classes = sorted({class_of(name) for files in listings.values() for name in files})
+    found, bad = {}, []
+    for split, files in listings.items():
+        label = [classes.index(class_of(name)) for name in files]
+        survey, damaged = survey_files(files, classes, label)
+        bad += damaged
+        if survey is not None:
+            found[split] = survey
+    if "train" not in found:
+        raise ValueError(
+            f"{base}: none of its training files can be read:" + "".join(f"\n  {b}" for b in bad[:3])
+        )
+    if "val" not in found:
+        train, val = hold_out(found["train"].label)
+        if len(val):
+            found = {
+                "train": found["train"].select(train.tolist()),
+                "val": found["train"].select(val.tolist()),
+                **{split: survey for split, survey in found.items() if split != "train"},
+            }
+    return found, bad
+
+
+def _counts(surveys: Mapping[str, Survey]) -> list[str]:
+    lines = []
+    for name, survey in surveys.items():
+        low, high = int(survey.count.min()), int(survey.count.max())
+        points = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        lines.append(f"  {name:5} {len(survey):>7,} shapes of {points} points")
+    return lines
+
+
+def _extent(extents: torch.Tensor) -> list[str]:
+    longest = extents.amax(1)
+    low, middle, high = (float(value) for value in (longest.min(), longest.median(), longest.max()))
+    sides = " x ".join(f"{value:.4g}" for value in extents.median(0).values.tolist())
+    if 0.5 <= low and high <= 2.01:
+        unit = "all fit the unit sphere, so likely no unit"
+    elif middle < 0.01 or middle > 2000:
+        unit = "likely not metres"
+    elif middle < 30:
+        unit = "likely metres"
+    elif middle < 300:
+        unit = "likely centimetres, or scenes in metres"
+    else:
+        unit = "likely millimetres, or scenes in metres"
+    return [f"size: {sides} along x, y, z (median)", f"  longest side {low:.4g} to {high:.4g}: {unit}"]
+
+
+def _table(surveys: Mapping[str, Survey]) -> list[str]:
+    """Return a line a class: its shapes in each split, and the points of a shape."""
+    some = next(iter(surveys.values()))
+    rows = [["class", *surveys, "points a shape"]]
+    for number, name in enumerate(some.classes):
+        counts = [str(int((survey.label == number).sum())) for survey in surveys.values()]
+        points = torch.cat([survey.count[survey.label == number] for survey in surveys.values()])
+        span = f"{int(points.min()):,} to {int(points.max()):,}" if len(points) else "-"
+        if len(points) and int(points.min()) == int(points.max()):
+            span = f"{int(points[0]):,}"
+        rows.append([name, *counts, span])
+    return columns(rows)
+
+
+def _parts(split: Split) -> list[str]:
+    """Return a line a part: the shapes that have it, and its share of their category's points."""
+    assert split.parts is not None and split.category is not None
+    rows = [["category", "part", "shapes", "points"]]
+    own = torch.full((len(split),), split.num_points) if split.count is None else split.count
+    inside = torch.arange(split.num_points) < own[:, None]  # (S, N)
+    for number, category in enumerate(split.categories):
+        shapes = split.category == number
+        parts, mask = split.parts[shapes], inside[shapes]
+        for part in split.parts_of_category[number]:
+            here = (parts == part) & mask
+            share = float(here.sum()) / max(1, int(mask.sum()))
+            names = split.part_names or tuple(map(str, range(split.num_parts)))
+            rows.append([category, names[part], f"{int(here.any(1).sum()):,}", f"{share:.1%}"])
+    return ["parts of the training shapes:", *columns(rows, left=2)]
+
+
+def _absent_parts(split: Split) -> list[str]:
+    """Name the parts of each category that no shape has."""
+    assert split.parts is not None and split.category is not None
+    names = split.part_names or tuple(map(str, range(split.num_parts)))
+    absent = []
+    for number, (category, ids) in enumerate(zip(split.categories, split.parts_of_category, strict=True)):
+        seen = set(torch.unique(split.parts[split.category == number]).tolist())
+        absent += [f"{names[part]} of {category}" for part in ids if part not in seen]
+    return absent
+
+
+def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Return rows as columns, the first ``left`` of them text and the rest numbers, 80 wide at most."""
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    spare = WIDTH - sum(widths[left:]) - 2 * (len(widths) - 1)
+    widths[:left] = [min(width, spare // left) for width in widths[:left]]
+    lines = []
+    for row in rows:
+        cells = [
+            (cell if len(cell) <= width else cell[: width - 3] + "...").ljust(width)
+            if at < left
+            else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,201 @@
+"""What a look at data finds: sizes, extents, shapes that two splits share, classes that one lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bixt3d.datasets.features import name_of
+from bixt3d.datasets.readers import load_cloud
+from bixt3d.datasets.split import Split
+from bixt3d.ops import knn
+
+SAME_MOMENTS = 1e-3  # by which the moments of two clouds may differ that are one, but for rounding
+SAME_PLACE = 5e-3  # and its points, in mean distances from the centre
+PROBES = 256  # points of a cloud that are looked up in another
+IMBALANCE = 10  # times as many shapes in the largest class as in the smallest
+CHUNK = 256  # clouds at a time
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of the shapes of one split.
+
+    Attributes:
+        classes: Names of the classes.
+        label: Class of each shape (S,).
+        names: Name of each shape.
+        count: Points of each shape (S,).
+        extent: Size along x, y and z of each shape (S, 3), as it is stored.
+        moments: Numbers of each shape that neither order, place nor scale of its points change (S, K).
+        features: Names of what stands beside xyz.
+        cloud: Returns xyz (N, 3) of a shape by its number.
+    """
+
+    classes: tuple[str, ...]
+    label: Tensor
+    names: tuple[str, ...]
+    count: Tensor
+    extent: Tensor
+    moments: Tensor
+    features: tuple[str, ...]
+    cloud: Callable[[int], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def select(self, places: list[int]) -> Survey:
+        """Return what is known of some of the shapes."""
+        return replace(
+            self,
+            label=self.label[places],
+            names=tuple(self.names[place] for place in places),
+            count=self.count[places],
+            extent=self.extent[places],
+            moments=self.moments[places],
+            cloud=lambda at: self.cloud(places[at]),
+        )
+
+
+def survey_split(split: Split) -> Survey:
+    """Look at a split in memory; rows that repeat others count once."""
+    device, xyz = split.points.device, split.points[..., :3]
+    count = torch.full((len(split),), split.num_points, device=device) if split.count is None else split.count
+    extents, moments = [], []
+    for part, own in zip(torch.split(xyz, CHUNK), torch.split(count, CHUNK), strict=True):
+        part = part.double()
+        mask = (torch.arange(split.num_points, device=device) < own[:, None])[..., None]  # (s, N, 1)
+        extents.append(part.amax(1) - part.amin(1))
+        moments.append(_moments(part, mask))
+    names = split.names or tuple(f"shape {number}" for number in range(len(split)))
+    return Survey(
+        classes=split.classes,
+        label=split.label.cpu(),
+        names=names,
+        count=count.cpu(),
+        extent=torch.cat(extents).cpu(),
+        moments=torch.cat(moments).cpu(),
+        features=tuple(map(name_of, split.features)),
+        cloud=lambda at: xyz[at, : int(count[at])].double().cpu(),
+    )
+
+
+def survey_files(
+    files: Mapping[str, Path], classes: Sequence[str], label: Sequence[int]
+) -> tuple[Survey | None, list[str]]:
+    """Look at files, meshes by a sample; also return those that cannot be read, with the reasons."""
+    from tqdm import tqdm
+
+    found: dict[str, tuple[Tensor, int]] = {}
+    bad: list[str] = []
+    features: set[str] | None = None
+    for name, one in tqdm(
+        zip(files, label, strict=True), total=len(files), desc="reading files", unit="file", disable=None
+    ):
+        try:
+            cloud = load_cloud(files[name], notes=[])
+            xyz = torch.from_numpy(cloud.take((), files[name], []))
+        except ValueError as error:
+            bad.append(str(error))
+            continue
+        own = {feature for feature in ("color", "intensity") if cloud.feature(feature) is not None}
+        own |= {"normal"} if cloud.has_normals() else set()
+        features = own if features is None else features & own
+        stats = torch.cat([xyz.amax(0) - xyz.amin(0), _moments(xyz[None], torch.ones(1, len(xyz), 1))[0]])
+        found[name] = (torch.cat([torch.tensor([len(xyz)]), stats]), one)
+    if not found:
+        return None, bad
+    table, kept = torch.stack([stats for stats, _ in found.values()]), list(found)
+    survey = Survey(
+        classes=tuple(classes),
+        label=torch.tensor([one for _, one in found.values()]),
+        names=tuple(kept),
+        count=table[:, 0].long(),
+        extent=table[:, 1:4],
+        moments=table[:, 4:],
+        features=tuple(sorted(features or ())),
+        cloud=lambda at: _xyz_of(files[kept[at]]),
+    )
+    return survey, bad
+
+
+def _xyz_of(path: Path) -> Tensor:
+    return torch.from_numpy(load_cloud(path, notes=[]).take((), path, []))
+
+
+def _moments(xyz: Tensor, mask: Tensor) -> Tensor:
+    """Return means of powers of coordinates, centred and scaled, of clouds (S, N, 3), mask (S, N, 1)."""
+    weight = mask.to(xyz) / mask.sum(1, keepdim=True)  # (S, N, 1)
+    centred = xyz - (xyz * weight).sum(1, keepdim=True)
+    scale = (centred.square().sum(-1, keepdim=True) * weight).sum(1, keepdim=True).sqrt()
+    centred = centred / scale.clamp_min(1e-150)
+    radius = centred.norm(dim=-1, keepdim=True)
+    powers = [centred.square(), centred * centred.roll(1, -1), centred**3, centred.abs(), radius, radius**3]
+    return (torch.cat(powers, -1) * weight).sum(1)  # (S, K)
+
+
+def shared_shapes(first: Survey, second: Survey) -> list[tuple[int, int]]:
+    """Return pairs of shapes, one of each, with the same points up to order, place, scale and rounding."""
+    pairs = []
+    for begin in range(0, len(second), CHUNK):
+        part = second.moments[begin : begin + CHUNK]
+        near = (torch.cdist(part, first.moments, p=torch.inf) < SAME_MOMENTS).nonzero()
+        pairs += [(int(b), begin + int(a)) for a, b in near]
+    return [
+        (a, b)
+        for a, b in pairs
+        if int(first.count[a]) == int(second.count[b]) and _same(first.cloud(a), second.cloud(b))
+    ]
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Tell whether each of some points of a cloud (N, 3) lies where the other has one."""
+    first, second = (_scaled(cloud)[None] for cloud in (first, second))
+    for one, other in ((first, second), (second, first)):
+        probes = one[:, :: max(1, one.shape[1] // PROBES)]
+        nearest = other[0][knn(probes, other, 1)[0, :, 0]]
+        if float((probes[0] - nearest).norm(dim=-1).max()) > SAME_PLACE:
+            return False
+    return True
+
+
+def _scaled(xyz: Tensor) -> Tensor:
+    centred = xyz - xyz.mean(0)
+    scale: Tensor = centred.square().sum(-1).mean().sqrt()
+    return centred / scale.clamp_min(1e-150)
+
+
+def find_notes(splits: Mapping[str, Survey]) -> list[str]:
+    """Return what a user should know of the splits of a data set, a line each; none where all is well."""
+    notes = []
+    for (one, first), (other, second) in combinations(splits.items(), 2):
+        shared = shared_shapes(first, second)
+        if shared:
+            a, b = shared[0]
+            count = len({pair[1] for pair in shared})
+            notes.append(
+                f"{count} {other} shape{'s are' if count > 1 else ' is'} in {one} too: "
+                f"{second.names[b]} = {first.names[a]}"
+            )
+    present = {name: set(survey.label.tolist()) for name, survey in splits.items()}
+    everywhere = set().union(*present.values())
+    for name, survey in splits.items():
+        missing = [survey.classes[number] for number in sorted(everywhere - present[name])]
+        if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            notes.append(f"{name} has no shape of {', '.join(missing[:5])}{more}")
+    name, survey = next(iter(splits.items()))
+    counts = torch.bincount(survey.label, minlength=len(survey.classes))
+    some = counts[counts > 0]
+    if int(some.max()) > IMBALANCE * int(some.min()):
+        least = int(torch.where(counts > 0, counts, counts.max()).argmin())
+        notes.append(
+            f"{name} is out of balance: {int(counts.max()):,} {survey.classes[int(counts.argmax())]}, "
+            f"{int(counts[least]):,} {survey.classes[least]}; look at mAcc beside OA"
+        )
+    return notes
