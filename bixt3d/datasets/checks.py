@@ -18,7 +18,9 @@ def float_points(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and not np.ma.is_masked(value):
         exact = value.dtype.itemsize <= 2 or (value.dtype.kind, value.dtype.itemsize) == ("f", 4)
         value = torch.from_numpy(np.require(value, np.float32 if exact else np.float64, ["C", "W"]))
-    return keep_shape(value) if isinstance(value, Tensor) and value.dtype == torch.float64 else value
+    return (
+        keep_shape(value, "points") if isinstance(value, Tensor) and value.dtype == torch.float64 else value
+    )
 
 
 def whole_numbers(value: Any) -> Any:

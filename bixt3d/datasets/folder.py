@@ -25,7 +25,7 @@ from bixt3d.datasets.features import FeatureError, channel_count, log_notes, par
 from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.layouts import Listing, class_of, list_splits
 from bixt3d.datasets.preprocess import STORED_POINTS
-from bixt3d.datasets.readers import read_cloud
+from bixt3d.datasets.readers import CONVERTERS, read_cloud
 from bixt3d.datasets.spheres import check_extent, unit_sphere
 from bixt3d.datasets.split import Split
 from bixt3d.suggest import nearest
@@ -216,6 +216,9 @@ def _report(split: str, listing: Listing, shapes: Shapes) -> None:
         loose = len(listing.loose())
         unlabelled = f"; {loose} of them in no class's folder" if loose else ""
         logger.info("%s: passed over: %s (%d in all%s)", split, few, len(listing.others), unlabelled)
+    foreign = {Path(name).suffix.lower() for name in listing.others} & set(CONVERTERS)
+    for suffix in sorted(foreign):
+        logger.warning("%s: %s is not read; convert it with %s", split, suffix, CONVERTERS[suffix])
     if shapes.damaged:
         total = len(shapes.names) + len(shapes.damaged)
         logger.warning(

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from bixt3d.datasets.readers import SUFFIXES
+from bixt3d.datasets.readers import SUFFIXES, is_cloud_file
 from bixt3d.suggest import nearest
 
 # What people call the folders of a split.
@@ -152,12 +152,10 @@ def _list_class(folder: Path, one_class: str) -> tuple[dict[str, Path], list[str
 
 def _shape(path: Path) -> Path | None:
     """Returns the file of a shape: the path itself, or a model in that folder."""
-    if path.name.startswith("."):
-        return None
-    if path.is_dir():
-        inside = (path / f"{model}{suffix}" for model in MODELS for suffix in SUFFIXES)
-        return next((file for file in inside if file.is_file()), None)
-    return path if path.suffix.lower() in SUFFIXES and path.is_file() else None
+    if path.name.startswith(".") or not path.is_dir():
+        return path if is_cloud_file(path) else None
+    inside = (path / f"{model}{suffix}" for model in MODELS for suffix in SUFFIXES)
+    return next((file for file in inside if file.is_file()), None)
 
 
 def _list_by_class(base: Path, inside: dict[Path, dict[str, Path]]) -> dict[str, Listing]:

@@ -25,7 +25,7 @@ from bixt3d.datasets.files import WHERE, find_folder, read_lines, require_files
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.readers.text import read_rows
-from bixt3d.datasets.spheres import MOST, check_extent, unit_spheres
+from bixt3d.datasets.spheres import MOST, check_extent, keep_shape, unit_spheres
 from bixt3d.datasets.split import Split
 
 HDF5_FOLDER = "modelnet40_ply_hdf5_2048"
@@ -195,9 +195,7 @@ def _build_text(files: list[Path], limit: int | None) -> Arrays:
     for path in tqdm(files, desc="parsing text files once", unit="file", disable=None):
         cloud = read_rows(path, 6, limit, ",", np.float64, MOST)  # (N, 6)
         check_extent(torch.from_numpy(cloud[:, :3]), path)
-        # The unit sphere is that of the points taken; until then float32 is to keep the shape of a map's.
-        cloud[:, :3] -= cloud[:, :3].mean(axis=0)
-        clouds.append(cloud.astype(np.float32))
+        clouds.append(keep_shape(torch.from_numpy(cloud)[None])[0].numpy())
     rows = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
     points = np.empty((len(clouds), int(rows.min()), 6), dtype=np.float32)
     for index, cloud in enumerate(clouds):

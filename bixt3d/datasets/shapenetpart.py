@@ -45,7 +45,7 @@ from bixt3d.datasets.part_table import (
 )
 from bixt3d.datasets.readers.limits import FREE, RATIO
 from bixt3d.datasets.readers.text import read_rows
-from bixt3d.datasets.spheres import MOST, check_extent, unit_sphere
+from bixt3d.datasets.spheres import MOST, check_extent, keep_shape, unit_spheres
 from bixt3d.datasets.split import Split
 
 FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
@@ -223,10 +223,8 @@ def _read_rows(shape: Shape, columns: int) -> NDArray[np.float32]:
                 f"{len(labels)}"
             )
         rows = np.concatenate([xyz, labels], axis=1)
-    points = torch.from_numpy(rows[:, :3])
-    check_extent(points, shape.path)
-    rows[:, :3] = unit_sphere(points).numpy()  # in double precision: a map's shape is lost in float32
-    return rows.astype(np.float32)
+    check_extent(torch.from_numpy(rows[:, :3]), shape.path)
+    return unit_spheres(keep_shape(torch.from_numpy(rows)[None]))[0].numpy()
 
 
 def _number_officially(shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]) -> None:

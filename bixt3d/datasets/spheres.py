@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MOST = torch.finfo(torch.float32).max  # the largest number of a text file
 LARGEST = 1e100  # coordinates beyond are damage; their squares would overflow
 SMALLEST = 1e-150  # extent of a cloud; its square would vanish
-LOST = 1e-6  # of its extent, by which rounding to float32 may not move a point of a cloud
+LOST = 5e-7  # of its extent, by which rounding to float32 may not move a point of a cloud
 ROUNDED = 0.02  # how far a cloud that is stored with few digits may be from centre and radius
 CHUNK = 256  # clouds at a time in double precision
 
@@ -130,10 +130,11 @@ def normalize_split(split: Split) -> Split:
     return replace(split, points=points, normalized=True)
 
 
-def keep_shape(points: Tensor) -> Tensor:
+def keep_shape(points: Tensor, where: str = "") -> Tensor:
     """Round clouds (S, N, C) in float64 to float32, after moving those to their centre that lose their shape.
 
-    Coordinates of a map are so large that float32 rounds them by centimetres and more.
+    Coordinates of a map are so large that float32 rounds them by centimetres and more. Others stay as they
+    are, to the last bit. ``where`` is what a line in the log calls clouds that are moved; none without it.
     """
     rounded = points.float()
     if points.ndim != 3 or points.shape[2] < 3 or not points.numel():
@@ -143,6 +144,9 @@ def keep_shape(points: Tensor) -> Tensor:
     lost = (xyz - rounded[..., :3].double()).abs().amax((1, 2)) > LOST * centred.abs().amax((1, 2))  # (S,)
     lost &= torch.isfinite(rounded).all(2).all(1) & ~at_one_place(xyz)
     if bool(lost.any()):
-        logger.warning("points: coordinates are too large for float32: each cloud is moved to its centre")
+        if where:
+            logger.warning(
+                "%s: coordinates are too large for float32: each cloud is moved to its centre", where
+            )
         rounded[..., :3] = torch.where(lost[:, None, None], centred.float(), rounded[..., :3])
     return rounded

@@ -282,3 +282,12 @@ def test_a_sphere_on_a_map_keeps_its_shape(suffix: str, tmp_path: Path) -> None:
     centred /= np.linalg.norm(centred, axis=1).max()
     order = [np.lexsort(cloud.round(4).T) for cloud in (points, centred)]
     np.testing.assert_allclose(points[order[0]], centred[order[1]], atol=1e-6)
+
+
+def test_files_of_other_kinds_name_a_converter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = fill(tmp_path / "own", "{split}/{one}")
+    for name in ("a.e57", "b.E57", "c.mtl", "._d.npy"):
+        (base / "test" / "cup" / name).touch()
+    open_dataset("folder", base, "test", 8)
+    assert caplog.text.count("test: .e57 is not read; convert it with CloudCompare") == 1
+    assert ".mtl is not read" not in caplog.text
