@@ -16,7 +16,7 @@ from typing import Any
 
 from bixt3d import __version__, commands
 from bixt3d.commands.endings import one_line_errors
-from bixt3d.commands.options import UsageError
+from bixt3d.commands.options import UsageError, join_axes
 from bixt3d.suggest import nearest
 
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
         verb, name = _find(verb, words[0]), f"{name} {words[0]}"
         words.pop(0)
     parser = parser_of(verb, prog or name)
-    args = parser.parse_args(words)
+    args = parser.parse_args(join_axes(words))
     with one_line_errors(getattr(verb, "STOPPED", "stopped"), args) as args.ending:
         try:
             verb.run(args)
@@ -108,7 +108,7 @@ def _add_verbs(parser: argparse.ArgumentParser, group: ModuleType) -> None:
 
 
 def _find(group: ModuleType, name: str) -> ModuleType:
-    return import_module(f"{group.__name__}.{name}")
+    return import_module(f"{group.__name__}.{name.replace('-', '_')}")
 
 
 def _about(module: ModuleType) -> dict[str, Any]:

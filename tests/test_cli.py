@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def verbs(group: ModuleType = commands, name: str = "bixt3d") -> Iterator[tuple[str, ModuleType]]:
     """Every verb with its words, those of groups among them."""
     for word in (*group.COMMANDS, *getattr(group, "HIDDEN", ())):
-        verb = import_module(f"{group.__name__}.{word}")
+        verb = import_module(f"{group.__name__}.{word.replace('-', '_')}")
         if cli.is_group(verb):
             yield from verbs(verb, f"{name} {word}")
         else:
@@ -52,7 +52,11 @@ def test_it_lists_its_verbs(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 
 def test_group_lists_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = ended(capsys, "data", "--help")
-    assert code == 0 and out.startswith("usage: bixt3d data COMMAND") and "  get   Get a published" in out
+    assert (
+        code == 0
+        and out.startswith("usage: bixt3d data COMMAND")
+        and "  get           Get a published" in out
+    )
 
 
 @pytest.mark.parametrize("name", VERBS)

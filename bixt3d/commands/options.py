@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from bixt3d.inference import Predictor
+
+AXES = ("x", "y", "z", "-x", "-y", "-z", "auto")
 CHECKPOINT = "weights file, run's folder (best, else last) or shipped name"
 
 
@@ -71,6 +77,27 @@ def checkpoint_and_files(args: argparse.Namespace) -> tuple[str, list[str]]:
     return args.files[0], args.files[1:]
 
 
+def add_up(options: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add ``--up``; `join_axes` reads ``--up -z``."""
+    options.add_argument(
+        "--up",
+        choices=AXES,
+        metavar="AXIS",
+        help="axis of the files that points up: x, y, z, -x, -y, -z or auto (default: as in the training)",
+    )
+
+
+def join_axes(words: Sequence[str]) -> list[str]:
+    """Return a command line with ``--up -z`` as ``--up=-z``, or argparse takes the axis for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined[-1:] == ["--up"] and word in AXES:
+            joined[-1] = f"--up={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def place(text: str) -> Path:
     """Return a path of the command line, with ``~`` for the user's folder."""
     return Path(text).expanduser()
@@ -86,3 +113,9 @@ def folder_of(checkpoint: str | Path) -> Path:
     from bixt3d.training.weights import place_beside
 
     return place_beside(find_checkpoint(checkpoint))
+
+
+def category_of(predictor: Predictor, file: Path) -> str:
+    """Return the category that a file's folder is named for, whatever the case; "" if it is for none."""
+    known = {name.casefold(): name for name in predictor.classes or ()}
+    return known.get(file.absolute().parent.name.casefold(), "")

@@ -1,8 +1,9 @@
-"""Get a published data set, or make synthetic shapes.
+"""Get, make, import or describe data sets.
 
 Examples:
   bixt3d data get modelnet40
   bixt3d data make --root data
+  bixt3d data info my_meshes
 """
 
-COMMANDS = ("get", "make")
+COMMANDS = ("get", "make", "import-parts", "info")

@@ -1,0 +1,47 @@
+"""Turn labelled clouds of your own into part data that a config can train on.
+
+Files may be PLY, LAS, PCD, NPZ or text with a label a point, CloudCompare's
+scalar fields included. Folders are categories; train, val and test are kept.
+
+Examples:
+  bixt3d data import-parts scans --out data/my_parts
+  bixt3d data import-parts scans --out data/my_parts --names labels.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bixt3d.commands.options import place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bixt3d data import-parts``."""
+    parser.add_argument("source", type=place, metavar="FOLDER", help="the folder of the files")
+    parser.add_argument(
+        "--out", type=place, required=True, metavar="FOLDER", help="new folder, data.root of a config then"
+    )
+    parser.add_argument(
+        "--names", type=place, metavar="FILE", help="YAML or JSON, label: name (default: numbers)"
+    )
+    parser.add_argument(
+        "--features", nargs="*", metavar="NAME", help="beside xyz (default: normals, if all files have them)"
+    )
+    parser.add_argument(
+        "--num-points", type=int, metavar="N", help="the most points of a shape (default: all are kept)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn (default: 0)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the data, and say what they hold."""
+    from bixt3d.datasets.import_parts import import_parts
+
+    done = import_parts(args.source, args.out, args.names, args.features, args.num_points, args.seed)
+    sizes = ", ".join(f"{count} {split}" for split, count in done.counts.items())
+    print(f"{done.folder}: {sizes}; beside xyz: {', '.join(done.features) or 'nothing'}")
+    for category, parts in done.parts.items():
+        print(f"  {category}: {', '.join(parts)}")
+    for line in done.left_out:
+        print(f"left out: {line}")
+    print(f"train: bixt3d train shapes_partseg --set data.root={done.folder} run.dir=runs/NAME")

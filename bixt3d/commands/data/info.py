@@ -1,0 +1,28 @@
+"""Describe data before training: classes, sizes, unit, up axis, what is odd.
+
+It looks for shapes that two splits share, classes that one of them lacks, and
+classes with many more shapes than others.
+
+Examples:
+  bixt3d data info data
+  bixt3d data info my_meshes --name folder
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bixt3d.commands.options import place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``bixt3d data info``."""
+    parser.add_argument("root", type=place, metavar="FOLDER", help="a data set's folder, or a data folder")
+    parser.add_argument("--name", help="kind, as data.name of a config (default: what the folder holds)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what the data hold."""
+    from bixt3d.datasets.overview import info
+
+    print(info(args.root, args.name))
