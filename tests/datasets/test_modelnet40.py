@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+import bixt3d
 from bixt3d.datasets import open_dataset
 from bixt3d.datasets.cache import FOLDER
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER, NORMAL_FOLDER
 from tests.markers import data_dir, needs_data
+from tests.training.tiny import CLASSES as TINY
+from tests.training.tiny import make_config, make_split
 
 CLASSES = ["chair", "night_stand", "sofa"]
 
@@ -604,6 +607,32 @@ def test_hdf5_that_is_not_normalized_is_moved_at_loading(
     caplog.clear()
     open_dataset("modelnet40", hdf5, "train")
     assert "as stored" not in caplog.text
+
+
+def test_classes_in_millimetres_score_alike_in_evaluation_and_prediction(tmp_path: Path) -> None:
+    """A training and `Predictor` see the same clouds, wherever the files have them."""
+    folder = tmp_path / HDF5_FOLDER
+    folder.mkdir()
+    (folder / "shape_names.txt").write_text("".join(f"{name}\n" for name in TINY))
+    stored = {}
+    for seed, part in enumerate(("train", "test")):
+        made = make_split(64 if part == "train" else 40, seed=seed)
+        stored[part] = made.points.double().numpy() * 870 + [4_000.0, -12_000.0, 90.0]
+        label = made.label.numpy()
+        write_hdf5(folder / f"ply_data_{part}0.h5", len(label), 32, seed=0, data=stored[part], label=label)
+    changes = (
+        "optim.lr=1e-2",
+        "train.epochs=8",
+        "train.ema_decay=0",
+        "augment.shift=0",
+        "train.batch_size=16",
+    )
+    where = ("data.name=modelnet40", f"data.root={tmp_path}", f"run.dir={tmp_path / 'run'}")
+    result = bixt3d.train(make_config(*changes, *where))
+    predictor = bixt3d.Predictor(tmp_path / "run" / "last", "cpu")
+    found = [answer.index for answer in predictor(list(stored["test"]))]
+    right = float(np.mean(np.array(found) == label))
+    assert right == pytest.approx(result.last["oa"], abs=1e-6) and right > 0.6
 
 
 def test_hdf5_height_is_computed_where_there_is_none(hdf5: Path) -> None:
