@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-NAMES = ("cuda", "data", "fixtures", "torch_cluster", "pytorch3d", "triton", "window", "browser")
+NAMES = ("cuda", "data", "fixtures", "torch_cluster", "pytorch3d", "triton", "numba", "window", "browser")
 
 
 def _folder_missing(name: str, variable: str, content: str) -> str | None:
@@ -72,6 +72,7 @@ needs_torch_cluster = _skip_for(
 )
 needs_pytorch3d = _skip_for(_package_missing("pytorch3d", "environment.yml has it"))
 needs_triton = _skip_for(_package_missing("triton", 'pip install "bixt3d[triton]"'))
+needs_numba = _skip_for(_package_missing("numba", "pip install numba"))
 needs_window = _skip_for(_program_missing("window", "Xvfb", "xdotool"))
 needs_browser = _skip_for(_program_missing("browser", "chromium", "chromedriver"))
 slow = pytest.mark.slow

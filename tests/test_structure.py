@@ -46,7 +46,7 @@ OUTSIDE = {
     "yaml": {"yaml"},
     "settings": {"numpy"},
     "config": set(),
-    "ops": {"torch", "numpy", "scipy", "triton", "torch_cluster", "pytorch3d"},
+    "ops": {"torch", "numpy", "scipy", "numba", "triton", "torch_cluster", "pytorch3d"},
 }
 PROGRAMS = {"tools", "tests", "benchmarks"}  # nothing in bixt3d or tools imports them, but for
 RUNS_BENCHMARKS = "bixt3d/commands/benchmark.py"  # the command in front of benchmarks

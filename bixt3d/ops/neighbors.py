@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bixt3d.ops import backends
-from bixt3d.ops.kdtree import knn_kdtree
+from bixt3d.ops.kdtree import SearchTree, knn_kdtree
 from bixt3d.ops.tracing import is_exporting
 from bixt3d.ops.triton_search import knn_triton
 from bixt3d.ops.validate import check_count, check_points, check_same
@@ -25,7 +25,7 @@ CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
 @torch.no_grad()
 def knn(
     query: Tensor,
-    points: Tensor,
+    points: Tensor | SearchTree,
     k: int,
     backend: str = "auto",
     chunk_size: int | None = None,
@@ -39,10 +39,11 @@ def knn(
 
     Args:
         query: Query points (B, S, 3).
-        points: Points to search (B, N, 3).
+        points: Points to search (B, N, 3), or a `SearchTree` of them for more searches than one.
         k: Number of neighbours, at most N.
-        backend: ``"torch"`` (reference), ``"kdtree"`` (CPUs), ``"triton"`` (k up to 64), ``"torch_cluster"``,
-            ``"pytorch3d"`` (these two keep no order among equally near points), or ``"auto"``.
+        backend: ``"torch"`` (reference), ``"kdtree"`` (CPUs), ``"triton"`` (k up to 64), ``"torch_cluster"``
+            (which may leave out the lowest of equally near points), ``"pytorch3d"``, or ``"auto"``. An
+            exported program holds the reference, whatever the backend.
         chunk_size: Queries of one cloud that are handled at a time; chosen by device if None.
         validate: Look for NaN and infinity as well; on a GPU this waits for the device.
 
@@ -50,41 +51,65 @@ def knn(
         Indices (B, S, k) into ``points``, int64.
 
     Raises:
-        ValueError: For wrong shape, dtype or values, fewer than ``k`` points, an unknown backend, or float64
-            points or too large a ``k`` for Triton.
+        ValueError: For wrong shape, dtype or values, fewer than ``k`` points, an unknown backend, float64
+            points for Triton or pytorch3d, or too large a ``k`` for Triton.
         ImportError: When the backend asked for is not installed.
         RuntimeError: When it cannot run on the device of ``points``.
     """
+    trees = points if isinstance(points, SearchTree) else None
+    points = points.points if isinstance(points, SearchTree) else points
     check_points(query, "query", (3,), finite=validate)
     check_points(points, "points", (3,), finite=validate and points is not query)
     check_same(query, "query", points, "points", dims=1)
     backends.check_backend(backend, BACKENDS)
     count = points.shape[1]
     check_count(k, "k", count, f"each cloud has {count} points")
+    if chunk_size is not None:
+        check_count(chunk_size, "chunk_size", query.shape[1], "the number of queries")
     query, points = query.detach(), points.detach()
     dtype = torch.promote_types(torch.promote_types(query.dtype, points.dtype), torch.float32)
     query, points = query.to(dtype), points.to(dtype)
-    if backend == "torch_cluster":
-        return backends.knn_torch_cluster(query, points, k)
-    if backend == "pytorch3d":
-        return backends.knn_pytorch3d(query, points, k)
     if is_exporting():
         return _knn_whole(query, points, k)
-    if backend == "triton":
-        return knn_triton(query, points, k)
-    tree = backend == "kdtree" or (
-        backend == "auto" and chunk_size is None and points.device.type == "cpu" and count >= FEWEST
-    )
+    if backend == "auto":
+        tree = chunk_size is None and points.device.type == "cpu" and count >= FEWEST
+        backend = "kdtree" if tree else "torch"
     if torch.compiler.is_compiling():
-        index: Tensor = _knn_operation(query, points, k, chunk_size, tree)
+        index: Tensor = _knn_operation(query, points, k, backend, chunk_size)
         return index
-    return _search(query, points, k, chunk_size, tree)
+    return _search(query, points, k, backend, chunk_size, trees)
 
 
-def _search(query: Tensor, points: Tensor, k: int, chunk_size: int | None, tree: bool) -> Tensor:
-    if tree:
-        return knn_kdtree(query, points, k, partial(_knn_torch, chunk_size=None))
-    return _knn_torch(query, points, k, chunk_size)
+def _search(
+    query: Tensor,
+    points: Tensor,
+    k: int,
+    backend: str,
+    chunk_size: int | None,
+    trees: SearchTree | None = None,
+) -> Tensor:
+    if backend == "kdtree":
+        return knn_kdtree(query, points, k, partial(_knn_torch, chunk_size=None), trees)
+    others = {
+        "triton": knn_triton,
+        "torch_cluster": backends.knn_torch_cluster,
+        "pytorch3d": backends.knn_pytorch3d,
+    }
+    return (
+        others[backend](query, points, k) if backend in others else _knn_torch(query, points, k, chunk_size)
+    )
+
+
+# For torch.compile, whose fused kernels would round distances otherwise. A plain call goes without: the first
+# call of any operation that is made like this imports torch's compiler, which takes seconds.
+@torch.library.custom_op("bixt3d::knn", mutates_args=())
+def _knn_operation(query: Tensor, points: Tensor, k: int, backend: str, chunk_size: int | None) -> Tensor:
+    return _search(query, points, k, backend, chunk_size)
+
+
+@_knn_operation.register_fake
+def _(query: Tensor, points: Tensor, k: int, backend: str, chunk_size: int | None) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[1], k, dtype=torch.int64)
 
 
 def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) -> Tensor:
@@ -99,7 +124,6 @@ def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) ->
         chunk_size = max(1, min(num_query, budget // count))
     else:
         clouds = batch
-        check_count(chunk_size, "chunk_size", num_query, "the number of queries")
     index = torch.empty(batch, num_query, k, dtype=torch.int64, device=query.device)
     for b in range(0, batch, clouds):
         for s in range(0, num_query, chunk_size):
@@ -112,16 +136,6 @@ def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) ->
                 squared.add_(delta.mul_(delta))  # addcmul would round once or twice, as the device likes
             index[b : b + clouds, s : s + chunk_size] = _smallest(squared, k)
     return index
-
-
-# For torch.compile, whose fused kernels would round distances otherwise. A plain call goes without: the first
-# call of any operation that is made like this imports torch's compiler, which takes seconds.
-_knn_operation = torch.library.custom_op("bixt3d::knn", _search, mutates_args=())
-
-
-@_knn_operation.register_fake
-def _(query: Tensor, points: Tensor, k: int, chunk_size: int | None, tree: bool) -> Tensor:
-    return query.new_empty(query.shape[0], query.shape[1], k, dtype=torch.int64)
 
 
 def _smallest(squared: Tensor, k: int) -> Tensor:
@@ -183,7 +197,11 @@ def _table(features: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interpolate(
-    fine_xyz: Tensor, coarse_xyz: Tensor, coarse_features: Tensor, k: int = 3, validate: bool = True
+    fine_xyz: Tensor,
+    coarse_xyz: Tensor | SearchTree,
+    coarse_features: Tensor,
+    k: int = 3,
+    validate: bool = True,
 ) -> Tensor:
     """Carry features from a coarse cloud to a fine one (PointNet++, section 3.4, equation 2).
 
@@ -192,7 +210,7 @@ def interpolate(
 
     Args:
         fine_xyz: Points to carry to (B, N, 3).
-        coarse_xyz: Points to carry from (B, S, 3).
+        coarse_xyz: Points to carry from (B, S, 3), or a `SearchTree` of them.
         coarse_features: Their features (B, S, C).
         k: Number of neighbours.
         validate: Look for NaN and infinity as well; on a GPU this waits for the device.
@@ -203,13 +221,15 @@ def interpolate(
     Raises:
         ValueError: For wrong shape, dtype or values, or ``k`` below 1.
     """
+    searched = coarse_xyz
+    coarse_xyz = coarse_xyz.points if isinstance(coarse_xyz, SearchTree) else coarse_xyz
     check_points(coarse_features, "coarse_features", (), finite=validate)
     check_points(fine_xyz, "fine_xyz", (3,), finite=validate)
     check_points(coarse_xyz, "coarse_xyz", (3,), finite=validate)
     check_same(coarse_xyz, "coarse_xyz", coarse_features, "coarse_features", dims=2)
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"k: expected a positive integer, got {k!r}")
-    index = knn(fine_xyz, coarse_xyz, min(k, coarse_xyz.shape[1]), validate=False)  # (B, N, k)
+    index = knn(fine_xyz, searched, min(k, coarse_xyz.shape[1]), validate=False)  # (B, N, k)
     wide = torch.promote_types(fine_xyz.dtype, torch.float32)  # 1e-8 is nothing in half precision
     coarse_xyz, fine_xyz = coarse_xyz.to(wide), fine_xyz.to(wide)
     squared = (gather_points(coarse_xyz, index) - fine_xyz[:, :, None]).square().sum(-1)  # (B, N, k)

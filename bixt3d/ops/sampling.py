@@ -10,8 +10,10 @@ from bixt3d.ops.tracing import is_exporting
 from bixt3d.ops.triton_search import fps_triton
 from bixt3d.ops.validate import check_count, check_points
 
-# "auto" is torch: triton gives the same indices, but which is quicker on a GPU is not measured yet.
-BACKENDS = ("auto", "torch", "triton", "torch_cluster", "pytorch3d")
+# "auto" is buckets on CPUs, where numba is installed, and torch on GPUs: triton gives the same indices, but
+# which is quicker there is not measured yet.
+BACKENDS = ("auto", "torch", "bucket", "triton", "torch_cluster", "pytorch3d")
+FEWEST = 256  # points of a cloud that buckets are worth loading numba for
 
 
 @torch.no_grad()
@@ -28,7 +30,8 @@ def farthest_point_sample(
         num_samples: S, at most N.
         start: Index of the first sample in every cloud, or ``"random"`` for one drawn from torch's
             generator.
-        backend: ``"torch"`` (reference), ``"triton"``, ``"torch_cluster"``, ``"pytorch3d"``, or ``"auto"``.
+        backend: ``"torch"`` (reference), ``"bucket"`` (CPUs, by numba), ``"triton"``, ``"torch_cluster"``,
+            ``"pytorch3d"``, or ``"auto"``. An exported program holds the reference, whatever the backend.
         validate: Look for NaN and infinity as well; on a GPU this waits for the device.
 
     Returns:
@@ -36,7 +39,7 @@ def farthest_point_sample(
 
     Raises:
         ValueError: For wrong shape, dtype or values, too few points, an unknown start or backend, or float64
-            points for Triton.
+            points for Triton or pytorch3d.
         ImportError: When the backend asked for is not installed.
         RuntimeError: When it cannot run on the device of ``xyz``.
     """
@@ -55,16 +58,40 @@ def farthest_point_sample(
         xyz = xyz.float()
     if is_exporting():
         return _fps_scan(xyz, num_samples, first)
-    if backend == "torch_cluster":
-        return backends.fps_torch_cluster(xyz, num_samples, first)
-    if backend == "pytorch3d":
-        return backends.fps_pytorch3d(xyz, num_samples, first)
-    if backend == "triton":
-        return fps_triton(xyz, num_samples, first)
+    if backend == "auto":
+        buckets = xyz.device.type == "cpu" and count >= FEWEST and backends.installed("numba")
+        backend = "bucket" if buckets else "torch"
     if torch.compiler.is_compiling():
-        index: Tensor = _fps_operation(xyz, num_samples, first)
+        index: Tensor = _fps_operation(xyz, num_samples, first, backend)
         return index
-    return _fps_torch(xyz, num_samples, first)
+    return _sample(xyz, num_samples, first, backend)
+
+
+def _sample(xyz: Tensor, num_samples: int, first: Tensor, backend: str) -> Tensor:
+    if backend == "bucket":
+        backends.require_cpu("bucket", xyz.device)
+        backends.require("numba")
+        from bixt3d.ops.bucket import fps_bucket
+
+        return (fps_bucket if bool(xyz.isfinite().all()) else _fps_torch)(xyz, num_samples, first)
+    others = {
+        "triton": fps_triton,
+        "torch_cluster": backends.fps_torch_cluster,
+        "pytorch3d": backends.fps_pytorch3d,
+    }
+    return others.get(backend, _fps_torch)(xyz, num_samples, first)
+
+
+# For torch.compile, which would unroll the loop. A plain call goes without: the first call of any operation
+# that is made like this imports torch's compiler, which takes seconds.
+@torch.library.custom_op("bixt3d::fps", mutates_args=())
+def _fps_operation(xyz: Tensor, num_samples: int, first: Tensor, backend: str) -> Tensor:
+    return _sample(xyz, num_samples, first, backend)
+
+
+@_fps_operation.register_fake
+def _(xyz: Tensor, num_samples: int, first: Tensor, backend: str) -> Tensor:
+    return first.new_empty(xyz.shape[0], num_samples)
 
 
 def _fps_torch(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
@@ -85,16 +112,6 @@ def _fps_torch(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
         torch.minimum(nearest, squared, out=nearest)
         current = nearest.argmax(1, keepdim=True)  # the first of equal ones
     return index
-
-
-# For torch.compile, which would unroll the loop. A plain call goes without: the first call of any operation
-# that is made like this imports torch's compiler, which takes seconds.
-_fps_operation = torch.library.custom_op("bixt3d::fps_torch", _fps_torch, mutates_args=())
-
-
-@_fps_operation.register_fake
-def _(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
-    return first.new_empty(xyz.shape[0], num_samples)
 
 
 def _fps_scan(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:

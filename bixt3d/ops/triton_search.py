@@ -1,6 +1,6 @@
 """Farthest point sampling and nearest neighbours in Triton, one launch each: the same indices as torch's.
 
-Triton is imported when a function runs. For `torch.compile` each is one operation.
+Triton is imported when a function runs.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from bixt3d.ops import backends
+from bixt3d.ops.grid import morton_codes
 
 # Points that a program holds in registers at a time: here 8 for each of up to 1024 threads, below 16 for 32.
 FPS_TILE = 8192
 KNN_TILE = 512
+# Clouds from this size on are searched by boxes: around tiles of so many points, and groups of so many tiles.
+BOXED_FROM = 4096
+BOX_TILE, BOX_GROUP = 128, 64
 # Queries of one program, which is one warp, so that its threads wait for nobody.
 KNN_QUERIES = 1
 # Fused multiplications and additions would round otherwise than the torch versions.
@@ -30,44 +34,6 @@ def fps_triton(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
         RuntimeError: For a device that it does not run on.
     """
     _check_points(xyz)
-    index: Tensor = _fps(xyz, num_samples, first)
-    return index
-
-
-def knn_triton(query: Tensor, points: Tensor, k: int) -> Tensor:
-    """Find the k nearest points (B, N, 3) of each query (B, S, 3), nearest first: (B, S, k), int64.
-
-    Raises:
-        ValueError: For points in double precision or too many, or k above 64.
-        ImportError: When Triton is not installed.
-        RuntimeError: For a device that it does not run on.
-    """
-    _check_points(points)
-    if k > MAX_NEIGHBORS:
-        raise ValueError(
-            f"k: backend 'triton' finds at most {MAX_NEIGHBORS} neighbours, got {k}; "
-            'use backend="torch" for more'
-        )
-    index: Tensor = _knn(query, points, k)
-    return index
-
-
-def _check_points(points: Tensor) -> None:
-    if points.dtype != torch.float32:
-        raise ValueError(
-            f"backend 'triton' computes in float32 and would round {points.dtype} points; "
-            'convert them, or use backend="torch"'
-        )
-    if points.shape[1] > MAX_POINTS:
-        raise ValueError(
-            f"backend 'triton' takes clouds of at most {MAX_POINTS} points, got {points.shape[1]}; "
-            'use backend="torch"'
-        )
-
-
-@torch.library.custom_op("bixt3d::fps_triton", mutates_args=())
-def _fps(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
-    backends.require_triton(xyz.device)
     from bixt3d.ops import triton_search_kernels as kernels
 
     batch, count, _ = xyz.shape
@@ -86,41 +52,68 @@ def _fps(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
     return index
 
 
-@_fps.register_fake
-def _(xyz: Tensor, num_samples: int, first: Tensor) -> Tensor:
-    return first.new_empty(xyz.shape[0], num_samples)
+def knn_triton(query: Tensor, points: Tensor, k: int) -> Tensor:
+    """Find the k nearest points (B, N, 3) of each query (B, S, 3), nearest first: (B, S, k), int64.
 
+    Small clouds are looked at whole. Of large ones, points in Morton order make tiles, tiles make groups, and
+    a query passes over those whose boxes are farther from it than the neighbours that it has.
 
-@torch.library.custom_op("bixt3d::knn_triton", mutates_args=())
-def _knn(query: Tensor, points: Tensor, k: int) -> Tensor:
-    backends.require_triton(points.device)
+    Raises:
+        ValueError: For points in double precision or too many, or k above 64.
+        ImportError: When Triton is not installed.
+        RuntimeError: For a device that it does not run on.
+    """
+    if k > MAX_NEIGHBORS:
+        raise ValueError(
+            f"k: backend 'triton' finds at most {MAX_NEIGHBORS} neighbours, got {k}; "
+            'use backend="torch" for more'
+        )
+    _check_points(points)
     from bixt3d.ops import triton_search_kernels as kernels
 
     batch, num_query, _ = query.shape
     count = points.shape[1]
-    rows = points.transpose(1, 2).contiguous()  # (B, 3, N)
+    query = query.contiguous()
     index = torch.empty(batch, num_query, k, dtype=torch.int64, device=points.device)
-    programs = batch * -(-num_query // KNN_QUERIES)
+    sizes = num_query, count, k
+    options = {"SLOTS": _power_of_two(k), "num_warps": 1, **EXACT}
     with torch.cuda.device_of(points):  # type: ignore[no-untyped-call]
-        kernels.knn_by_tiles[(programs,)](
-            query.contiguous(),
-            rows,
-            index,
-            num_query,
-            count,
-            k,
-            QUERIES=KNN_QUERIES,
-            TILE=_power_of_two(min(count, KNN_TILE)),
-            SLOTS=_power_of_two(k),
-            num_warps=1,
-            **EXACT,
-        )
+        if count < BOXED_FROM:
+            rows = points.transpose(1, 2).contiguous()  # (B, 3, N)
+            programs = batch * -(-num_query // KNN_QUERIES)
+            tile = _power_of_two(min(count, KNN_TILE))
+            kernels.knn_by_tiles[(programs,)](
+                query, rows, index, *sizes, QUERIES=KNN_QUERIES, TILE=tile, **options
+            )
+        else:
+            order = morton_codes(points).argsort(dim=1)  # (B, N)
+            rows = points.gather(1, order[..., None].expand(-1, -1, 3)).transpose(1, 2)  # (B, 3, N)
+            tiles = _boxes(rows, rows, BOX_TILE)
+            groups = _boxes(*tiles, BOX_GROUP)
+            kernels.knn_by_boxes[(batch * num_query,)](
+                query, rows.contiguous(), order.int(), *tiles, *groups, index, *sizes,
+                TILE=BOX_TILE, GROUP=BOX_GROUP, **options,
+            )  # fmt: skip
     return index
 
 
-@_knn.register_fake
-def _(query: Tensor, points: Tensor, k: int) -> Tensor:
-    return query.new_empty(query.shape[0], query.shape[1], k, dtype=torch.int64)
+def _boxes(low: Tensor, high: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Lowest and highest corners of boxes around so many boxes (B, 3, T) at a time: 2 x (B, 3, T / size)."""
+    batch, _, count = low.shape
+    number = -(-count // size)
+    inside = torch.arange(number * size, device=low.device).clamp_max(count - 1)  # the last one fills up
+    low, high = (corner[..., inside].view(batch, 3, number, size) for corner in (low, high))
+    return low.amin(3), high.amax(3)
+
+
+def _check_points(points: Tensor) -> None:
+    backends.require_single("triton", points)
+    if points.shape[1] > MAX_POINTS:
+        raise ValueError(
+            f"backend 'triton' takes clouds of at most {MAX_POINTS} points, got {points.shape[1]}; "
+            'use backend="torch"'
+        )
+    backends.require_triton(points.device)
 
 
 def fps_warps(points: int) -> int:

@@ -125,3 +125,99 @@ def knn_by_tiles(
     order = slot - (SLOTS - k)
     out = index + place[:, None] * k + order[None, :]
     tl.store(out, found & 0x7FFFFFFF, mask=asked[:, None] & (order >= 0)[None, :])
+
+
+@triton.jit
+def box_key(low, high, stride, box, inside, to_x, to_y, to_z):
+    """Keys of some boxes: the least distance that a point of the box may round to, and the box's number."""
+    squared = tl.zeros_like(box).to(tl.float32)
+    for axis in tl.static_range(3):
+        to = to_x if axis == 0 else (to_y if axis == 1 else to_z)
+        below = tl.load(low + axis * stride + box, mask=inside, other=0.0) - to
+        above = to - tl.load(high + axis * stride + box, mask=inside, other=0.0)
+        gap = tl.maximum(tl.maximum(below, above), 0.0)
+        squared += gap * gap
+    key = (squared.to(tl.int32, bitcast=True).to(tl.int64) << 32) | box
+    return tl.where(inside, key, 0x7FFFFFFFFFFFFFFF)
+
+
+@triton.jit
+def may_hold(box, farthest):
+    """Whether a box may hold a point that comes before a key; equally far ones may, by a lower number."""
+    return (box != 0x7FFFFFFFFFFFFFFF) & ((box >> 32 << 32) < farthest)
+
+
+@triton.jit
+def knn_by_boxes(
+    query,
+    rows,
+    order,
+    tile_low,
+    tile_high,
+    group_low,
+    group_high,
+    index,
+    num_query,
+    count,
+    k,
+    TILE: tl.constexpr,
+    GROUP: tl.constexpr,
+    SLOTS: tl.constexpr,
+):
+    """Find the neighbours of one query (3,) of one cloud (3, N), whose points have the numbers `order` (N,).
+
+    The list of keys is that of `knn_by_tiles`. Groups of tiles are visited nearest first, so are the tiles of
+    each, until the nearest that is left is farther than the farthest of the list.
+    """
+    far: tl.constexpr = 0x7FFFFFFFFFFFFFFF  # above every key
+    place = tl.program_id(0).to(tl.int64)
+    cloud = place // num_query
+    to_x, to_y, to_z = (
+        tl.load(query + place * 3),
+        tl.load(query + place * 3 + 1),
+        tl.load(query + place * 3 + 2),
+    )
+    row_x = rows + cloud * 3 * count
+    row_y = row_x + count
+    row_z = row_y + count
+    tiles = tl.cdiv(count, TILE)
+    groups = tl.cdiv(tiles, GROUP)
+    slot = tl.arange(0, SLOTS).to(tl.int64)
+    found = tl.where(slot < k, far - slot, -1)
+    farthest = tl.max(found, 0)
+    for start in range(0, groups, GROUP):
+        group = start + tl.arange(0, GROUP)
+        shift = cloud * 3 * groups
+        near_groups = box_key(
+            group_low + shift, group_high + shift, groups, group, group < groups, to_x, to_y, to_z
+        )
+        near_group = tl.min(near_groups, 0)
+        while may_hold(near_group, farthest):
+            near_groups = tl.where(near_groups == near_group, far, near_groups)
+            tile = (near_group & 0x7FFFFFFF).to(tl.int32) * GROUP + tl.arange(0, GROUP)
+            shift = cloud * 3 * tiles
+            near_tiles = box_key(
+                tile_low + shift, tile_high + shift, tiles, tile, tile < tiles, to_x, to_y, to_z
+            )
+            near_tile = tl.min(near_tiles, 0)
+            while may_hold(near_tile, farthest):
+                near_tiles = tl.where(near_tiles == near_tile, far, near_tiles)
+                row = (near_tile & 0x7FFFFFFF).to(tl.int32) * TILE + tl.arange(0, TILE)
+                inside = row < count
+                x = tl.load(row_x + row, mask=inside, other=0.0)
+                y = tl.load(row_y + row, mask=inside, other=0.0)
+                z = tl.load(row_z + row, mask=inside, other=0.0)
+                number = tl.load(order + cloud * count + row, mask=inside, other=0)
+                squared = squared_distance(x, y, z, to_x, to_y, to_z)  # (TILE,)
+                key = (squared.to(tl.int32, bitcast=True).to(tl.int64) << 32) | number
+                key = tl.where(inside, key, far)
+                nearest = tl.min(key, 0)
+                while nearest < farthest:
+                    found = tl.where(found == farthest, nearest, found)
+                    key = tl.where(key == nearest, far, key)
+                    nearest, farthest = tl.min(key, 0), tl.max(found, 0)
+                near_tile = tl.min(near_tiles, 0)
+            near_group = tl.min(near_groups, 0)
+    found = tl.sort(found, 0)  # the slots that hold no neighbour come first
+    place_of = slot - (SLOTS - k)
+    tl.store(index + place * k + place_of, found & 0x7FFFFFFF, mask=place_of >= 0)

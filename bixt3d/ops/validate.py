@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def describe(value: object) -> str:
-    """Return a short description of what came, for an error message."""
+    """Return a short description of what a value is, for an error message."""
     if isinstance(value, Tensor):
         return f"{value.dtype} tensor of shape {tuple(value.shape)}"
     return f"{type(value).__name__}"
@@ -23,7 +23,7 @@ def check_points(points: Tensor, name: str, channels: tuple[int, ...], finite: b
         finite: Also look at the values. On a GPU this waits for the device.
 
     Raises:
-        ValueError: Saying what was expected and what came.
+        ValueError: Saying what was expected, and what was given.
     """
     wanted = " or ".join(str(c) for c in channels) or "C"
     expected = f"{name}: expected a floating-point tensor of shape (B, N, {wanted}) with B, N > 0"
@@ -32,7 +32,8 @@ def check_points(points: Tensor, name: str, channels: tuple[int, ...], finite: b
     if points.numel() == 0 or (channels and points.shape[-1] not in channels):
         turned = points.shape[1] in channels and points.shape[2] > max(16, *channels)
         raise ValueError(f"{expected}, got {describe(points)}{': transpose it' if turned else ''}")
-    if finite and not torch.compiler.is_compiling() and not bool(torch.isfinite(points).all()):
+    finite = finite and not torch.compiler.is_compiling() and not points.is_meta  # where there are values
+    if finite and not bool(torch.isfinite(points).all()):
         bad = int((~torch.isfinite(points)).flatten(1).any(1).nonzero()[0, 0])
         raise ValueError(f"{name}: expected finite values, cloud {bad} of the batch holds NaN or infinity")
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bixt3d.ops import interpolate, knn, neighbors
+from bixt3d.ops import SearchTree, interpolate, knn, neighbors
 from bixt3d.ops.kdtree import knn_kdtree
+from tests.ops.graphs import operations
 
 
 def clouds(kind: str) -> Tensor:
@@ -68,17 +69,80 @@ def test_numbers_that_are_not_finite(bad: float) -> None:
     assert knn(query, points, 4, backend="kdtree", validate=False).equal(expected)
 
 
-def test_few_queries_go_to_the_reference() -> None:
-    """Its cost is the square's, so it settles ties alone."""
+@pytest.mark.parametrize("kind", ["plain", "grid", "repeated", "line", "lattice"])
+def test_few_queries_go_to_the_reference(kind: str) -> None:
+    """Its cost is the square's, so it is for rows with a quarter of the points at equal distances alone."""
     asked = []
 
     def settle(query: Tensor, points: Tensor, k: int) -> Tensor:
         asked.append(query.shape[1])
         return knn(query, points, k, backend="torch")
 
-    points = torch.randn(2, 4000, 3)
-    knn_kdtree(points, points, 16, settle)
-    assert sum(asked) < 0.01 * 8000
+    points = torch.randn(2, 4096, 3)
+    if kind == "lattice":
+        axis = torch.arange(16.0) * 0.1
+        points = torch.cartesian_prod(axis, axis, axis).expand(2, -1, -1)
+    elif kind != "plain":
+        points = torch.cat([clouds(kind)[:2] + 20 * i for i in range(13)], 1)
+    assert knn_kdtree(points, points, 16, settle).equal(knn(points, points, 16, backend="torch"))
+    assert sum(asked) < 0.01 * points.shape[1]
+
+
+class TestSearchTree:
+    def test_trees_are_built_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import scipy.spatial
+
+        built = []
+
+        def build(*args: object, **options: object) -> object:
+            built.append(1)
+            return tree(*args, **options)
+
+        tree = scipy.spatial.cKDTree
+        monkeypatch.setattr(scipy.spatial, "cKDTree", build)
+        points, query = clouds("plain"), torch.randn(3, 50, 3)
+        trees = SearchTree(points)
+        for k in (3, 8):
+            assert knn(query, trees, k).equal(knn(query, points, k, backend="torch"))
+        features = torch.randn(3, 300, 5)
+        assert len(built) == 3
+        assert interpolate(query, trees, features).equal(interpolate(query, points, features))
+        assert len(built) == 6  # three more for the search without
+
+    @pytest.mark.parametrize("backend", ["torch", "kdtree", "auto"])
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+    def test_agrees_with_its_points(self, backend: str, dtype: torch.dtype) -> None:
+        points, query = clouds("grid").to(dtype), torch.randn(3, 20, 3)
+        assert knn(query, SearchTree(points), 9, backend).equal(knn(query, points, 9, "torch"))
+
+    def test_gradients(self) -> None:
+        sizes = ((6, 3), (260, 3), (260, 2))
+        fine, coarse, features = (torch.randn(2, *size).double().requires_grad_() for size in sizes)
+        of_trees, of_points = (
+            interpolate(fine, SearchTree(coarse), features),
+            interpolate(fine, coarse, features),
+        )
+        assert of_trees.equal(of_points)
+        for one, other in zip(
+            torch.autograd.grad(of_trees.sin().sum(), [fine, coarse, features]),
+            torch.autograd.grad(of_points.sin().sum(), [fine, coarse, features]),
+            strict=True,
+        ):
+            assert one.equal(other)
+
+    def test_on_a_device_without_trees(self) -> None:
+        trees = SearchTree(torch.empty(1, 300, 3, device="meta"))
+        assert knn(trees.points[:, :7], trees, 4).shape == (1, 7, 4)
+
+    def test_compiles(self) -> None:
+        points = clouds("plain")
+        index, names = operations(lambda points: knn(points, SearchTree(points), 4), points)
+        assert index.equal(knn(points, points, 4))
+        assert "bixt3d.knn.default" in names
+
+    def test_not_clouds(self) -> None:
+        with pytest.raises(ValueError, match=r"points: expected .*\(B, N, 3\)"):
+            knn(torch.zeros(1, 4, 3), SearchTree(torch.zeros(4, 3)), 1)
 
 
 @pytest.mark.parametrize(("count", "trees"), [(neighbors.FEWEST - 1, 0), (neighbors.FEWEST, 1)])
@@ -99,10 +163,17 @@ def test_auto_takes_it_for_clouds_that_are_large_enough(
     assert len(built) == trees
 
 
-def test_interpolation_goes_by_it() -> None:
+def test_interpolation_goes_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     coarse, fine = torch.randn(2, 300, 3), torch.randn(2, 400, 3)
     features = torch.randn(2, 300, 5)
-    assert interpolate(fine, coarse, features).shape == (2, 400, 5)
+    expected = knn(fine, coarse, 3, backend="torch")
+    found = interpolate(fine, coarse, features)
+    asked = []
+    monkeypatch.setattr(neighbors, "knn_kdtree", lambda *args: asked.append(1) or knn_kdtree(*args))
+    assert interpolate(fine, coarse, features).equal(found)
+    assert asked == [1]
+    monkeypatch.setattr(neighbors, "knn", lambda *args, **options: expected)
+    assert interpolate(fine, coarse, features).equal(found)
 
 
 def test_without_scipy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bixt3d.ops import gather_points, interpolate, knn, neighbors
+from bixt3d.ops.neighbors import reduce_points
 from tests.markers import fixtures_dir, needs_cuda, needs_fixtures, needs_pytorch3d, needs_torch_cluster
 from tests.ops.graphs import operations
 
@@ -107,8 +108,8 @@ class TestKnn:
 
     def test_registration(self) -> None:
         query, points = torch.randn(2, 5, 3), torch.randn(2, 9, 3)
-        torch.library.opcheck(torch.ops.bixt3d.knn.default, (query, points, 4, None, False))
-        torch.library.opcheck(torch.ops.bixt3d.knn.default, (query.double(), points.double(), 4, 2, True))
+        torch.library.opcheck(torch.ops.bixt3d.knn.default, (query, points, 4, "torch", None))
+        torch.library.opcheck(torch.ops.bixt3d.knn.default, (query.double(), points.double(), 4, "kdtree", 2))
 
     @pytest.mark.parametrize("chunk_size", [1, 3, 17, 40])
     def test_chunks_do_not_change_the_result(self, chunk_size: int) -> None:
@@ -179,9 +180,11 @@ class TestKnnErrors:
         with pytest.raises(ValueError, match="k: expected an integer, got"):
             knn(LINE, LINE, k)
 
-    def test_chunk_size(self) -> None:
-        with pytest.raises(ValueError, match="chunk_size: expected 1 to 4"):
-            knn(LINE, LINE, 1, chunk_size=0)
+    @pytest.mark.parametrize("backend", neighbors.BACKENDS)
+    @pytest.mark.parametrize("chunk_size", [0, 5, True])
+    def test_chunk_size(self, backend: str, chunk_size: int) -> None:
+        with pytest.raises(ValueError, match="chunk_size: expected (1 to 4|an integer)"):
+            knn(LINE, LINE, 1, backend, chunk_size=chunk_size)
 
     def test_unknown_backend(self) -> None:
         with pytest.raises(ValueError, match=r"backend: expected one of .*torch_cluster.*, got 'faiss'"):
@@ -229,6 +232,17 @@ def test_cuda_agrees_with_the_cpu() -> None:
         index = knn(query.cuda(), points.cuda(), 24, backend=backend)
         assert index.is_cuda
         assert index.cpu().equal(knn(query, points, 24))
+
+
+def test_shapes_on_the_meta_device() -> None:
+    query, points = torch.empty(2, 300, 3, device="meta"), torch.empty(2, 400, 3, device="meta")
+    for k in (1, 5):
+        index = knn(query, points, k)
+        assert (index.shape, index.dtype, index.device) == ((2, 300, k), torch.int64, points.device)
+    features = torch.empty(2, 400, 7, device="meta", requires_grad=True)
+    assert interpolate(query, points, features).shape == (2, 300, 7)
+    assert gather_points(features, index).shape == (2, 300, 5, 7)
+    assert reduce_points(features, index, "max").shape == (2, 300, 7)
 
 
 class TestGatherPoints:

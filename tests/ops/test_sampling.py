@@ -117,12 +117,19 @@ class TestCompile:
         xyz = torch.randn(2, 30, 3)
         index, names = operations(lambda xyz: farthest_point_sample(xyz, 20), xyz)
         assert index.equal(farthest_point_sample(xyz, 20))
-        assert "bixt3d.fps_torch.default" in names
+        assert "bixt3d.fps.default" in names
         assert len(names) < 6
 
     def test_registration(self) -> None:
         xyz, first = torch.randn(2, 9, 3, dtype=torch.float64), torch.tensor([8, 0])
-        torch.library.opcheck(torch.ops.bixt3d.fps_torch.default, (xyz, 4, first))
+        torch.library.opcheck(torch.ops.bixt3d.fps.default, (xyz, 4, first, "torch"))
+
+
+def test_shapes_on_the_meta_device() -> None:
+    xyz = torch.empty(2, 300, 3, device="meta")
+    for start in (7, "random"):
+        index = farthest_point_sample(xyz, 5, start)
+        assert (index.shape, index.dtype, index.device) == ((2, 5), torch.int64, xyz.device)
 
 
 class TestRandomStart:

@@ -152,6 +152,69 @@ class TestNeighbors:
         same_neighbors((torch.randn(1, 5, 3) * 300).half(), torch.randn(1, 40, 3) * 300, 9)
 
 
+@pytest.fixture
+def small_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of 8 points and groups of 4 tiles, for clouds of any size."""
+    for name, value in (("BOXED_FROM", 1), ("BOX_TILE", 8), ("BOX_GROUP", 4)):
+        monkeypatch.setattr(triton_search, name, value)
+
+
+@pytest.mark.usefixtures("small_boxes")
+class TestNeighborsByBoxes:
+    @pytest.mark.parametrize(
+        ("batch", "queries", "count", "k"),
+        [(1, 1, 1, 1), (2, 3, 8, 8), (3, 2, 33, 5), (2, 3, 300, 24), (1, 2, 150, 64)],
+    )
+    def test_random_clouds(self, batch: int, queries: int, count: int, k: int) -> None:
+        same_neighbors(torch.randn(batch, queries, 3), torch.randn(batch, count, 3), k)
+
+    @pytest.mark.parametrize("scale", [1.0, 0.1])  # 0.1 is not a sum of powers of two
+    def test_equal_distances(self, scale: float) -> None:
+        points = grid(2, 200, 5) * scale
+        same_neighbors(points[:, :4], points, 40)
+        same_neighbors(points[:, :4] + 0.05, points, 7)
+
+    def test_coinciding_points(self) -> None:
+        same_neighbors(torch.zeros(2, 1, 3), torch.ones(2, 70, 3), 40)
+        same_neighbors(torch.randn(1, 2, 3), torch.randn(1, 10, 3).repeat(1, 9, 1), 12)
+
+    @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+    @pytest.mark.parametrize("scale", [1e-20, 1e25])
+    def test_small_and_large_coordinates(self, scale: float) -> None:
+        points = torch.randn(1, 60, 3) * scale
+        same_neighbors(points[:, :4] * 1.1, points, 9)
+
+    def test_queries_outside_and_memory_layout(self) -> None:
+        points = torch.randn(2, 3, 50).transpose(1, 2)
+        same_neighbors(points[:, :3] + 9, points, 5)
+
+    def test_far_boxes_are_passed_over(self) -> None:
+        """A neighbour list that is full of nearer points spares the tiles behind; NaN there would show."""
+        points = torch.cat([torch.rand(64, 3), torch.rand(192, 3) + 50]).expand(1, -1, -1)
+        index = torch.zeros(1, 1, 5, dtype=torch.int64, device=DEVICE)
+        low, high = triton_search._boxes(points.mT, points.mT, 8)
+        groups = triton_search._boxes(low, high, 4)
+        rows = points.mT.contiguous()
+        rows[..., 64:] = points[:, :1].mT  # as near as can be, but in boxes that say otherwise
+        order = torch.arange(256, dtype=torch.int32)[None]
+        from bixt3d.ops import triton_search_kernels as kernels
+
+        parts = [part.to(DEVICE) for part in (points[:, :1], rows, order, low, high, *groups)]
+        kernels.knn_by_boxes[(1,)](*parts, index, 1, 256, 5, TILE=8, GROUP=4, SLOTS=8, num_warps=1)
+        assert index[0].tolist() == knn(points[:, :1], points[:, :64], 5, backend="torch")[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("count", "boxes"), [(triton_search.BOXED_FROM - 1, 0), (triton_search.BOXED_FROM, 2)]
+)
+def test_large_clouds_go_by_boxes(count: int, boxes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make = [], triton_search._boxes
+    monkeypatch.setattr(triton_search, "_boxes", lambda *args: made.append(1) or make(*args))
+    points = torch.randn(1, count, 3)
+    same_neighbors(points[:, :2], points, 24)
+    assert len(made) == boxes
+
+
 coordinates = st.integers(-2, 2)
 clouds = st.lists(st.tuples(coordinates, coordinates, coordinates), min_size=1, max_size=12)
 
@@ -169,8 +232,9 @@ class TestAsOperations:
     def test_registration(self) -> None:
         xyz = torch.randn(2, 12, 3, device=DEVICE)
         first = torch.zeros(2, dtype=torch.int64, device=DEVICE)
-        torch.library.opcheck(torch.ops.bixt3d.fps_triton.default, (xyz, 3, first))
-        torch.library.opcheck(torch.ops.bixt3d.knn_triton.default, (xyz[:, :2].contiguous(), xyz, 3))
+        torch.library.opcheck(torch.ops.bixt3d.fps.default, (xyz, 3, first, "triton"))
+        query = xyz[:, :2].contiguous()
+        torch.library.opcheck(torch.ops.bixt3d.knn.default, (query, xyz, 3, "triton", None))
 
     def test_compile_passes_over_them(self) -> None:
         def search(xyz: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,7 +245,7 @@ class TestAsOperations:
         (anchors, index), names = operations(search, xyz)
         assert anchors.equal(farthest_point_sample(xyz, 6))
         assert index.equal(knn(xyz[:, :4], xyz, 5))
-        assert {"bixt3d.fps_triton.default", "bixt3d.knn_triton.default"} <= set(names)
+        assert {"bixt3d.fps.default", "bixt3d.knn.default"} <= set(names)
         assert len(names) < 12
 
     def test_either_size_may_change_in_a_compiled_program(self) -> None:
@@ -253,6 +317,8 @@ numbers, indices = ["*fp32"], ["*i64"]
 fps = [*numbers, *indices, *indices, "i32", "i32"]
 fps_by_tiles = [*numbers, *indices, *numbers, *indices, "i32", "i32"]
 knn = [*numbers, *numbers, *indices, "i32", "i32", "i32"]
+boxed = [*numbers * 2, "*i32", *numbers * 4, *indices, "i32", "i32", "i32"]
+boxes = {"TILE": triton_search.BOX_TILE, "GROUP": triton_search.BOX_GROUP}
 tile = triton_search.FPS_TILE
 neighbors = {"QUERIES": triton_search.KNN_QUERIES, "TILE": triton_search.KNN_TILE}
 for kernel, types, sizes, warps in (
@@ -262,6 +328,8 @@ for kernel, types, sizes, warps in (
     (kernels.fps_by_tiles, fps_by_tiles, {"TILE": tile}, triton_search.fps_warps(tile)),
     (kernels.knn_by_tiles, knn, {**neighbors, "SLOTS": 32}, 1),
     (kernels.knn_by_tiles, knn, {**neighbors, "SLOTS": 64}, 1),
+    (kernels.knn_by_boxes, boxed, {**boxes, "SLOTS": 32}, 1),
+    (kernels.knn_by_boxes, boxed, {**boxes, "SLOTS": 64}, 1),
 ):
     signature = dict(zip(kernel.arg_names, types + ["constexpr"] * len(sizes), strict=True))
     options = {"num_warps": warps, **triton_search.EXACT}
@@ -283,7 +351,9 @@ def test_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert [name for name, *_ in lines] == ["fps_on_chip"] * 3 + ["fps_by_tiles"] + ["knn_by_tiles"] * 2
+    assert [name for name, *_ in lines] == ["fps_on_chip"] * 3 + ["fps_by_tiles"] + ["knn_by_tiles"] * 2 + [
+        "knn_by_boxes"
+    ] * 2
     for _, registers, *rest in lines:
         assert int(registers.removeprefix("REG:")) <= 128
         # nothing spills out of the registers; each operation rounds by itself, and keeps subnormal numbers
