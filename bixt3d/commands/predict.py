@@ -1,16 +1,39 @@
 """Name the class of meshes and clouds, or label their parts.
 
+Of a folder, every mesh and cloud in it is taken; what cannot be read is skipped
+and listed, as a training does it. A part segmenter that is told the category
+takes the name of a file's folder for it, unless --category names one.
+
 Examples:
   bixt3d predict modelnet40_cpu chair.off table.ply
+  bixt3d predict modelnet40_cpu scans --up z --format csv
   bixt3d predict runs/parts scan.xyz --category chair --ply coloured
+  bixt3d predict runs/parts chair --out labels --write npy mesh
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bixt3d.commands.options import UsageError, add_machine, checkpoint_and_files, folder_of, place
+from bixt3d.commands.options import (
+    UsageError,
+    add_machine,
+    add_up,
+    category_of,
+    checkpoint_and_files,
+    folder_of,
+    place,
+)
+
+if TYPE_CHECKING:
+    from bixt3d.inference import Predictor
+
+BATCH = 8
+FORMS = ("ply", "npy", "csv", "mesh")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,67 +42,124 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="meshes (.off .obj .ply ...) or clouds (.xyz .npy ...), after the checkpoint",
+        help="meshes (.off .obj .ply ...), clouds (.xyz .npy ...) or folders, after the checkpoint",
     )
     parser.add_argument(
         "--checkpoint", help="weights file, run's folder or shipped name, if the first FILE is none"
     )
-    parser.add_argument("--category", help="category of the files, for a part segmenter that is told it")
+    parser.add_argument(
+        "--category", help="category of the files, in any case (default: the name of a file's folder)"
+    )
+    add_up(parser)
+    parser.add_argument(
+        "--batch-size", type=int, default=BATCH, metavar="N", help=f"clouds at a time (default: {BATCH})"
+    )
     output = parser.add_argument_group("output")
     output.add_argument("--format", choices=("table", "json", "csv"), default="table", help="default: table")
     output.add_argument(
         "--top", type=int, default=3, metavar="N", help="how many classes to show (default: 3)"
     )
     output.add_argument("--ply", type=place, metavar="FOLDER", help="write clouds coloured by part")
+    output.add_argument(
+        "--out", type=place, metavar="FOLDER", help="write the label of every point, as --write says"
+    )
+    output.add_argument(
+        "--write",
+        nargs="+",
+        choices=FORMS,
+        default=["ply"],
+        help="with --out: coloured clouds (ply, the default), arrays (npy), text (csv), or the mesh of the "
+        "file with coloured faces (mesh)",
+    )
     add_machine(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Predict."""
-    checkpoint, files = checkpoint_and_files(args)
-    if not files:
+    checkpoint, given = checkpoint_and_files(args)
+    if not given:
         raise UsageError(f"expected files after the checkpoint {checkpoint}, got none")
-    if args.top < 1:
-        raise UsageError(f"--top: expected 1 or more, got {args.top}")
+    for option, value in (("--top", args.top), ("--batch-size", args.batch_size)):
+        if value < 1:
+            raise UsageError(f"{option}: expected 1 or more, got {value}")
+    if args.ply and args.out:
+        raise UsageError("give --ply or --out, not both")
+    from tqdm import tqdm
+
     from bixt3d.inference import Predictor
-    from bixt3d.mistakes import is_mistake
+    from bixt3d.inference.clouds import find_clouds
     from bixt3d.training.device import pick_device
-    from bixt3d.visualize import Gallery
-    from bixt3d.visualize.listing import class_row, listing, part_row
-    from bixt3d.visualize.ply import ply_names, write_ply
+    from bixt3d.visualize.listing import listing
 
     args.ending.folder = folder_of(checkpoint)
-    predictor = Predictor(checkpoint, pick_device(args.device))
-    if (args.ply or args.category) and not predictor.task.per_point:
-        raise ValueError(f"--ply and --category are for part segmenters; {checkpoint} names classes")
-    if args.ply:
-        args.ply.mkdir(parents=True, exist_ok=True)
-    clouds = Gallery.of_files(predictor, files, args.category or "", attention=False)
-    width = max(map(len, files))
-    rows = []
+    predictor = Predictor(checkpoint, pick_device(args.device), args.up, args.batch_size)
+    if (args.ply or args.out or args.category) and not predictor.task.per_point:
+        raise ValueError(
+            f"--ply and --category are for part segmenters, as --out is; {checkpoint} names classes"
+        )
+    files, others = find_clouds(given)
+    if others:
+        shown = ", ".join(map(str, others[:3])) + (" ..." if len(others) > 3 else "")
+        print(f"passed over, no meshes or clouds: {shown} ({len(others)} in all)", file=sys.stderr)
+    if folder := args.ply or args.out:
+        folder.mkdir(parents=True, exist_ok=True)
+    width = max(len(str(file)) for file in files)
+    rows: list[dict[str, Any]] = []
     try:
-        for index, (name, ply) in enumerate(zip(files, ply_names(files), strict=True)):
-            try:
-                if not predictor.task.per_point:
-                    row = class_row(name, predictor(name), predictor.classes, args.top)
-                else:
-                    row = part_row(name, clouds[index])
-                    if args.ply:
-                        row["ply"] = str(write_ply(clouds[index], args.ply / ply))
-            except (ValueError, OSError) as error:
-                if not is_mistake(error):
-                    raise
-                row = {"file": name, "error": str(error)}
-            rows.append(row)
-            if "error" in row:
-                print(f"error: {row['error']}", file=sys.stderr)
-            elif args.format == "table":
-                print(listing([{**row, "file": name.ljust(width)}], "table"), flush=True)
+        with tqdm(total=len(files), unit=" files", disable=None) as bar:
+            for row in _rows(args, predictor, files):
+                rows.append(row)
+                bar.update()
+                with tqdm.external_write_mode(sys.stderr):
+                    if "error" in row:
+                        print(f"error: {row['error']}", file=sys.stderr)
+                    elif args.format == "table":
+                        print(listing([{**row, "file": row["file"].ljust(width)}], "table"), flush=True)
     finally:  # a whole document also of what is done when Ctrl-C comes
         if args.format != "table":
             print(listing(rows, args.format))
-    failed = sum("error" in row for row in rows)
-    if args.ply:
-        print(f"{len(rows) - failed} coloured clouds are in {args.ply}", file=sys.stderr)
+    failed = [row["file"] for row in rows if "error" in row]
+    if folder:
+        print(f"the labels of {len(rows) - len(failed)} clouds are in {folder}", file=sys.stderr)
+    if len(failed) == len(rows) or set(failed) & {
+        str(Path(one)) for one in given
+    }:  # a file that was named, not found in a folder
+        sys.exit(f"{len(failed)} of {len(files)} files failed")
     if failed:
-        sys.exit(f"{failed} of {len(files)} files failed")
+        print(f"skipped, cannot be read: {len(failed)} of {len(files)} files", file=sys.stderr)
+
+
+def _rows(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -> Iterator[dict[str, Any]]:
+    """Yield what is listed of each file, and write its labels where that is asked for."""
+    from bixt3d.mistakes import is_mistake
+    from bixt3d.visualize.labels import label_names, write_labels
+    from bixt3d.visualize.listing import class_row, part_row
+    from bixt3d.visualize.scene import LabelledCloud
+
+    parts = predictor.task.per_point
+    told = [args.category or category_of(predictor, file) or None for file in files]
+    if parts and not any(told):
+        predictor.category_number(None)  # says which there are, if the model needs one
+    folder, forms = args.ply or args.out, ["ply"] if args.ply else args.write
+    answers = predictor.answers(files, told if parts else None)
+    for file, category, name, answer in zip(files, told, label_names(files), answers, strict=True):
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            if not parts:
+                row = class_row(str(file), answer, predictor.classes, args.top)
+            else:
+                points = answer.points if hasattr(answer, "points") else predictor.read(file)
+                about = {"points": points[:, :3], **predictor.task.view(answer)}
+                cloud = LabelledCloud(file.name, category=category or "", **about)
+                row = part_row(str(file), cloud)
+                written = [str(write_labels(cloud, folder, name, form, file)) for form in forms if folder]
+                row |= dict(zip(forms, written, strict=False))
+            if predictor.auto_up:
+                row["up"] = answer.up
+            yield row
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            if not is_mistake(error):
+                raise
+            said = str(error)
+            yield {"file": str(file), "error": said if str(file) in said else f"{file}: {said}"}

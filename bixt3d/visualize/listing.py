@@ -59,7 +59,7 @@ def listing(rows: Sequence[Row], form: str) -> str:
     Args:
         rows: Those of `class_row` and `part_row`, and ``{"file": ..., "error": ...}`` for what failed.
         form: ``"table"`` has a line a file and leaves failures out; ``"json"`` has all; ``"csv"`` has a line
-            a file and class or part.
+            a file: its classes and their probabilities, best first, or the points of each part.
 
     Raises:
         ValueError: For another form.
@@ -73,17 +73,23 @@ def listing(rows: Sequence[Row], form: str) -> str:
         return "\n".join(f"{name:{width}}  {_shares(row)}" for name, row in zip(names, good, strict=True))
     if form != "csv":
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {form!r}")
-    flat = [{"file": row["file"], **entry} for row in good for entry in _entries(row)]
+    flat = [_flat(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row if name != "error"))
+    names += ["error"] if any("error" in row for row in flat) else []
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(flat[0]) if flat else ["file"], lineterminator="\n")
+    writer = csv.DictWriter(text, names or ["file"], restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue().rstrip("\n")
 
 
-def _entries(row: Row) -> list[Row]:
-    found: list[Row] = row.get("classes") or row.get("parts") or [{"answer": row["answer"]}]
-    return found
+def _flat(row: Row) -> Row:
+    """Return a row in plain cells: class_2 is the second best, and a part's column counts its points."""
+    flat = {name: value for name, value in row.items() if name not in ("classes", "parts", "class")}
+    for place, entry in enumerate(row.get("classes", ()), start=1):
+        ending = "" if place == 1 else f"_{place}"
+        flat |= {f"class{ending}": entry["class"], f"probability{ending}": entry["probability"]}
+    return flat | {f"{entry['name']}_points": entry["points"] for entry in row.get("parts", ())}
 
 
 def _one_line(name: str) -> str:
@@ -95,6 +101,8 @@ def _shares(row: Row) -> str:
     if "answer" in row:
         return str(row["answer"])
     if "classes" in row:
-        return "  ".join(f"{entry['class']} {100 * entry['probability']:.1f}%" for entry in row["classes"])
-    named = (f"{entry['name']} {100 * entry['points'] / row['points']:.1f}%" for entry in row["parts"])
-    return "  ".join([f"{row['points']} points", *named])
+        found = [f"{entry['class']} {100 * entry['probability']:.1f}%" for entry in row["classes"]]
+    else:
+        found = [f"{row['points']} points"]
+        found += [f"{entry['name']} {100 * entry['points'] / row['points']:.1f}%" for entry in row["parts"]]
+    return "  ".join(found + ([f"up {row['up']}"] if "up" in row else []))

@@ -56,12 +56,27 @@ def test_json_has_what_failed() -> None:
     assert parts["parts"][0] == {"part": 3, "name": "handle", "points": 3, "confidence": 0.75}
 
 
-def test_csv_reads_back() -> None:
-    read = list(csv.DictReader(io.StringIO(listing(rows(), "csv"))))
-    assert [row["class"] for row in read] == ["mug", "chair, high"]
-    read = list(csv.DictReader(io.StringIO(listing(part_rows(), "csv"))))
-    assert [(row["name"], row["points"]) for row in read] == [("handle", "3"), ("body", "1")]
+def test_csv_has_a_row_a_file() -> None:
+    first, bad = csv.DictReader(io.StringIO(listing(rows(), "csv")))
+    assert list(first) == ["file", "class", "probability", "class_2", "probability_2", "error"]
+    assert list(first.values()) == ["x.off", "mug", "0.7", "chair, high", "0.25", ""]
+    assert bad["file"] == "bad.off" and bad["error"] == "bad.off: no mesh" and bad["class"] == ""
+    other = {"file": "y.off", "category": "Lamp", "points": 9, "parts": [{"name": "shade", "points": 9}]}
+    one, two = csv.DictReader(io.StringIO(listing([*part_rows(), other], "csv")))
+    assert (one["category"], one["points"], one["handle_points"], one["body_points"]) == (
+        "Mug",
+        "4",
+        "3",
+        "1",
+    )
+    assert (two["shade_points"], two["handle_points"]) == ("9", "")
     assert listing([], "csv") == "file"
+
+
+def test_axis_that_was_found() -> None:
+    turned = [{**rows()[0], "up": "-z"}]
+    assert listing(turned, "table") == "x.off  mug 70.0%  chair, high 25.0%  up -z"
+    assert next(csv.DictReader(io.StringIO(listing(turned, "csv"))))["up"] == "-z"
 
 
 class Verdict:
@@ -89,8 +104,8 @@ def test_parts_without_confidence() -> None:
     sure = LabelledCloud("x", np.zeros((2, 3)), "Mug", [0], ["body"], prediction=np.array([0, 0]))
     assert part_row("x.off", sure)["parts"] == [{"part": 0, "name": "body", "points": 2}]
     assert listing([part_row("x.off", sure)], "csv").splitlines() == [
-        "file,part,name,points",
-        "x.off,0,body,2",
+        "file,category,points,body_points",
+        "x.off,Mug,2,2",
     ]
 
 
