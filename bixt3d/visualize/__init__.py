@@ -1,13 +1,14 @@
 """Pictures of results; each function loads the library that draws only when it is called."""
 
-from bixt3d.visualize.bars import class_bars
+from bixt3d.visualize.bars import class_bars, throughput
+from bixt3d.visualize.file_clouds import FileClouds
 from bixt3d.visualize.gallery import Gallery
-from bixt3d.visualize.parts import part_picture
+from bixt3d.visualize.pictures import part_picture
 from bixt3d.visualize.plots import confusion_matrix, read_metrics, training_curves
 from bixt3d.visualize.scene import LabelledCloud
-from bixt3d.visualize.speed import throughput
 
 __all__ = [
+    "FileClouds",
     "Gallery",
     "LabelledCloud",
     "class_bars",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.legend import Legend
 
 # Okabe and Ito's palette, made for colour-blind readers; its yellow is left out, too pale on white.
+DPI = 150  # pixels of a picture for an inch
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("", "o", "s", "^", "D", "v")
 HATCHES = ("", "////", "....", "\\\\\\\\", "xxxx", "----")
@@ -70,7 +71,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
         assert isinstance(text, Text)
         text.set_text(writable(text.get_text()))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=DPI)
     return path
 
 

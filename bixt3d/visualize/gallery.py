@@ -1,20 +1,73 @@
-"""Clouds to look at, labelled by a model when they are looked at."""
+"""Clouds to look at, one after another, labelled by a model when they are looked at."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
+import torch
+
 from bixt3d.datasets import Split, open_dataset
 from bixt3d.inference.predictor import Predictor
-from bixt3d.mistakes import is_mistake
 from bixt3d.visualize.figure import writable
-from bixt3d.visualize.scene import LabelledCloud
+from bixt3d.visualize.scene import LabelledCloud, joined
 
 
-class Gallery(Sequence[LabelledCloud]):
-    """What a model says of clouds, one after another; only the latest one is kept.
+class Clouds(Sequence[LabelledCloud]):
+    """Clouds that are made when they are looked at; only the latest one is kept.
+
+    Args:
+        titles: Name of each cloud.
+        categories: Name of each one's category or class; "" where it is not known.
+
+    Raises:
+        ValueError: If there are no clouds.
+    """
+
+    def __init__(self, titles: Sequence[str], categories: Sequence[str]) -> None:
+        """Keep the names."""
+        if not len(titles):
+            raise ValueError("no clouds to look at: give at least one")
+        self.titles, self.categories = tuple(map(writable, titles)), tuple(categories)
+        self._latest: tuple[int, LabelledCloud] | None = None
+
+    def __len__(self) -> int:
+        return len(self.titles)
+
+    @overload
+    def __getitem__(self, index: int) -> LabelledCloud: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[LabelledCloud]: ...
+
+    def __getitem__(self, index: int | slice) -> LabelledCloud | list[LabelledCloud]:
+        """Make a cloud.
+
+        Raises:
+            IndexError: If there is no such cloud.
+            ValueError: If its file is damaged.
+            FileNotFoundError: If its file is missing.
+        """
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if self._latest is None or self._latest[0] != index:
+            self._latest = (index, self._label(index))
+        return self._latest[1]
+
+    def quality(self, index: int) -> float | None:
+        """Return how good the prediction for a cloud is, from 0 to 1; None where nothing says it."""
+        return self[index].quality
+
+    @abstractmethod
+    def _label(self, index: int) -> LabelledCloud: ...
+
+
+class Gallery(Clouds):
+    """What a model says of clouds, one after another.
 
     A segmenter gives parts, a classifier the class of the whole cloud, and both give attention.
 
@@ -40,18 +93,15 @@ class Gallery(Sequence[LabelledCloud]):
         attention: bool = True,
     ) -> None:
         """Keep the clouds; nothing is computed yet."""
-        if not len(clouds):
-            raise ValueError("no clouds to look at: give at least one")
-        if not len(clouds) == len(titles) == len(categories) or len(truths) not in (0, len(clouds)):
+        alike = len(clouds) == len(titles) == len(categories) and len(truths) in (0, len(clouds))
+        if len(clouds) and not alike:
             raise ValueError(
                 f"expected a title and a category for each of {len(clouds)} clouds, and true parts of all or "
                 f"none, got {len(titles)}, {len(categories)} and {len(truths)}"
             )
-        self.predictor = predictor
-        self.titles, self.categories = tuple(map(writable, titles)), tuple(categories)
-        self._clouds, self._truths = clouds, truths or [None] * len(clouds)
-        self._attention = attention
-        self._latest: tuple[int, LabelledCloud] | None = None
+        super().__init__(titles if len(clouds) else (), categories)
+        self.predictor, self.truths = predictor, truths or [None] * len(clouds)
+        self._clouds, self._attention = clouds, attention
 
     @classmethod
     def of_split(
@@ -96,62 +146,36 @@ class Gallery(Sequence[LabelledCloud]):
         titles = [Path(file).name for file in files]
         return cls(predictor, list(files), titles, [category] * len(titles), (), attention)
 
-    def __len__(self) -> int:
-        return len(self._clouds)
+    def quality(self, index: int) -> float | None:
+        """Return how good the prediction for a cloud is; its attention is not looked at."""
+        return self._answered(index).quality
 
-    @overload
-    def __getitem__(self, index: int) -> LabelledCloud: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[LabelledCloud]: ...
-
-    def __getitem__(self, index: int | slice) -> LabelledCloud | list[LabelledCloud]:
-        """Label a cloud.
-
-        Raises:
-            IndexError: If there is no such cloud.
-            ValueError: If its file is damaged.
-            FileNotFoundError: If its file is missing.
-        """
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
-        if self._latest is None or self._latest[0] != index:
-            self._latest = (index, self._label(index))
-        return self._latest[1]
-
-    def next_category(self, index: int) -> int:
-        """Return the next cloud of another category than that at ``index``, or ``index`` if there is none."""
-        return next_category(self.categories, index)
-
-    def _label(self, index: int) -> LabelledCloud:
-        cloud, category, truth = self._clouds[index], self.categories[index], self._truths[index]
-        told = category or None
-        answer = self.predictor.answer(cloud, told)
-        points = getattr(answer, "points", None) if self.predictor.task.per_point else None
+    def _answered(self, index: int) -> LabelledCloud:
+        cloud, category, task = self._clouds[index], self.categories[index], self.predictor.task
+        answer = self.predictor.answer(cloud, category or None)
+        points = getattr(answer, "points", None) if task.per_point else None
         points = self.predictor.read(cloud) if points is None else points
-        about = {"points": points[:, :3], **self.predictor.task.view(answer, truth)}
-        if self._attention and hasattr(self.predictor.model, "located_attention"):
-            maps = self.predictor.attention(cloud, told).maps
-            about["attention"] = tuple(layer.mean(axis=0) for layer in maps)  # (M, N) each
+        up = getattr(answer, "up", None) or self.predictor.preprocess.up
+        about = {"points": points[:, :3], "up": up, **task.view(answer, self.truths[index])}
         return LabelledCloud(self.titles[index], category=category, **about)
 
+    def _label(self, index: int) -> LabelledCloud:
+        seen = self._answered(index)
+        if not self._attention or not hasattr(self.predictor.model, "located_attention"):
+            return seen
+        try:
+            maps = self.predictor.attention(self._clouds[index], self.categories[index] or None).maps
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return replace(seen, verdict=joined(seen.verdict, "too large for its attention"))
+        return replace(seen, attention=tuple(layer.mean(axis=0) for layer in maps))  # (M, N) each
 
-def is_told(clouds: Sequence[LabelledCloud], error: Exception) -> bool:
-    """Return whether a cloud that cannot be had is only told of, rather than the end of all.
 
-    What a model or a task of one's own gets wrong in a `Gallery` is a bug; in another sequence nothing is.
-    """
-    return not isinstance(clouds, Gallery) or is_mistake(error)
-
-
-def next_category(categories: Sequence[str], index: int) -> int:
-    """Return the next place with another category than that at ``index``, or ``index`` if there is none."""
-    for step in range(1, len(categories)):
-        other = (index + step) % len(categories)
-        if categories[other] != categories[index]:
-            return other
-    return index
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory could not be had, on the CPU or on a GPU."""
+    said = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
 
 
 def training_split(predictor: Predictor, split: str, root: str | Path | None = None) -> Split:

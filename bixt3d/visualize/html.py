@@ -19,16 +19,20 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from bixt3d.visualize.attention import different_latents
+from bixt3d.visualize.browse import interest
+from bixt3d.visualize.draw import camera_for
 from bixt3d.visualize.scene import (
+    BESIDE,
     ERROR,
     MODES,
     PALETTE,
-    PLAIN,
     RIGHT,
     LabelledCloud,
+    deviation,
+    different_latents,
     part_places,
     ramp,
+    scale,
     to_hex,
 )
 
@@ -43,10 +47,10 @@ def write_page(
     """Write one self-contained page of clouds to turn about in a browser; it loads nothing from anywhere.
 
     The page shows what the clouds hold, of one with more than 20,000 points a draw of so many, and all a
-    little rounded. Coordinates lose up to half of 1/65535 of the cloud's largest extent, confidences half of
-    1/255, attention half of 1/15 of the most of its latent. It keeps a few latents, the same ones for all
-    clouds: those whose attention differs most on the first cloud. All is compressed; 50 clouds of 2500 points
-    with 12 layers take less than 10 MB.
+    little rounded: coordinates to 1/65535 of the cloud's largest extent, confidences and colours to 1/255,
+    attention to 1/15 of its scale. It keeps a few latents, the same for all clouds: those whose attention
+    differs most on the first. All is compressed: 50 clouds of 2500 points and 12 layers take less than 10 MB.
+    It opens with a cloud of many parts that are labelled well.
 
     It is for Chrome or Edge 80, Firefox 113, Safari 16.4 and newer, and says so in others.
 
@@ -98,24 +102,26 @@ def _write(file: BinaryIO, clouds: Iterable[LabelledCloud], title: str, latents:
     head = head.replace("@title@", html.escape(title))
     file.write(head.encode("utf-8", errors="replace"))  # a file's name may hold what is no text
     file.write(_data('id="plotly"', plotly.encode()))
-    shapes: list[str] = []
+    shapes: list[dict[str, Any]] = []
     modes: set[str] = set()
     size = 0.0
     for cloud, block in _blocks(clouds, latents):
         file.write(_data('class="cloud"', block))
-        shapes.append(" · ".join(part for part in (cloud.category, cloud.title) if part))
+        about = {"title": cloud.title, "category": cloud.category, "quality": cloud.quality}
+        shapes.append({**about, "interest": interest(cloud)})
         modes.update(cloud.modes)
         size = size or _point_size(len(cloud.points))
     if not shapes:
         raise ValueError("no clouds to write: give at least one")
     index = {
         "shapes": shapes,
+        "opening": max(range(len(shapes)), key=lambda place: shapes[place]["interest"]),
         "modes": [mode for mode in MODES if mode in modes],
+        "beside": BESIDE if "error" in modes else (),
         "palette": PALETTE,
         "right": RIGHT,
         "wrong": ERROR,
-        "plain": PLAIN,
-        "ramp": [to_hex(color) for color in ramp(np.linspace(0.0, 1.0, 256))],
+        "scales": {mode: _steps(scale(mode)) for mode in MODES if scale(mode)},
         "size": size,
     }
     file.write(_data('id="index"', json.dumps(index).encode()))
@@ -133,7 +139,7 @@ def _blocks(clouds: Iterable[LabelledCloud], latents: int) -> Iterator[tuple[Lab
 
 
 def _block(cloud: LabelledCloud, kept: Sequence[int]) -> bytes:
-    """Return a line of JSON, then the arrays one after another: xyz, one value a point, attention."""
+    """Return a line of JSON, then the arrays one after another: xyz, values of the points, attention."""
     parts = {name: getattr(cloud, name) for name in ("prediction", "truth")}
     places = {name: part_places(value, cloud.ids) for name, value in parts.items() if value is not None}
     wide = len(cloud.ids) > 256
@@ -141,6 +147,10 @@ def _block(cloud: LabelledCloud, kept: Sequence[int]) -> bytes:
     if cloud.confidence is not None:
         share = np.clip(_finite(cloud, "confidence", cloud.confidence), 0.0, 1.0)
         arrays["confidence"] = np.rint(255 * share).astype(np.uint8)
+    if cloud.color is not None:
+        share = np.clip(_finite(cloud, "color", cloud.color), 0.0, 1.0)
+        arrays["color"] = np.rint(255 * share).astype(np.uint8)
+    camera = camera_for(cloud.upright)
     views: dict[str, Any] = {
         mode: {"headline": cloud.headline(mode), "legend": cloud.legend(mode)} for mode in cloud.modes
     }
@@ -148,7 +158,12 @@ def _block(cloud: LabelledCloud, kept: Sequence[int]) -> bytes:
         "count": len(cloud.points),
         "arrays": list(arrays),
         "wide": wide,
-        "views": views or {"points": {"headline": cloud.caption, "legend": []}},
+        "views": views,
+        "first": cloud.first_mode,
+        "bars": cloud.top(),
+        "wrong": cloud.error_rate,
+        "caption": cloud.caption,
+        "camera": [camera.turn - 90, camera.tilt],  # plotly's angle begins at x, which is to the right
         "latents": list(kept),
         "all": [len(layer) for layer in cloud.attention],
         "headlines": [
@@ -158,13 +173,13 @@ def _block(cloud: LabelledCloud, kept: Sequence[int]) -> bytes:
     }
     data = [json.dumps(header).encode(), b"\n", _quantised(cloud).tobytes()]
     data += [array.tobytes() for array in arrays.values()]
-    data += [_levels(_finite(cloud, "attention", layer[list(kept)])).tobytes() for layer in cloud.attention]
+    data += [_levels(_finite(cloud, "attention", layer), kept).tobytes() for layer in cloud.attention]
     return b"".join(data)
 
 
 def _quantised(cloud: LabelledCloud) -> Array:
     """Return whole coordinates (3, N) from 0 to 65535 along the largest extent, its middle at 32767.5."""
-    points = _finite(cloud, "points", cloud.points[:, :3])
+    points = _finite(cloud, "points", cloud.upright)
     low, high = points.min(axis=0), points.max(axis=0)
     extent = max(float((high - low).max()), np.finfo(np.float64).tiny)
     share = (points - low - (high - low) / 2) / extent  # -0.5 to 0.5
@@ -172,19 +187,16 @@ def _quantised(cloud: LabelledCloud) -> Array:
     return whole
 
 
-def _levels(weights: Array) -> Array:
-    """Return attention (K, N) in `LEVELS` up to each row's most, two points a byte: (K, ceil(N / 2))."""
-    levels = np.rint((LEVELS - 1) * _of_most(weights)).astype(np.uint8)  # (K, N)
+def _levels(weights: Array, kept: Sequence[int]) -> Array:
+    """Return some rows' deviation from their means in `LEVELS`, two points a byte: (K, ceil(N / 2))."""
+    levels = np.rint((LEVELS - 1) * deviation(weights[list(kept)])).astype(np.uint8)  # (K, N)
     levels = np.pad(levels, ((0, 0), (0, levels.shape[1] % 2)))
     packed: Array = levels[:, ::2] | levels[:, 1::2] << 4
     return packed
 
 
-def _of_most(weights: Array) -> Array:
-    """Return attention (K, N) as shares of each row's most."""
-    most = np.maximum(weights.max(axis=1, keepdims=True), np.finfo(weights.dtype).tiny)
-    shares: Array = np.clip(weights / most, 0.0, 1.0)
-    return shares
+def _steps(colors: Sequence[str]) -> list[str]:
+    return [to_hex(color) for color in ramp(np.linspace(0.0, 1.0, 256), colors)]
 
 
 def _finite(cloud: LabelledCloud, name: str, values: Array) -> Array:

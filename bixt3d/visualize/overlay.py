@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bixt3d.visualize.figure import writable
-from bixt3d.visualize.scene import RAMP, ramp
+from bixt3d.visualize.scene import ramp
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +33,9 @@ def draw_overlay(
     legend: Sequence[tuple[str, str]],
     message: str = "",
     keys: Sequence[tuple[str, str]] = (),
+    amounts: Sequence[str] = (),
+    bars: Sequence[tuple[str, float, str]] = (),
+    columns: Sequence[str] = (),
 ) -> Array:
     """Draw the texts of a window.
 
@@ -44,6 +47,9 @@ def draw_overlay(
         legend: Names and colours, as `LabelledCloud.legend` gives them.
         message: Below the cloud.
         keys: Keys and what they do; none are explained if empty.
+        amounts: Colours from low to high, where the legend is that of amounts.
+        bars: Names, shares and colours, as `LabelledCloud.top` gives them.
+        columns: What each of several clouds side by side shows.
 
     Returns:
         RGB (height, width, 3), uint8; white where there is nothing.
@@ -66,10 +72,16 @@ def draw_overlay(
     line = page.text(edge, height - edge, headline, 17, weight="bold")
     page.fit(line, width - 3 * edge - page.extent(counter)[0])
     below = height - edge - 40 * scale
-    if [color for _, color in legend][:: max(1, len(legend) - 1)] == [RAMP[0], RAMP[-1]]:
-        page.scale_bar(edge, below, legend)
+    if bars:
+        below = page.bars(edge, below, bars)
+    if amounts:
+        page.scale_bar(edge, below, legend, amounts)
     else:
         page.swatches(edge, below, legend)
+    if len(columns) > 1:
+        for number, name in enumerate(columns):
+            x = width * (0.5 + 0.27 * (number - (len(columns) - 1) / 2))
+            page.text(x, edge + 60 * scale, name, 15, ha="center", va="bottom", weight="bold")
     if keys:
         page.panel(width / 2, height / 2, keys)
     if message:
@@ -152,11 +164,22 @@ class _Page:
             self.box(left, y, side, side, color)
             self.text(left + 1.6 * side, y - side / 2, name, 15, va="center_baseline")
 
-    def scale_bar(self, left: float, top: float, legend: Sequence[tuple[str, str]]) -> None:
+    def bars(self, left: float, top: float, bars: Sequence[tuple[str, float, str]]) -> float:
+        """Names, with a bar below each as long as its share; return where the next may begin."""
+        line, longest = 44 * self.scale, 190 * self.scale
+        for row, (name, share, color) in enumerate(bars):
+            y = top - row * line
+            self.fit(self.text(left, y, f"{name} {share:.1%}", 15), 1.2 * longest)
+            self.box(left, y - 22 * self.scale, max(1, share * longest), 9 * self.scale, color)
+        return top - len(bars) * line - 0.5 * line
+
+    def scale_bar(
+        self, left: float, top: float, legend: Sequence[tuple[str, str]], amounts: Sequence[str]
+    ) -> None:
         """The colours from low to high, and the names beside where they stand, as far apart as they are."""
         wide, tall = 15 * self.scale, 150 * self.scale
         steps = 75
-        for step, color in enumerate(ramp(np.linspace(1.0, 0.0, steps))):
+        for step, color in enumerate(ramp(np.linspace(1.0, 0.0, steps), amounts)):
             self.box(left, top - step * tall / steps, wide, tall / steps + 1, color)
         for row, (name, _) in enumerate(reversed(legend)):
             y = top - row * tall / (len(legend) - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from bixt3d.metrics import CONVENTIONS
 from bixt3d.suggest import nearest
 
 SUFFIX = ".safetensors"
+COUNTS = ("shapes", "clouds", "points", "count")
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,15 @@ class Run:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How well a model does with each class, or with the parts of each category.
+    """How well a model does with each class, with the parts of each category, or with what a task lists.
 
     Attributes:
-        kind: `class` or `category`.
+        kind: `class`, `category`, or the first word of a task's own table.
         measure: What the values are, such as `accuracy` or `mIoU (pointnet2)`.
         names: Of the classes.
-        shapes: How many test shapes each class has.
-        values: Fractions of one; None for a class without a shape.
+        shapes: How many test shapes each class has; empty if the table does not say it.
+        values: Fractions of one, or whatever the task measures; None for a class without a shape.
+        percent: Whether they are fractions of one.
     """
 
     kind: str
@@ -53,6 +56,7 @@ class ClassScores:
     names: tuple[str, ...]
     shapes: tuple[int, ...]
     values: tuple[float | None, ...]
+    percent: bool = True
 
     @property
     def mean(self) -> float:
@@ -185,35 +189,56 @@ def read_scores(path: str | Path, convention: str = "pointnet2") -> ClassScores:
     kind = rows[0][0]
     if kind.startswith("truth"):
         counts, names = _confusion(rows, path)
-        shapes = counts.sum(axis=1)  # (K,)
-        right = [float(counts[k, k] / n) if n else None for k, n in enumerate(shapes)]
-        return ClassScores("class", "accuracy", names, tuple(map(int, shapes)), tuple(right))
+        support = counts.sum(axis=1)  # (K,)
+        right = [float(counts[k, k] / n) if n else None for k, n in enumerate(support)]
+        return ClassScores("class", "accuracy", names, tuple(map(int, support)), tuple(right))
+    header = rows[0]
     column = {"class": "accuracy", "category": f"mIoU ({convention})"}.get(kind)
-    if column not in rows[0]:
+    counts_shapes = len(header) > 1 and header[1] in COUNTS
+    if column not in header:  # a task's own table: the first column that holds numbers
+        places = range(1 + counts_shapes, len(header))
+        column = next((header[place] for place in places if _numeric(rows[1:], place)), None)
+    if column is None:
         raise ValueError(
-            f"{path}: expected the scores of classes (class,shapes,accuracy) or categories "
-            f"(category,shapes,mIoU ...), its first line is {','.join(rows[0])[:60]!r}"
+            f"{path}: expected the scores of classes (class,shapes,accuracy), categories "
+            f"(category,shapes,mIoU ...) or another column of numbers, its first line is "
+            f"{','.join(header)[:60]!r}"
         )
-    values: list[float | None] = []
+    percent, values = None, []
     for number, row in enumerate(rows[1:], start=2):
-        cell = row[rows[0].index(column)] if len(row) == len(rows[0]) else ""
-        try:
-            value = None if cell == "-" else float(cell.removesuffix("%")) / 100
-            usable = row[1].isdecimal() and (value is None or (cell.endswith("%") and 0 <= value <= 1))
-        except (ValueError, IndexError):
-            usable = False
-        if not usable:
+        cell = row[header.index(column)] if len(row) == len(header) else ""
+        value = _value(cell)
+        usable = cell == "-" or (value is not None and percent in (None, cell.endswith("%")))
+        if value is not None:
+            percent = cell.endswith("%")
+            usable = usable and (not percent or 0 <= value <= 1)
+        if not usable or (counts_shapes and not row[1].isdecimal()):
             raise ValueError(
                 f"{path}, line {number} is damaged: expected a name, a count and a {column} like 90.5%, "
                 f"got {','.join(row)[:60]!r}"
             )
         values.append(value)
-    scores = ClassScores(
-        kind, column, tuple(row[0] for row in rows[1:]), tuple(int(row[1]) for row in rows[1:]), tuple(values)
-    )
-    if len(set(scores.names)) < len(scores.names) or all(value is None for value in values):
+    known = [value for value in values if value is not None]
+    names = tuple(row[0] for row in rows[1:])
+    if len(set(names)) < len(names) or not known:
         raise ValueError(f"{path} is damaged: expected a row for each {kind}, once, and a score in some")
-    return scores
+    shapes = tuple(int(row[1]) for row in rows[1:]) if counts_shapes else ()
+    fractions = column in ("accuracy", f"mIoU ({convention})") and 0 <= min(known) <= max(known) <= 1
+    return ClassScores(kind, column, names, shapes, tuple(values), bool(percent) or fractions)
+
+
+def _numeric(rows: Sequence[Sequence[str]], place: int) -> bool:
+    cells = [row[place] for row in rows if len(row) > place and row[place] != "-"]
+    return bool(cells) and all(_value(cell) is not None for cell in cells)
+
+
+def _value(cell: str) -> float | None:
+    """Return a cell's finite number, of a percentage as a fraction; None if it is none."""
+    try:
+        value = float(cell.removesuffix("%"))
+    except ValueError:
+        return None
+    return (value / 100 if cell.endswith("%") else value) if math.isfinite(value) else None
 
 
 def read_confusion(path: str | Path) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:

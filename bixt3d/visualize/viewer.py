@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from bixt3d.visualize.browse import opening
+from bixt3d.visualize.draw import camera_for
 from bixt3d.visualize.figure import writable
 from bixt3d.visualize.overlay import draw_overlay, rectangles
 from bixt3d.visualize.pictures import PICTURES, file_name, write_pictures
@@ -33,8 +35,9 @@ __all__ = ["ViewerState", "display_missing", "view"]
 EVERY_KEY = (*range(32, 97), *range(256, 270), *range(290, 315), *range(320, 337))
 WIDTH = 1100
 SMALLEST = 150  # pixels: a window with less, such as a minimised one, gets no texts
-FRONT, ZOOM = np.array([0.5, 0.3, 1.0]), 0.64
-UP = np.cross(np.cross(FRONT, [0.0, 1.0, 0.0]), FRONT)
+ZOOM = 0.64
+SMALLER, APART = 0.62, 1.2  # size of clouds that stand side by side, and the distance between them
+FLATTER = -8  # steps of 5 degrees off Open3D's angle of view: clouds side by side are seen alike
 NEAR, FAR = 0.04, 30.0  # of what is drawn, from the camera; clouds have radius one
 
 
@@ -58,8 +61,10 @@ def view(
     """
     reason = display_missing()
     if reason is None:
-        window = _Window(ViewerState(clouds), Path(folder).expanduser())
+        state = ViewerState(clouds)
+        window = _Window(state, Path(folder).expanduser())
         if window.opened(title):
+            state.index = opening(clouds)
             with suppress(KeyboardInterrupt):
                 window.run()
             return
@@ -111,7 +116,8 @@ class _Window:
         self.vis = open3d.visualization.VisualizerWithKeyCallback()
         self.cloud, self.texts = open3d.geometry.PointCloud(), open3d.geometry.TriangleMesh()
         self.pressed: list[str] = []
-        self.size, self.camera = (0, 0), b""
+        self.size, self.camera, self.home = (0, 0), b"", b""
+        self.shown = -1  # which cloud
         self.edges: Array = np.zeros((0, 4))  # of the texts' rectangles
         self.told: tuple[Any, ...] = ((), [])
 
@@ -125,6 +131,7 @@ class _Window:
         option.background_color, option.light_on = np.ones(3), False
         control.set_constant_z_near(NEAR)
         control.set_constant_z_far(FAR)
+        control.change_field_of_view(FLATTER)
         # The view is fitted to this cube once; every cloud is shown inside it.
         corners = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 3)  # (8, 3)
         self.cloud.points = self.vector(corners)
@@ -135,7 +142,6 @@ class _Window:
     def run(self) -> None:
         """Draw and obey until the window is closed."""
         try:
-            self._reset()
             self._show()
             while self.vis.poll_events() and self._obey():
                 self._follow()
@@ -155,7 +161,7 @@ class _Window:
             elif action == "picture":
                 self._picture()
             elif action == "help" and self.state.help:
-                print("\n".join(f"  {keys:24}{text}" for keys, text in HELP))
+                print("\n".join(f"  {keys:17}{text}" for keys, text in HELP))
         if actions:
             self._show()
         return True
@@ -167,19 +173,38 @@ class _Window:
         return False
 
     def _reset(self) -> None:
+        """Look at the cloud from where it is best seen."""
         control = self.vis.get_view_control()
+        _, up, front = camera_for(self.state.points).axes
         control.set_lookat(np.zeros(3))
-        control.set_front(FRONT)
-        control.set_up(UP)  # at a right angle to the front, or what Open3D says of its camera is wrong
+        control.set_front(front)
+        control.set_up(up)  # at a right angle to the front, or what Open3D says of its camera is wrong
         control.set_zoom(ZOOM)
+        self.home = self._seen().extrinsic.tobytes()
+
+    def _seen(self) -> Any:
+        return self.vis.get_view_control().convert_to_pinhole_camera_parameters()
 
     def _show(self) -> None:
         """Draw the state's cloud, and tell in the terminal what has changed."""
-        self.cloud.points, self.cloud.colors = self.vector(self.state.points), self.vector(self.state.colors)
-        self.vis.update_geometry(self.cloud)
+        if self.state.index != self.shown and self.home in (b"", self._seen().extrinsic.tobytes()):
+            self._reset()  # nobody has turned the last one
+        self.shown = self.state.index
+        self.cloud.colors = self.vector(self.state.colors)
+        self._place(self._seen().extrinsic)
         self.size = (0, 0)  # so that the texts are written anew
         self._follow()
         self._tell()
+
+    def _place(self, extrinsic: Array) -> None:
+        """Put the cloud where it is seen, or its copies side by side before the camera."""
+        points, count = self.state.points, len(self.state.columns)
+        if count > 1:
+            right = extrinsic[0, :3]  # the camera's, in the world
+            asides = APART * (np.arange(count) - (count - 1) / 2)
+            points = np.concatenate([SMALLER * points + aside * right for aside in asides])
+        self.cloud.points = self.vector(points)
+        self.vis.update_geometry(self.cloud)
 
     def _tell(self) -> None:
         state, fill = self.state, partial(textwrap.fill, width=80, break_long_words=False)
@@ -197,7 +222,7 @@ class _Window:
 
     def _follow(self) -> None:
         """Write the texts for the window's size, and keep them before the camera."""
-        seen = self.vis.get_view_control().convert_to_pinhole_camera_parameters()
+        seen = self._seen()
         width, height = seen.intrinsic.width, seen.intrinsic.height
         if min(width, height) < SMALLEST:
             return
@@ -208,6 +233,8 @@ class _Window:
         if camera == self.camera:
             return
         self.camera = camera
+        if len(self.state.columns) > 1:
+            self._place(seen.extrinsic)
         left, top, right, bottom = self.edges.T
         across = np.stack([left, right, right, left], axis=1)  # (Q, 4)
         down = np.stack([top, top, bottom, bottom], axis=1)  # (Q, 4)
@@ -222,8 +249,14 @@ class _Window:
     def _write(self) -> None:
         state, scale = self.state, min(self.size[1] / HEIGHT, self.size[0] / 700)
         note, keys = state.message or state.fault, HELP if state.help else ()
-        self.vis.get_render_option().point_size = max(1.0, state.size * scale)
-        image = draw_overlay(self.size, scale, state.headline, state.place, state.legend, note, keys)
+        growth = scale * (SMALLER if len(state.columns) > 1 else 1)
+        self.vis.get_render_option().point_size = max(1.0, state.size * growth)
+        image = draw_overlay(
+            *(self.size, scale, state.headline, state.place, state.legend, note, keys),
+            amounts=state.amounts,
+            bars=state.bars,
+            columns=state.columns,
+        )
         self.edges, colors = rectangles(image)
         first = 4 * np.arange(len(colors))[:, None]  # (Q, 1)
         # seen from in front, counterclockwise
@@ -234,7 +267,8 @@ class _Window:
     def _picture(self) -> None:
         """Write what the window shows."""
         self._show()
-        name = file_name(f"{self.state.title}_{self.state.mode}")
+        shown = self.state.mode if len(self.state.columns) == 1 else "beside"
+        name = file_name(f"{self.state.title}_{shown}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = next(path for path in _numbered(self.folder, name) if not path.exists())

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from bixt3d.visualize.gallery import Gallery, is_told, next_category
-from bixt3d.visualize.pictures import FAULTS
-from bixt3d.visualize.scene import MODES, PLAIN, LabelledCloud, rgb
+from bixt3d.visualize.browse import FAULTS, is_told, next_category, reason, worst_first
+from bixt3d.visualize.gallery import Clouds
+from bixt3d.visualize.scene import BESIDE, MODES, LabelledCloud, scale
 
 Array = np.ndarray[Any, Any]
 
 # What a user may do, and the keys for it, as the help shows them.
 HELP = (
-    ("Right or N, Left or P", "next, previous shape"),
+    ("Right/N, Left/P", "next, previous shape"),
     ("C", "next category"),
-    ("1 2 3 4 5", "prediction, truth, error, confidence, attention"),
+    ("1 2 3 4 5 6 7", ", ".join(MODES)),
+    ("B", "truth, prediction and error side by side, and back"),
+    ("W", "worst prediction first, and back"),
     ("Up, Down", "layer of the attention"),
     (". ,", "latent of the attention"),
     ("+ -", "size of the points"),
@@ -29,6 +31,7 @@ HELP = (
 )
 # GLFW names keys by their place on a US keyboard: + and - of a German one are its ] and /.
 KEYS: dict[int, str] = {
+    **{ord("B"): "beside", ord("W"): "worst"},
     **{ord("N"): "next", 262: "next", ord("P"): "previous", 263: "previous", ord("C"): "category"},
     **{ord("1") + place: mode for place, mode in enumerate(MODES)},
     **{321 + place: mode for place, mode in enumerate(MODES)},  # of the number pad
@@ -50,7 +53,8 @@ class ViewerState:
         clouds: What to look through; a `Gallery` labels a cloud when it is shown.
 
     Attributes:
-        index: Which cloud.
+        index: Which cloud, counted as they are stored.
+        beside: Whether truth, prediction and error are shown side by side, where they are known.
         message: What the last action has to say, "" for nothing.
         help: Whether the keys are explained.
 
@@ -63,7 +67,8 @@ class ViewerState:
         if not len(clouds):
             raise ValueError("no clouds to look at: give at least one")
         self.clouds = clouds
-        self.index, self.message, self.help = 0, "", False
+        self.index, self.message, self.help, self.beside = 0, "", False, False
+        self._order, self._sorted = list(range(len(clouds))), False
         self._mode, self._layer, self._latent, self._growth = MODES[0], 0, 0, 0
         self._seen: tuple[int, LabelledCloud | None, str] = (-1, None, "")
 
@@ -76,7 +81,7 @@ class ViewerState:
             except FAULTS as error:
                 if not is_told(self.clouds, error):
                     raise
-                self._seen = (self.index, None, " ".join(str(error).split()))
+                self._seen = (self.index, None, reason(error))
         return self._seen[1]
 
     @property
@@ -86,9 +91,16 @@ class ViewerState:
 
     @property
     def mode(self) -> str:
-        """The mode chosen last if the cloud has it, else its first, "" if it has none."""
-        modes = self.cloud.modes if self.cloud is not None else ()
-        return self._mode if self._mode in modes else next(iter(modes), "")
+        """The mode chosen last if the cloud has it, else its first, "" if it cannot be shown."""
+        if self.cloud is None:
+            return ""
+        return self._mode if self._mode in self.cloud.modes else self.cloud.first_mode
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The modes that are shown side by side: the one, or three."""
+        known = self.cloud is not None and self.cloud.error_rate is not None
+        return BESIDE if self.beside and known else (self.mode,)
 
     @property
     def layer(self) -> int:
@@ -104,56 +116,69 @@ class ViewerState:
     def size(self) -> float:
         """Size of a point in pixels of a window `HEIGHT` high: the more points, the smaller."""
         count = len(self.cloud.points) if self.cloud is not None else 1
-        return float(np.clip(round(300 / count**0.5) + self._growth, 1, 30))
+        return float(np.clip(round(400 / count**0.5) + self._growth, 1, 30))
 
     @property
     def title(self) -> str:
         """The cloud's name."""
-        if isinstance(self.clouds, Gallery):
+        if isinstance(self.clouds, Clouds):
             return self.clouds.titles[self.index]
         return self.cloud.title if self.cloud is not None else f"cloud {self.index + 1}"
 
     @property
     def place(self) -> str:
-        """Which cloud of how many it is."""
-        return f"{self.index + 1}/{len(self.clouds)}"
+        """Which cloud of how many it is, as they are sorted."""
+        return f"{self._order.index(self.index) + 1}/{len(self.clouds)}{' worst first' * self._sorted}"
 
     @property
     def headline(self) -> str:
         """The line that stands above the cloud."""
         if self.cloud is None:
             return f"{self.title} · cannot be shown"
-        return self.cloud.headline(self.mode, self.layer, self.latent) if self.mode else self.cloud.caption
+        if len(self.columns) > 1:
+            return f"{self.cloud.caption} · {self.cloud.error_rate:.1%} of the points wrong"
+        return self.cloud.headline(self.mode, self.layer, self.latent)
 
     @property
     def legend(self) -> list[tuple[str, str]]:
         """Names and colours that explain what is shown."""
-        return self.cloud.legend(self.mode) if self.cloud is not None and self.mode else []
+        shown = self.columns[1:] or self.columns  # truth and prediction have the same
+        return [] if self.cloud is None else [entry for mode in shown for entry in self.cloud.legend(mode)]
+
+    @property
+    def amounts(self) -> tuple[str, ...]:
+        """The colours from low to high, where the legend is that of amounts."""
+        return scale(self.mode) if self.legend and len(self.columns) == 1 else ()
+
+    @property
+    def bars(self) -> list[tuple[str, float, str]]:
+        """The most probable classes, as `LabelledCloud.top` gives them."""
+        return [] if self.cloud is None else self.cloud.top()
 
     @property
     def points(self) -> Array:
-        """The points (N, 3), centred and scaled to radius one."""
+        """The points (N, 3), y up, centred and scaled to radius one."""
         if self.cloud is None:
             return np.zeros((1, 3))
-        points: Array = np.asarray(self.cloud.points[:, :3], dtype=np.float64)
+        points = self.cloud.upright
         points = points - (points.min(0) + points.max(0)) / 2
         radius = float(np.linalg.norm(points, axis=1).max())
-        return points / (radius or 1.0)
+        scaled: Array = points / (radius or 1.0)
+        return scaled
 
     @property
     def colors(self) -> Array:
-        """Their colours, RGB (N, 3) in [0, 1]."""
+        """Their colours in each of the columns, RGB (columns * N, 3) in [0, 1]."""
         if self.cloud is None:
             return np.ones((1, 3))
-        if not self.mode:
-            return np.tile(rgb(PLAIN), (len(self.cloud.points), 1))  # (N, 3)
-        return self.cloud.colors(self.mode, self.layer, self.latent)
+        return np.concatenate([self.cloud.colors(mode, self.layer, self.latent) for mode in self.columns])
 
     def act(self, action: str) -> None:
         """Do what a key asks for: one of the actions in `KEYS`; the window's own change nothing here."""
         self.message = ""
         if action in ("next", "previous"):
-            self.index = (self.index + (1 if action == "next" else -1)) % len(self.clouds)
+            place = self._order.index(self.index) + (1 if action == "next" else -1)
+            self.index = self._order[place % len(self._order)]
         elif action == "category":
             self._next_category()
         elif action in MODES:
@@ -165,6 +190,14 @@ class ViewerState:
             self._growth += 1 if action == "larger" else -1
             if self.size == size:  # as large, or as small, as it gets
                 self._growth += -1 if action == "larger" else 1
+        elif action == "beside":
+            self.beside = not self.beside
+            if self.beside and len(self.columns) == 1:
+                self.message = "this cloud has no truth and prediction of its points to show side by side"
+        elif action == "worst":
+            self._sorted = not self._sorted
+            self._order = worst_first(self.clouds) if self._sorted else list(range(len(self.clouds)))
+            self.index = self._order[0]
         elif action == "help":
             self.help = not self.help
 
@@ -177,18 +210,18 @@ class ViewerState:
         return len(self.cloud.attention[self.layer]) if self.cloud is not None else 0
 
     def _next_category(self) -> None:
-        clouds = self.clouds
-        names = clouds.categories if isinstance(clouds, Gallery) else [cloud.category for cloud in clouds]
-        before, self.index = self.index, next_category(names, self.index)
+        clouds, order, before = self.clouds, self._order, self.index
+        names = clouds.categories if isinstance(clouds, Clouds) else [cloud.category for cloud in clouds]
+        self.index = order[next_category([names[place] for place in order], order.index(self.index))]
         if self.index == before:
             self.message = "there is no other category"
 
     def _choose(self, mode: str) -> None:
         if self.cloud is None or mode in self.cloud.modes:
-            self._mode = mode
+            self._mode, self.beside = mode, False
         else:
             has = ", ".join(f"{MODES.index(name) + 1} {name}" for name in self.cloud.modes)
-            self.message = f"this cloud has no {mode}; it has {has or 'nothing but its points'}"
+            self.message = f"this cloud has no {mode}; it has {has}"
 
     def _step(self, what: str, way: str) -> None:
         if self.mode != "attention":

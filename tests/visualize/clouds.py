@@ -67,3 +67,14 @@ def has(image: Any, color: str) -> Any:
 def count_of(image: Any, color: str) -> int:
     """How many pixels are of exactly this colour."""
     return int(has(image, color).sum())
+
+
+def like(image: Any, color: str) -> int:
+    """How many pixels have the hue of a colour, and are about as strong: points are shaded."""
+    shown, wanted = image.reshape(-1, 3).astype(float), np.array(rgb(color)) * 255
+    away, far = shown - 255, wanted - 255  # from white
+    share = away @ far / (far @ far)
+    dark = (shown @ wanted) / (wanted @ wanted)
+    pale = np.abs(away - share[:, None] * far).max(1) < 8
+    shaded = np.abs(shown - dark[:, None] * wanted).max(1) < 8
+    return int(((pale & (share > 0.72)) | (shaded & (dark > 0.6) & (dark < 1.01))).sum())

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bixt3d.visualize import bars, class_bars
+from bixt3d.visualize import bars, class_bars, throughput
+from bixt3d.visualize.bars import symmetry_picture
 from bixt3d.visualize.figure import COLOURS
 from bixt3d.visualize.runs import ClassScores
 from tests.visualize.test_plots import FORTY
@@ -180,3 +181,100 @@ class TestWhatCannotBeCompared:
     def test_nothing(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="no scores to draw"):
             class_bars({}, tmp_path / "bars.png")
+
+
+def test_scores_that_are_no_shares(tmp_path: Path, figures: list[Any]) -> None:
+    scores = ClassScores("depth", "error in mm", ("near", "far"), (), (12.5, 40.0), percent=False)
+    class_bars({"run": scores}, tmp_path / "bars.png")
+    (axes,) = figures[0].axes
+    assert labels(axes) == ["far", "near"] and [bar.get_width() for bar in axes.patches] == [40.0, 12.5]
+    assert sorted(text.get_text() for text in axes.texts) == ["12.5", "40"]
+    assert axes.get_xlim()[0] == 0 and 40 < axes.get_xlim()[1] < 50
+    assert figures[0].legends[0].get_texts()[0].get_text() == "run, mean 26.25"
+    assert figures[0].get_suptitle() == "error in mm of every depth\ndashed: mean over depths"
+
+
+def row(model: str, num_points: int, clouds: float | None, device: str = "cpu") -> dict[str, Any]:
+    return {"model": model, "num_points": num_points, "clouds_per_second": clouds, "device": device}
+
+
+SIZES = (512, 2048, 32768)
+ROWS = [row("bixt", n, 1e6 / (n + 500)) for n in reversed(SIZES)] + [
+    row("quadratic", 512, 2000.0),
+    row("quadratic", 2048, 125.0),
+    row("quadratic", 32768, None),
+]
+
+
+class TestThroughput:
+    def test_a_bar_for_each_model_a_panel_for_each_size(self, tmp_path: Path, figures: list[Any]) -> None:
+        path = throughput([*ROWS, row("new $x$", 512, 5.0)], tmp_path / "new" / "speed.png")
+        assert path == tmp_path / "new" / "speed.png" and path.read_bytes().startswith(b"\x89PNG")
+        panels = figures[0].axes
+        assert [axes.get_title() for axes in panels] == ["512 points", "2,048 points", "32,768 points"]
+        assert labels(panels[0]) == ["bixt", "quadratic", "new $x$"]
+        for axes, size in zip(panels, SIZES, strict=True):
+            assert axes.patches[0].get_width() == pytest.approx(1e6 / (size + 500))
+            assert axes.get_xlim()[0] == 0 and axes.get_xscale() == "linear"
+        said = [[text.get_text() for text in axes.texts] for axes in panels]
+        assert said[0] == ["988.1", "2,000", "5"] and said[1][2] == "not measured"
+        assert said[2][1:] == ["did not run", "not measured"]
+        colours = [[bar.get_facecolor() for bar in axes.patches] for axes in panels]
+        assert colours[0] == colours[1] == colours[2] and len(set(colours[0])) == 3
+        assert figures[0].get_suptitle() == "cpu"
+
+    def test_every_device_has_its_bar(self, tmp_path: Path, figures: list[Any]) -> None:
+        rows = [row("a", n, 1e5 / n, device) for device in ("cpu", "H100") for n in (512, 2048, 4096, 8192)]
+        throughput(rows, tmp_path / "speed.svg")
+        assert labels(figures[0].axes[0]) == ["a, cpu", "a, H100"]
+        assert [axes.get_visible() for axes in figures[0].axes] == [True] * 4 + [False] * 2
+        assert figures[0].get_suptitle() == ""
+
+    def test_texts_have_their_places(self, tmp_path: Path, figures: list[Any]) -> None:
+        rows = [row(f"model_{k}_with_a_name", n, 1e5 / n / (k + 1)) for k in range(12) for n in SIZES]
+        throughput(rows, tmp_path / "speed.png")
+        figure = figures[0]
+        figure.draw_without_rendering()
+        pieces = [figure._supxlabel, figure._suptitle, *figure.axes[0].get_yticklabels()]
+        pieces += [piece for axes in figure.axes for piece in (axes.title, *axes.texts)]
+        boxes = [(piece.get_text(), piece.get_window_extent()) for piece in pieces]
+        for (one, a), (other, b) in combinations(boxes, 2):
+            assert not a.overlaps(b), (one, other)
+        assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for _, box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no throughput to draw"),
+        ([row("a", 1024, None)], "no throughput to draw"),
+        (
+            [row("a", 512, 1.0), {"model": "a", "device": "cpu"}],
+            "row 1 has no num_points, it has model, device",
+        ),
+        ([{}], "row 0 has no model, it has nothing"),
+        ([row("a", 0, 1.0)], "num_points: expected a whole number from 1 up, got 0"),
+        ([row("a", 512.0, 1.0)], "num_points: expected a whole number"),  # type: ignore[arg-type]
+        ([row("a", True, 1.0)], "num_points: expected a whole number"),
+        ([row("a", 512, 0.0)], "clouds_per_second: expected a number above zero.*got 0.0"),
+        ([row("a", 512, float("nan"))], "clouds_per_second: expected a number above zero"),
+        ([row("a", 512, float("inf"))], "clouds_per_second: expected a number above zero"),
+        ([row("a", 512, "9")], "clouds_per_second: expected a number"),  # type: ignore[arg-type]
+        ([row("", 512, 9.0)], "model: expected a name, got ''"),
+        ([row("a", 512, 9.0, device=None)], "device: expected a name"),  # type: ignore[arg-type]
+        ([row("a", 512, 9.0), row("a", 512, 8.0)], "two rows measure a at 512 points on cpu: keep one"),
+        ([row("a", 512, 9.0), row("a", 512, None)], "two rows measure a at 512 points"),
+        ([row("a", 512, None), row("a", 512, 9.0)], "two rows measure a at 512 points"),
+    ],
+)
+def test_bad_rows_of_throughput(rows: list[dict[str, Any]], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        throughput(rows, tmp_path / "speed.png")
+
+
+def test_symmetry_picture(tmp_path: Path) -> None:
+    models = {"both_$x": [np.ones((4, 2))] * 3, "one": [np.zeros((4, 2)), np.full((4, 2), 0.5)]}
+    text = symmetry_picture(models, tmp_path / "s.svg").read_text()
+    assert "<!-- both_$x -->" in text and "<!-- layer 3 -->" in text and "<!-- layer 4 -->" not in text
+    with pytest.raises(ValueError, match="nothing to draw"):
+        symmetry_picture({"perceiver": []}, tmp_path / "s.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from bixt3d.datasets import Preprocess, Split
 from bixt3d.metrics import shape_iou
 from bixt3d.tasks import Description
 from bixt3d.visualize import Gallery
-from bixt3d.visualize.gallery import next_category, training_split
+from bixt3d.visualize.browse import worst_first
+from bixt3d.visualize.gallery import training_split
 from tests.models.randomize import randomize
 
 PARTS_OF_CATEGORY = ((0, 1), (2, 3, 4))
@@ -146,7 +148,9 @@ def test_gallery_of_a_classifier() -> None:
     predictor, split = classifier(), parts_split()
     seen = Gallery.of_split(predictor, split)[1]
     expected = predictor(split.points[1, :30].numpy())
-    assert seen.modes == ("attention",) and seen.truth is None and seen.category == "mug"
+    assert seen.modes == ("attention", "shape") and seen.truth is None and seen.category == "mug"
+    assert seen.scores == dict(zip(CATEGORIES, map(float, expected.probabilities), strict=True))
+    assert seen.quality == float(expected.probabilities[CATEGORIES.index("mug")])
     assert seen.verdict == f"predicted {expected.label} {expected.probabilities.max():.1%}"
     assert seen.points.shape == (30, 3) and seen.attention[0].shape == (4, 30)
     few = Gallery(predictor, [np.zeros((5, 3)) + np.arange(5)[:, None]], ["t1"], [""])[0]
@@ -198,21 +202,39 @@ def test_split_of_other_categories_or_without_parts() -> None:
         Gallery.of_split(segmenter(), bare)
 
 
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8), st.data())
-def test_next_category_goes_on_to_the_first_other_one(categories: list[str], data: st.DataObject) -> None:
-    index = data.draw(st.integers(0, len(categories) - 1))
-    found = next_category(categories, index)
-    if len(set(categories)) == 1:
-        assert found == index
-    else:
-        steps = (found - index) % len(categories)
-        passed = [categories[(index + step) % len(categories)] for step in range(steps)]
-        assert set(passed) == {categories[index]} and categories[found] != categories[index]
+def test_worst_first_looks_at_no_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = segmenter()
+    gallery = Gallery.of_split(predictor, parts_split())
+    quality = [seen.quality for seen in gallery]
+    monkeypatch.setattr(predictor, "attention", None)
+    assert [gallery.quality(index) for index in range(3)] == quality
+    assert worst_first(gallery) == sorted(range(3), key=lambda index: quality[index] or 0)
 
 
-def test_next_category_of_a_gallery() -> None:
-    gallery = Gallery(segmenter(), [0] * 5, list("vwxyz"), ["mug", "mug", "table", "table", "mug"])
-    assert [gallery.next_category(index) for index in range(5)] == [2, 2, 4, 4, 2]
+def test_too_little_memory_for_the_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels are shown without it; another error of it is a bug, and ends all."""
+    predictor = segmenter()
+
+    def fails(error: Exception) -> Any:
+        def attention(*_: Any) -> Any:
+            raise error
+
+        monkeypatch.setattr(predictor, "attention", attention)
+        return Gallery.of_split(predictor, parts_split())[0]
+
+    seen = fails(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    assert seen.modes == ("prediction", "truth", "error", "confidence")
+    assert seen.verdict.endswith(" · too large for its attention")
+    with pytest.raises(RuntimeError, match="shapes"):
+        fails(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_up_is_that_of_the_model() -> None:
+    predictor = segmenter()
+    predictor.preprocess = replace(predictor.preprocess, up="z")
+    seen = Gallery.of_split(predictor, parts_split(), [0])[0]
+    assert seen.up == "z"
+    np.testing.assert_allclose(seen.upright[:, 1], seen.points[:, 2])
 
 
 @given(st.lists(st.tuples(st.integers(2, 4), st.integers(2, 4)), min_size=1, max_size=30))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +102,22 @@ def wait_for(browser: Any, path: Path, *colors: str) -> list[float]:
 @slow
 @needs_browser
 def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
+    from selenium.webdriver.support.ui import Select, WebDriverWait
 
-    page = write_page([cloud(), cloud(EVIL, 1)], tmp_path / "page.html", title="a <b>title</b>")
+    worse = cloud(EVIL, 1)
+    worse = replace(worse, prediction=9 - np.asarray(worse.truth))
+    page = write_page(
+        [worse, cloud()], tmp_path / "page.html", title="a <b>title</b>"
+    )  # opens with the second
     browser.get(page.as_uri())
     assert min(wait_for(browser, tmp_path / "a.png", PALETTE[0], PALETTE[1])) > 0.002
     headline = browser.find_element(By.ID, "headline")
     assert "first" in headline.text and "IoU 80.0%" in headline.text
     buttons = {b.text.lower(): b for b in browser.find_elements(By.CSS_SELECTOR, "#modes button")}
-    assert list(buttons) == ["prediction", "truth", "error", "confidence", "attention"]
+    assert list(buttons) == ["prediction", "truth", "error", "confidence", "attention", "side by side"]
+    assert all(b.size["width"] >= b.get_property("scrollWidth") for b in buttons.values())  # no name is cut
     buttons["error"].click()
     right, wrong, part = (*wait_for(browser, tmp_path / "b.png", RIGHT, ERROR), 0.0)
     assert min(right, wrong) > 0.002, (right, wrong, part)
@@ -118,10 +125,50 @@ def test_in_a_browser(browser: Any, tmp_path: Path) -> None:
     for name in ("confidence", "attention", "truth"):
         buttons[name].click()
         assert name in headline.text or name == "attention" and "layer 1 of 3" in headline.text
-    browser.find_elements(By.CSS_SELECTOR, "#chooser button")[-1].click()
+    buttons["side by side"].click()
+    found = wait_for(browser, tmp_path / "c.png", RIGHT, ERROR, PALETTE[0], PALETTE[1])
+    assert min(found) > 0.002 and browser.execute_script("return Plotly && byId('plot').data.length") == 3
+    assert "% of the points wrong" in headline.text
+    plot = browser.find_element(By.ID, "plot")
+    ActionChains(browser).drag_and_drop_by_offset(plot, 80, 30).perform()
+    turned = (
+        "const l = byId('plot')._fullLayout; return [l.scene, l.scene2, l.scene3].map((s) => s.camera.eye)"
+    )
+    eyes = browser.execute_script(turned)
+    assert eyes[0] == eyes[1] == eyes[2]
+    Select(browser.find_element(By.ID, "order")).select_by_value("worst")
+    WebDriverWait(browser, 30).until(lambda _: EVIL in headline.text)
+    browser.find_element(By.ID, "next").click()
+    WebDriverWait(browser, 30).until(lambda _: "first" in headline.text)
+    browser.find_element(By.ID, "next").click()
     WebDriverWait(browser, 30).until(lambda _: EVIL in headline.text)  # its cloud is unpacked first
     assert browser.execute_script("return window.evil") is None
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     messages = [entry["message"] for entry in browser.get_log("performance")]
     sent = [message for message in messages if "requestWillBeSent" in message]
     assert sent and re.findall(r'"url":"(https?://[^"]+)"', "".join(sent)) == []
+
+
+@slow
+@needs_browser
+def test_classifier_and_own_colours_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    """The plain shape with bars of the classes, and a cloud in its own colours, on a narrow screen."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    points = np.random.default_rng(0).uniform(-1, 1, (2500, 3))
+    named = LabelledCloud("a", points, "mug", scores={"mug": 0.2, "cup": 0.7, "vase": 0.1}, up="z")
+    own = LabelledCloud("b", points, color=np.tile(rgb("#12AB34"), (2500, 1)))
+    browser.set_window_size(500, 900)
+    browser.get(write_page([named, own], tmp_path / "page.html").as_uri())
+    WebDriverWait(browser, 60).until(lambda _: browser.execute_script("return document.body.dataset.shown"))
+    shape = Select(browser.find_element(By.ID, "shape"))
+    shape.select_by_visible_text("a")
+    bars = browser.find_element(By.ID, "bars")
+    WebDriverWait(browser, 30).until(lambda _: "cup 70.0%" in bars.text)
+    assert bars.text.split("\n") == ["cup 70.0%", "mug 20.0%", "vase 10.0%"]
+    assert "truth mug" in browser.find_element(By.ID, "headline").text
+    shape.select_by_visible_text("b")
+    assert wait_for(browser, tmp_path / "b.png", "#12AB34")[0] > 0.01
+    assert not bars.is_displayed()
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

@@ -42,12 +42,28 @@ def test_legend_has_its_colours() -> None:
 
 
 def test_scale_goes_from_low_to_high() -> None:
-    image = draw_overlay((600, 400), 1.0, "x", "1/2", ball().legend("confidence"))
+    image = draw_overlay((600, 400), 1.0, "x", "1/2", ball().legend("confidence"), amounts=RAMP)
     column = image[:, 25]
     bar = column[(column < 254).any(-1) & (np.arange(400) > 50) & (np.arange(400) < 250)]
     lightness = bar.astype(float) @ [0.2126, 0.7152, 0.0722]
     assert len(bar) >= 140 and (np.diff(lightness) <= 0).all() and lightness[0] - lightness[-1] > 150
     assert count_of(image, RAMP[0]) and count_of(image, RAMP[-1])
+
+
+def test_bars_are_as_long_as_their_shares() -> None:
+    shown = draw_overlay(
+        (600, 400), 1.0, "x", "1/2", [], bars=[("mug", 0.6, "#123456"), ("cup", 0.3, "#654321")]
+    )
+    first, second = (count_of(shown, color) for color in ("#123456", "#654321"))
+    assert first == pytest.approx(2 * second, rel=0.02) and first > 500
+
+
+def test_columns_are_named_below() -> None:
+    plain = draw_overlay((1100, 760), 1.0, "x", "1/2", [])
+    shown = draw_overlay((1100, 760), 1.0, "x", "1/2", [], columns=["truth", "prediction", "error"])
+    rows, columns = np.nonzero((plain != shown).any(-1))
+    assert rows.min() > 600
+    assert [((columns > 1100 * k / 3) & (columns < 1100 * (k + 1) / 3)).any() for k in range(3)] == [True] * 3
 
 
 @pytest.mark.parametrize("width", [300, 1100])

@@ -8,25 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from bixt3d.visualize.pictures import cloud_picture, file_name, readable, spread, write_pictures
-from bixt3d.visualize.scene import ERROR, PALETTE, PLAIN, RAMP, RIGHT
-from tests.visualize.clouds import BROKEN, ONLY_POINTS, UNLABELLED, Shelf, ball, count_of, read
-
-
-@given(st.integers(1, 60), st.integers(1, 60))
-def test_spread(total: int, wanted: int) -> None:
-    chosen = spread(total, wanted)
-    assert len(chosen) == min(total, wanted) and chosen[0] == 0 and chosen[-1] < total
-    gaps = np.diff([*chosen, total])
-    assert gaps.min() >= 1 and gaps.max() - gaps.min() <= 1
-
-
-def test_spread_of_none() -> None:
-    with pytest.raises(ValueError, match="shapes: expected 1 or more, got 0"):
-        spread(5, 0)
+from bixt3d.inference import Attention
+from bixt3d.visualize import part_picture
+from bixt3d.visualize.pictures import attention_picture, cloud_picture, file_name, write_pictures
+from bixt3d.visualize.scene import CONTRAST, ERROR, PALETTE, PLAIN, RAMP, RIGHT, TRUE, rgb
+from tests.visualize.clouds import BROKEN, ONLY_POINTS, UNLABELLED, Shelf, ball, count_of, like, read
 
 
 @pytest.mark.parametrize(
@@ -40,11 +27,13 @@ def test_file_name(title: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "colors", "absent"),
     [
-        ({}, (*PALETTE[:2], RIGHT, ERROR, RAMP[0], RAMP[-1]), ()),
+        ({}, (*PALETTE[:2], RIGHT, ERROR, RAMP[0], RAMP[-1], CONTRAST[0]), (TRUE,)),
         (UNLABELLED, (*PALETTE[:2], RAMP[0]), (ERROR,)),
-        # layers with different numbers of latents, as of a classifier: only attention
-        ({"truth": None, "prediction": None, "confidence": None}, (RAMP[0], RAMP[-1]), PALETTE[:2]),
-        (ONLY_POINTS, (PLAIN,), (*PALETTE[:2], ERROR, RAMP[0])),
+        # layers with different numbers of latents, as of a classifier: shape and attention
+        ({"truth": None, "prediction": None, "confidence": None}, (PLAIN[1], CONTRAST[0]), PALETTE[:2]),
+        (ONLY_POINTS, (PLAIN[1],), (*PALETTE[:2], ERROR, CONTRAST[0])),
+        ({**ONLY_POINTS, "color": np.tile(rgb("#12AB34"), (400, 1))}, ("#12AB34",), (PLAIN[1],)),
+        ({**ONLY_POINTS, "scores": {"mug": 0.2, "cup": 0.7}}, (PLAIN[1], TRUE, ERROR), (PALETTE[0],)),
     ],
 )
 def test_picture_of_what_is_known(
@@ -52,9 +41,48 @@ def test_picture_of_what_is_known(
 ) -> None:
     image = read(cloud_picture(ball("m$1$", **changes), tmp_path / "made" / "a.png"))
     for color in colors:
-        assert count_of(image, color) > 30, color
+        assert like(image, color) > 100, color
     for color in absent:
-        assert count_of(image, color) == 0, color
+        assert like(image, color) < 100, color
+
+
+def test_every_text_has_its_place(tmp_path: Path) -> None:
+    """The one after another, without one on another, and nothing beyond the edge."""
+    from matplotlib.figure import Figure
+
+    drawn: list[Any] = []
+    save = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self) or save(self, *a, **k))
+        names = {"names": ("a rather long name of a part", "handle", "top", "leg")}
+        part_picture([ball("a very long title " * 9, **names), ball("b")], tmp_path / "p.png")
+        cloud_picture(ball(**names), tmp_path / "c.png")
+    for figure in drawn:
+        figure.draw_without_rendering()
+        boxes = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+        pairs = [(a, b) for a in boxes for b in boxes if a < b]
+        assert not [(a, b) for a, b in pairs if boxes[a].overlaps(boxes[b])]
+        for text, box in boxes.items():
+            assert box.x0 >= 0 and box.y0 >= 0, text
+            assert box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height, text
+
+
+def test_parts_side_by_side(tmp_path: Path) -> None:
+    path = part_picture([ball("a"), ball("b"), ball("c")], tmp_path / "a" / "parts.png")
+    image = read(path)
+    assert path == tmp_path / "a" / "parts.png"
+    assert all(like(image, color) > 1000 for color in (*PALETTE[:2], RIGHT, ERROR))
+    assert count_of(image, PALETTE[0]) > 30  # the dots of the legend are not shaded
+    text = part_picture([ball("a", "mug")], tmp_path / "one.svg").read_text()
+    for words in ("mug · IoU 61.0%", "truth", "prediction", "% wrong", "body", "handle", "right", "wrong"):
+        assert words in text, words
+    assert text.count("<!-- body -->") == 1  # one legend for truth and prediction
+    strip = read(part_picture([ball("a"), ball("b")], tmp_path / "s.png", modes=("prediction",), across=2))
+    assert strip.shape[1] < image.shape[1] and like(strip, ERROR) < 50
+    with pytest.raises(ValueError, match="no clouds to draw"):
+        part_picture([], tmp_path / "parts.png")
+    with pytest.raises(ValueError, match="mode: expected one of .*, got 'truth'"):
+        part_picture([ball(**UNLABELLED)], tmp_path / "parts.png")
 
 
 def test_pictures_of_some_clouds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,6 +97,60 @@ def test_what_is_broken_is_left_out_and_told(tmp_path: Path, capsys: pytest.Capt
     shelf = Shelf(FileNotFoundError("no file\nx.ply"), ball("b", count=50, attention=()))
     assert [path.name for path in write_pictures(shelf, tmp_path)] == ["2_b.png"]
     assert capsys.readouterr().out.startswith("left out: no file x.ply\n")
-    assert [place for place, _ in readable(shelf)] == [1]
     with pytest.raises(ValueError, match="none of the clouds can be shown"):
         write_pictures(Shelf(BROKEN), tmp_path)
+
+
+def test_the_worst_first(tmp_path: Path) -> None:
+    good = ball("good", count=50, attention=())
+    bad = ball("bad", count=50, attention=(), prediction=1 - np.asarray(good.truth))
+    shelf = Shelf(good, good, bad, BROKEN)
+    assert [path.name for path in write_pictures(shelf, tmp_path, 2, worst=True)] == [
+        "3_bad.png",
+        "1_good.png",
+    ]
+
+
+def attention(layers: int = 2, heads: int = 2, latents: int = 8, count: int = 300) -> Attention:
+    rng = np.random.default_rng(0)
+    maps = [rng.random((heads, latents, count), dtype=np.float32) ** 8 for _ in range(layers)]
+    points = rng.uniform(-1, 1, (count, 6))
+    return Attention(tuple(layer / layer.sum(-1, keepdims=True) for layer in maps), points)
+
+
+def test_title_that_is_no_text(tmp_path: Path) -> None:
+    """The name of a file of another time: Latin-1, as UTF-8 cannot read it."""
+    path = attention_picture(attention(1), tmp_path / "a.svg", latents=[1], title="caf\udce9")
+    assert "<!-- caf\\udce9 -->" in path.read_text()
+
+
+def test_picture_has_a_cell_for_each_layer_and_latent(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    one = attention_picture(attention(1), tmp_path / "a" / "one.png", latents=[3])
+    more = attention_picture(attention(3), tmp_path / "more.svg", title="$a_b$")
+    text = more.read_text()
+    assert [text.count(f"<!-- layer {layer} -->") for layer in (1, 2, 3, 4)] == [1, 1, 1, 0]
+    assert text.count("<!-- latent ") == 6 and text.count("<!-- mean -->") == 1 and "<!-- $a_b$ -->" in text
+    heads = attention_picture(attention(1, heads=5), tmp_path / "heads.png", heads_of=0)
+    assert imread(heads).shape[1] > 3 * imread(one).shape[1]
+
+
+def test_the_latent_that_is_asked_for_is_drawn(tmp_path: Path) -> None:
+    points = attention().points
+    maps = np.zeros((1, 2, 300), np.float32)
+    maps[0, 0, :] = 1 / 300  # latent 1 looks everywhere alike, latent 2 at a single point
+    maps[0, 1, 0] = 1
+    made = Attention((maps,), points)
+    everywhere = read(attention_picture(made, tmp_path / "a.png", latents=[0]))[60:280]
+    one_point = read(attention_picture(made, tmp_path / "b.png", latents=[1]))[60:280]
+    assert all(like(everywhere, color) == 0 for color in (CONTRAST[0], CONTRAST[-1]))  # grey: the mean
+    assert like(one_point, CONTRAST[0]) > 20 * like(one_point, CONTRAST[-1]) > 0
+
+
+@pytest.mark.parametrize("latents", [[8], [-1], []])
+def test_latent_that_is_not_there(latents: list[int], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="latents: expected numbers from 0 to 7"):
+        attention_picture(attention(), tmp_path / "a.png", latents)
+    with pytest.raises(ValueError, match="latents: expected numbers from 0 to 7"):
+        attention_picture(attention(), tmp_path / "a.png", heads_of=8)

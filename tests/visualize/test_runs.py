@@ -132,10 +132,11 @@ class TestReadScores:
         [
             ("", "expected a table, got 0 lines"),
             ("class,shapes,accuracy\n", "got 1 lines"),
-            ("name,score\na,1\n", r"expected the scores of classes .* 'name,score'"),
+            ("name,score\na,high\n", r"expected the scores of classes .* 'name,score'"),
             ("class,shapes\na,1\n", "expected the scores of classes"),
             ("class,shapes,accuracy\na,1,90.0%\nb,2,high\n", r"line 3 is damaged: .*'b,2,high'"),
-            ("class,shapes,accuracy\na,1,0.9\n", "line 2 is damaged"),
+            ("class,shapes,accuracy\na,1,0.9\nb,1,90.0%\n", "line 3 is damaged"),
+            ("depth,shapes,error\na,1,3.5\nb,1,far\n", "expected the scores of classes"),
             ("class,shapes,accuracy\na,1,120.0%\n", "line 2 is damaged"),
             ("class,shapes,accuracy\na,1,nan%\n", "line 2 is damaged"),
             ("class,shapes,accuracy\na,few,90.0%\n", "line 2 is damaged"),
@@ -149,6 +150,25 @@ class TestReadScores:
         (tmp_path / "last_test.csv").write_text(text)
         with pytest.raises(ValueError, match=rf"last_test\.csv.*{message}"):
             read_scores(tmp_path / "last_test.csv")
+
+    def test_table_of_a_task_of_ones_own(self, tmp_path: Path) -> None:
+        path = tmp_path / "table.csv"
+        path.write_text(
+            "depth,shapes,comment,error in mm\nnear,3,good,12.5\nfar,0,none,-\nat sea,1,bad,-3e1\n"
+        )
+        scores = read_scores(path)
+        assert (scores.kind, scores.measure, scores.percent) == ("depth", "error in mm", False)
+        assert (scores.shapes, scores.values) == ((3, 0, 1), (12.5, None, -30.0))
+        path.write_text("class,points,IoU\nwall,300,80.0%\nroof,20,40.0%\n")
+        scores = read_scores(path)
+        assert (scores.measure, scores.percent, scores.mean) == ("IoU", True, pytest.approx(0.6))
+        path.write_text("turn,quality\nleft,0.25\nright,0.75\n")
+        assert read_scores(path).shapes == () and read_scores(path).values == (0.25, 0.75)
+
+    def test_accuracies_as_numbers(self, tmp_path: Path) -> None:
+        path = tmp_path / "table.csv"
+        path.write_text("class,shapes,accuracy\na,1,0.9\nb,1,0.5\n")
+        assert read_scores(path).percent and read_scores(path).values == (0.9, 0.5)
 
     def test_no_text(self, tmp_path: Path) -> None:
         (tmp_path / "table.csv").write_bytes(b"class,\xff\xfe\n1")

@@ -10,17 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bixt3d.visualize.scene import (
+    CONTRAST,
     ERROR,
     MODES,
     PALETTE,
     PLAIN,
     RAMP,
     RIGHT,
+    TRUE,
     LabelledCloud,
+    deviation,
+    different_latents,
     legend,
+    part_colors,
     part_places,
     ramp,
     rgb,
+    scale,
     to_hex,
 )
 from tests.visualize.clouds import ONLY_POINTS, ball
@@ -39,6 +45,7 @@ def cloud(count: int = 6, **changes: Any) -> LabelledCloud:
         "confidence": np.linspace(0, 1, count),
         "attention": (random.random((3, count)), random.random((5, count))),
         "verdict": "IoU 70.0%",
+        "color": np.linspace(0, 1, 3 * count).reshape(count, 3),
         **changes,
     }
     return LabelledCloud("chair_1", random.normal(size=(count, 3)), **about)
@@ -51,7 +58,8 @@ def hexes(colors: Any) -> list[str]:
 
 def test_colours_of_each_mode() -> None:
     seen = cloud()
-    assert seen.modes == MODES
+    assert seen.modes == tuple(mode for mode in MODES if mode != "shape")
+    np.testing.assert_array_equal(seen.colors("color"), seen.color)
     first, second, third = PALETTE[:3]  # of the parts 2, 3 and 4
     assert hexes(seen.colors("truth")) == [first, first, second, second, third, third]
     assert hexes(seen.colors("prediction")) == [first, second, second, second, third, first]
@@ -60,11 +68,77 @@ def test_colours_of_each_mode() -> None:
     assert seen.error_rate == pytest.approx(2 / 6)
 
 
-def test_attention_goes_from_none_to_the_most_of_its_latent() -> None:
-    weights = np.array([[0.0, 0.02, 0.04, 0.06, 0.08, 0.1], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+def test_attention_is_shown_as_deviation_from_its_mean() -> None:
+    eighths = np.array([0.0, 0.125, 0.5, 1.0, 4.0, 0.375])
+    weights = np.stack([eighths / eighths.mean(), np.full(6, 0.3), np.zeros(6)])
+    assert deviation(weights[0]) == pytest.approx([0, 0, 1 / 3, 0.5, 5 / 6, 0.5 + np.log2(0.375) / 6])
     seen = cloud(attention=(weights,))
-    assert hexes(seen.colors("attention", 0, 0)) == list(RAMP)
-    assert hexes(seen.colors("attention", 0, 1)) == [RAMP[0]] * 6  # pays none anywhere, and no division by it
+    assert hexes(seen.colors("attention", 0, 1)) == [CONTRAST[3]] * 6  # alike everywhere: the mean
+    assert hexes(seen.colors("attention", 0, 2)) == [CONTRAST[0]] * 6  # pays none, and no division by it
+    most = np.array([1.0] + 99 * [0.0])
+    assert deviation(most)[0] == 1 and deviation(most)[1] == 0  # a hundred times the mean: beyond the scale
+
+
+def test_plain_shape_pales_with_height_whatever_is_up() -> None:
+    points = np.array([[0, 0, 1.0], [0, 5, 3.0], [9, 0, 5.0]])
+    assert hexes(LabelledCloud("a", points, up="z").colors("shape")) == list(PLAIN)
+    assert hexes(LabelledCloud("a", points[:, [0, 2, 1]]).colors("shape")) == list(PLAIN)
+    np.testing.assert_allclose(LabelledCloud("a", points, up="z").upright[:, 1], points[:, 2])
+
+
+def test_classes_of_a_classifier() -> None:
+    scores = {"cup": 0.1, "chair": 0.2, "sofa": 0.45, "bed": 0.15, "desk": 0.1}
+    bare: dict[str, Any] = {**ONLY_POINTS, "scores": scores}
+    seen = ball("c", "chair", **bare)
+    assert seen.modes == ("shape",) and seen.quality == 0.2
+    assert seen.top() == [("sofa", 0.45, ERROR), ("chair", 0.2, TRUE), ("bed", 0.15, seen.top()[2][2])]
+    assert ball("c", "cup", **bare).top()[3] == ("cup", 0.1, TRUE)  # the true one, wherever it stands
+    assert seen.caption == "c · truth chair"
+    unknown = ball("c", "", **bare)
+    assert unknown.quality is None and ERROR not in [color for *_, color in unknown.top()]
+    assert ball().quality == 1 - ball().error_rate and ball().top() == []  # type: ignore[operator]
+
+
+def test_first_mode_is_what_people_look_for() -> None:
+    assert cloud().first_mode == "prediction"
+    assert ball(**{**ONLY_POINTS, "attention": (np.ones((2, 400)),)}).first_mode == "shape"
+    assert cloud(**dict.fromkeys(("truth", "prediction", "color")), attention=()).first_mode == "confidence"
+
+
+def lightness_and_hue(color: str) -> Any:
+    """CIE L*a*b*."""
+    share = np.array(rgb(color))
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    x, y, z = (
+        np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    )
+    fx, fy, fz = np.cbrt(np.array([x / 0.9505, y, z / 1.089]) + 1e-4)
+    return np.array([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)])
+
+
+def test_wrong_is_far_from_the_colour_of_every_part() -> None:
+    colors = [lightness_and_hue(color) for color in (*PALETTE, RIGHT)]
+    assert min(np.linalg.norm(lightness_and_hue(ERROR) - color) for color in colors) > 30
+    assert min(np.linalg.norm(a - b) for i, a in enumerate(colors) for b in colors[:i]) > 18
+
+
+def test_colour_follows_from_the_place_among_the_categorys_parts() -> None:
+    colors = part_colors(np.array([7, 3, 7, 9]), [9, 3, 7])
+    assert hexes(colors) == [PALETTE[1], PALETTE[0], PALETTE[1], PALETTE[2]]
+    names = [f"n{i}" for i in range(10)]
+    assert legend([9, 3, 7], names) == [("n3", PALETTE[0]), ("n7", PALETTE[1]), ("n9", PALETTE[2])]
+    assert part_colors(np.array([], dtype=int), [0]).shape == (0, 3)
+    with pytest.raises(ValueError, match=r"parts: expected parts among \[0, 1\], got \[2\]"):
+        part_colors(np.array([0, 2]), [0, 1])
+
+
+def test_different_latents_leave_out_copies() -> None:
+    maps = np.full((1, 6, 100), 1e-6, np.float32)
+    for latent, place in enumerate([10, 10, 10, 50, 50, 90]):
+        maps[0, latent, place] = 1.0
+    chosen = different_latents([maps], 3)
+    assert sorted([10, 10, 10, 50, 50, 90][latent] for latent in chosen) == [10, 50, 90]
+    assert len(set(different_latents([maps], 20))) == 6
 
 
 def test_colours_of_layer_and_latent_differ() -> None:
@@ -110,7 +184,7 @@ def test_colour_as_text_and_back(value: int) -> None:
 
 
 def test_right_and_wrong_are_no_parts() -> None:
-    assert not {RIGHT, ERROR} & {*PALETTE, *RAMP} and PLAIN not in (RIGHT, ERROR)
+    assert not {RIGHT, ERROR} & {*PALETTE, *RAMP, *CONTRAST, *PLAIN} and len(set(PALETTE)) == len(PALETTE)
 
 
 @given(st.sets(st.integers(0, 60), min_size=1, max_size=15), st.data())
@@ -140,7 +214,9 @@ def test_legend_of_each_mode() -> None:
     (low, first), (half, color), (high, last) = seen.legend("confidence")
     assert (low, first, half, high, last) == ("0%", RAMP[0], "50%", "100%", RAMP[-1])
     assert np.abs(np.array(rgb(color)) * 255 - middle).max() <= 0.51
-    assert seen.legend("attention") == [("no attention", RAMP[0]), ("most", RAMP[-1])]
+    assert seen.legend("attention") == [("⅛×", CONTRAST[0]), ("mean", CONTRAST[3]), ("8×", CONTRAST[-1])]
+    assert (scale("attention"), scale("confidence"), scale("truth")) == (CONTRAST, RAMP, ())
+    assert seen.legend("color") == []
 
 
 def test_headline() -> None:
@@ -156,11 +232,11 @@ def test_headline() -> None:
 @pytest.mark.parametrize(
     ("missing", "left"),
     [
-        ({"truth": None}, ("prediction", "confidence", "attention")),
-        ({"prediction": None}, ("truth", "confidence", "attention")),
-        ({"attention": ()}, ("prediction", "truth", "error", "confidence")),
-        (dict.fromkeys(("truth", "prediction", "confidence")), ("attention",)),
-        ({"truth": None, "prediction": None, "confidence": None, "attention": ()}, ()),
+        ({"truth": None, "color": None}, ("prediction", "confidence", "attention")),
+        ({"prediction": None}, ("truth", "confidence", "attention", "color")),
+        ({"attention": ()}, ("prediction", "truth", "error", "confidence", "color")),
+        (dict.fromkeys(("truth", "prediction", "confidence", "color")), ("attention", "shape")),
+        ({**dict.fromkeys(("truth", "prediction", "confidence", "color")), "attention": ()}, ("shape",)),
     ],
 )
 def test_modes_follow_from_what_is_known(missing: dict[str, Any], left: tuple[str, ...]) -> None:
@@ -170,9 +246,7 @@ def test_modes_follow_from_what_is_known(missing: dict[str, Any], left: tuple[st
         assert seen.error_rate is None
     for mode in set(MODES) - set(left):
         for ask in (seen.colors, seen.legend, seen.headline):
-            with pytest.raises(
-                ValueError, match=f"mode: expected .*{left[-1] if left else 'none'}, got '{mode}'"
-            ):
+            with pytest.raises(ValueError, match=f"mode: expected .*{left[-1]}, got '{mode}'"):
                 ask(mode)
 
 
@@ -198,6 +272,8 @@ def test_no_such_layer_or_latent(layer: int, latent: int, message: str) -> None:
         ({"prediction": np.zeros((6, 1))}, r"expected prediction \(6,\), got \(6, 1\)"),
         ({"confidence": np.zeros(7)}, r"expected confidence \(6,\), got \(7,\)"),
         ({"attention": (np.zeros((2, 6)), np.zeros((2, 5)))}, r"expected attention \(M, 6\), got \(2, 5\)"),
+        ({"color": np.zeros(6)}, r"expected color \(6, 3\), got \(6,\)"),
+        ({"up": "north"}, "up: expected one of x, y, z, -x, -y, -z, or None, got 'north'"),
         ({"attention": (np.zeros(6),)}, r"expected attention \(M, 6\), got \(6,\)"),
     ],
 )

@@ -14,6 +14,7 @@ from bixt3d.visualize import LabelledCloud
 from bixt3d.visualize.scene import ERROR, PALETTE, RIGHT, rgb
 from bixt3d.visualize.viewer import ViewerState
 from tests.markers import needs_window, slow
+from tests.visualize.clouds import like, read
 from tests.visualize.screen import screened
 
 PROGRAM = """
@@ -115,4 +116,4 @@ def test_without_a_display_pictures_are_written_and_it_ends(tmp_path: Path) -> N
     assert "there is no display" in done.stdout and "writing pictures into views" in done.stdout
     written = sorted((tmp_path / "views").glob("*.png"))
     assert len(written) == 2
-    assert min(shares(written[0], PALETTE[0], PALETTE[1])) > 0.002
+    assert min(like(read(written[0]), color) for color in PALETTE[:2]) > 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bixt3d.visualize import Gallery, LabelledCloud
-from bixt3d.visualize.scene import MODES, PLAIN, rgb
+from bixt3d.visualize.scene import BESIDE, MODES, PLAIN, TRUE, rgb
 from bixt3d.visualize.viewer_state import HELP, KEYS, ViewerState
 from tests.visualize.clouds import BROKEN, ONLY_POINTS, UNLABELLED, Shelf, ball
 
@@ -38,7 +39,7 @@ def test_next_category() -> None:
 
 
 def test_gallery_is_not_labelled_to_find_its_next_category(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[int] = []
     monkeypatch.setattr(Gallery, "_label", lambda self, index: seen.append(index) or ball("z", "table"))
     gallery = Gallery(None, [0] * 4, list("abcd"), ["mug", "mug", "mug", "table"])  # type: ignore[arg-type]
     state = after(gallery, "category")
@@ -48,7 +49,7 @@ def test_gallery_is_not_labelled_to_find_its_next_category(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("mode", MODES)
 def test_mode(mode: str) -> None:
-    seen = ball()
+    seen = ball(**ONLY_POINTS) if mode == "shape" else ball(color=np.random.default_rng(0).random((400, 3)))
     state = after([seen], mode)
     assert state.mode == mode and state.message == ""
     np.testing.assert_array_equal(state.colors, seen.colors(mode))
@@ -113,17 +114,53 @@ def test_points_are_centred_and_of_radius_one() -> None:
 
 def test_cloud_of_which_nothing_is_known() -> None:
     state = after([ball("scan", **ONLY_POINTS)], "confidence")
-    assert state.mode == "" and state.legend == [] and state.headline == "scan · mug"
-    assert state.message == "this cloud has no confidence; it has nothing but its points"
-    assert {tuple(color) for color in state.colors.tolist()} == {rgb(PLAIN)}
+    assert state.mode == "shape" and state.legend == [] and state.headline == "scan · mug"
+    assert state.message == "this cloud has no confidence; it has 7 shape"
+    lowest, highest = state.points[:, 1].argmin(), state.points[:, 1].argmax()
+    assert (tuple(state.colors[lowest]), tuple(state.colors[highest])) == (rgb(PLAIN[0]), rgb(PLAIN[-1]))
+
+
+def test_truth_prediction_and_error_side_by_side() -> None:
+    seen = ball()
+    state = after([seen, ball("scan", **UNLABELLED)], "beside")
+    assert state.columns == BESIDE and state.colors.shape == (1200, 3)
+    for number, mode in enumerate(BESIDE):
+        np.testing.assert_array_equal(state.colors[400 * number : 400 * (number + 1)], seen.colors(mode))
+    assert [name for name, _ in state.legend] == ["body", "handle", "right", "wrong"]
+    assert state.headline == f"{seen.caption} · {seen.error_rate:.1%} of the points wrong"
+    state.act("next")
+    assert state.columns == ("prediction",) and state.colors.shape == (400, 3)
+    state.act("previous")
+    assert state.columns == BESIDE
+    state.act("attention")
+    assert state.columns == ("attention",) and len(state.amounts) > 3
+    alone = after([ball(**UNLABELLED)], "beside")
+    assert "no truth and prediction" in alone.message
+
+
+def test_worst_first_and_back() -> None:
+    clouds = [ball("a"), ball("b", prediction=1 - np.asarray(ball().truth)), BROKEN, ball("d", **UNLABELLED)]
+    state = after(Shelf(*clouds), "next", "next", "worst")
+    assert state.title == "b" and state.place == "1/4 worst first"
+    state.act("next")
+    assert state.title == "a" and state.place == "2/4 worst first"
+    state.act("worst")
+    assert state.title == "a" and state.place == "1/4"
+
+
+def test_most_probable_classes() -> None:
+    about: dict[str, Any] = {**ONLY_POINTS, "scores": {"mug": 0.7, "cup": 0.2, "vase": 0.1}}
+    assert after([ball(**about)]).bars[0] == ("mug", 0.7, TRUE)
+    assert after([ball()]).bars == after(Shelf(BROKEN)).bars == []
 
 
 def test_broken_cloud_is_told_and_passed() -> None:
     state = after(Shelf(ball("a"), BROKEN, ball("c")), "next")
     assert state.cloud is None and state.fault == "b.ply: not a mesh" and state.mode == ""
     assert state.headline == "cloud 2 · cannot be shown" and state.legend == []
+    assert after(Shelf(MemoryError(), ball())).fault == "not enough memory for it"
     assert len(state.points) == len(state.colors) == 1 and state.size > 0
-    for action in set(KEYS.values()) - {"next", "previous", "category"}:
+    for action in set(KEYS.values()) - {"next", "previous", "category", "worst"}:
         state.act(action)
         assert state.index == 1
     state.act("error")
@@ -141,10 +178,10 @@ def test_no_clouds() -> None:
 
 
 def test_keys_are_those_that_the_help_names() -> None:
-    told = " ".join(keys for keys, _ in HELP)
+    told = " ".join(keys for keys, _ in HELP).replace(",", " ").replace("/", " ").split()
     letters = {chr(key) for key in KEYS if 65 <= key <= 90}
-    assert letters == {word for word in told.replace(",", " ").split() if len(word) == 1 and word.isalpha()}
-    assert [KEYS[ord(number)] for number in "12345"] == list(MODES)
-    assert HELP[2] == ("1 2 3 4 5", ", ".join(MODES))
+    assert letters == {word for word in told if len(word) == 1 and word.isalpha()}
+    assert [KEYS[ord(number)] for number in "1234567"] == list(MODES)
+    assert HELP[2] == ("1 2 3 4 5 6 7", ", ".join(MODES))
     assert (KEYS[262], KEYS[263], KEYS[265], KEYS[264]) == ("next", "previous", "layer up", "layer down")
-    assert max(len(f"  {keys:24}{text}") for keys, text in HELP) <= 80
+    assert max(len(f"  {keys:17}{text}") for keys, text in HELP) <= 80

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bixt3d.visualize import viewer
-from bixt3d.visualize.scene import ERROR, PALETTE, RAMP, RIGHT
+from bixt3d.visualize.scene import CONTRAST, ERROR, PALETTE, RIGHT
 from bixt3d.visualize.viewer import display_missing, view
 from tests.markers import needs_window, slow
 from tests.visualize.clouds import ball, count_of, has, read
@@ -123,22 +123,33 @@ def test_every_key_and_the_mouse(tmp_path: Path) -> None:
         assert (picture()[CENTRE] == 255).mean() < (centre == 255).mean() - 0.02  # larger points
         run.xdotool("key", "--window", window, "minus", "minus")
         np.testing.assert_array_equal(picture()[CENTRE], centre)  # as at the start
-        run.xdotool("key", "--window", window, "9", "l", "w")  # Open3D's own: colours, light, wires
+        run.xdotool("key", "--window", window, "9", "l", "i")  # Open3D's own: colours, light, faces
         np.testing.assert_array_equal(picture()[CENTRE], centre)
+
+        run.press(window, "b", "% of the points wrong")
+        beside = picture()
+        thirds = [beside[60:690, left : left + 200] for left in (140, 450, 760)]
+        seen = [[count_of(third, color) for color in (*PALETTE[:2], ERROR, RIGHT)] for third in thirds]
+        assert all(min(counts[:2]) > 800 and max(counts[2:]) < 50 for counts in seen[:2]), seen
+        assert min(seen[2][2:]) > 400 and max(seen[2][:2]) < 50, seen
+        run.press(window, "w", "worst first")
+        run.press(window, "w", "1/3")
 
         run.press(window, "5", "attention, layer 1 of 2, latent 1 of 3")
         run.press(window, "period", "latent 2 of 3")
         run.press(window, "Up", "layer 2 of 2, latent 2 of 2")
-        assert count_of(picture()[CENTRE], RAMP[-1]) > 10
+        assert count_of(picture()[CENTRE], CONTRAST[0]) > 10
 
         run.press(window, "Right", "2/3  stool · table · attention")
         run.press(window, "3", "this cloud has no error")
         run.press(window, "1", "stool · table · prediction")
         run.press(window, "2", "this cloud has no truth; it has 1 prediction, 4 confidence, 5")
+        run.press(window, "b", "no truth and prediction of its points to show side by side")
+        run.xdotool("key", "--window", window, "b")
         run.press(window, "n", "3/3  cloud 3 · cannot be shown")
         run.wait_for("b.ply: not a mesh")
         run.press(window, "Left", "2/3  stool")
-        run.press(window, "h", "Right or N, Left or P   next, previous shape")
+        run.press(window, "h", "Right/N, Left/P  next, previous shape")
         panel = picture()[300:450, 400:700]
         assert (panel != 255).mean() > 0.9 and not has(panel, PALETTE[0]).any()
         run.xdotool("key", "--window", window, "Escape")
