@@ -2,7 +2,7 @@
 
 Points are (B, N, 3 + F): xyz, y up, and the features that ``features`` names. There are three kinds, in the
 order in which they are applied. `choose_points` and what it is made of say which points a batch takes, as
-indices, so that labels of points travel with them. `mix_clouds` puts points of one cloud into another.
+indices, so that labels of points go with them. `mix_clouds` puts points of one cloud into another.
 `augment` and what it is made of say where the points go. Normals follow their surface: they turn with a
 rotation and scale inversely under an anisotropic scale. Other features stay as they are, but for noise and
 dropping of their own.
@@ -83,13 +83,6 @@ def drop_feature(
     return _put(points, column, points[..., column] * kept)
 
 
-def drop_normals(
-    points: Tensor, probability: float, generator: Generator, features: Features = None
-) -> Tensor:
-    """Set all normals of a cloud to zero with the given probability; see `drop_feature`."""
-    return drop_feature(points, "normal", probability, generator, features)
-
-
 def jitter_feature(
     points: Tensor, feature: str, std: float, generator: Generator, features: Features = None
 ) -> Tensor:
@@ -121,10 +114,8 @@ def _change(
     turn: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Move xyz, turn the normals with their surface, and leave the other features as they are."""
+    moved = torch.cat([move(points[..., :3]), points[..., 3:]], -1)
     column = _columns(points, features).get("normal")
-    moved = torch.cat([move(points[..., :3]), points[..., 3:]], -1) if points.shape[-1] > 3 else None
-    if moved is None:
-        return move(points)
     return moved if column is None else _put(moved, column, turn(points[..., column]))
 
 
@@ -192,21 +183,18 @@ def choose_points(
     Returns:
         Indices (B, num_points), or (B, N); None if all points stay as they are.
     """
-    chosen: list[Tensor] = []
+    index = None
     if num_points is not None and draw:
-        chosen.append(draw_points(points, count, num_points, generator))
+        index = draw_points(points, count, num_points, generator)
     elif num_points is not None:
-        chosen.append(thin_points(points, num_points, thin, generator))
-    kept = gather_points(points, chosen[0]) if chosen else points
+        index = thin_points(points, num_points, thin, generator)
+    kept = points if index is None else gather_points(points, index)
     if dropout:
-        chosen.append(drop_points(kept, dropout, generator))
+        gone = drop_points(kept, dropout, generator)
+        index = gone if index is None else index.gather(1, gone)
     if shuffle:
-        chosen.append(shuffle_order(kept, generator))
-    if not chosen:
-        return None
-    index = chosen[0]
-    for step in chosen[1:]:
-        index = index.gather(1, step)
+        order = shuffle_order(kept, generator)
+        index = order if index is None else index.gather(1, order)
     return index
 
 
@@ -218,11 +206,11 @@ def mix_clouds(points: Tensor, generator: Generator, *, probability: float) -> t
     were in farthest-point order, the first points still spread better than a random choice, if not as well
     as before. The paper (Zhang et al., 2022) first assigns the points of both clouds to each other.
 
-    It comes before `augment`: two clouds centred and scaled alike then share one scale, shift and rotation.
-    After it, as in the paper's script, those would tell whose a point is, as would normals that one has lost.
+    It comes before `augment`: two clouds then share one scale, shift and rotation. After it, as in the
+    paper's script, those would tell whose a point is, as would normals that one has lost.
 
     Returns:
-        Points (B, N, C), for each cloud which other one (B,) points came from, and the share of its points
+        Points (B, N, C), for each cloud the other one (B,) whose points it has, and the share of its points
         that are its own (B,), float32, 1 where nothing was mixed.
     """
     batch, count, _ = points.shape
@@ -272,7 +260,7 @@ def augment(
     if jitter_std:
         points = jitter(points, jitter_std, jitter_clip, generator)
     if normal_dropout:
-        points = drop_normals(points, normal_dropout, generator, features)
+        points = drop_feature(points, "normal", normal_dropout, generator, features)
     for name, std in sorted((feature_jitter or {}).items()):
         points = jitter_feature(points, name, std, generator, features)
     for name, probability in sorted((feature_dropout or {}).items()):

@@ -1,4 +1,4 @@
-"""Parsed files, kept as arrays in one `.npz` file that is checked against the files it came from.
+"""The cache of parsed files: arrays in one `.npz` file that is checked against the files it was read from.
 
 The cache lies in `.bixt3d_cache/` inside the data set's folder, or, where that folder is read-only, under
 `${XDG_CACHE_HOME:-~/.cache}/bixt3d/`. It is used only while the name, size and modification time of every
@@ -17,6 +17,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,10 @@ Arrays = dict[str, NDArray[Any]]
 FORMAT = 2  # raise it when a reader's arrays change their meaning
 FOLDER = ".bixt3d_cache"
 _FINGERPRINT = "_fingerprint"
+# What NumPy and zipfile raise on damage; the last two: some other kind of file under this name.
 _UNREADABLE = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(TypeError, AttributeError),
 )
 
 logger = logging.getLogger(__name__)
@@ -60,9 +56,7 @@ def cached(sources: Sequence[Path], key: str, build: Callable[[], Arrays], *, fo
     """
     if not re.fullmatch(r"\w[\w.-]*", key, re.ASCII):
         raise ValueError(f"key: expected letters, digits, '_', '-' and '.', got {key!r}")
-    fingerprint = _fingerprint(
-        sources, folder
-    )  # before build: a source that changes meanwhile makes the cache stale
+    fingerprint = _fingerprint(sources, folder)  # before build: a source that changes then makes it stale
     places = cache_places(folder, key)
     for place in places:
         arrays = _read(place, fingerprint)
@@ -113,18 +107,12 @@ def _read(path: Path, fingerprint: str) -> Arrays | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored[_FINGERPRINT]) != fingerprint:
-                logger.info(
-                    "the cache %s is older than its sources or of another format: building it again", path
-                )
+                logger.info("the cache %s is not of its sources or this version: building it again", path)
                 return None
             return {name: stored[name] for name in stored.files if name != _FINGERPRINT}
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (
-        *_UNREADABLE,
-        TypeError,
-        AttributeError,
-    ) as error:  # the last two: some other kind of file under this name
+    except _UNREADABLE as error:
         logger.warning("the cache %s cannot be read (%s): building it again", path, error)
         return None
 
@@ -149,13 +137,9 @@ def _write(places: Sequence[Path], fingerprint: str, arrays: Mapping[str, NDArra
             logger.info("wrote the cache %s (%.0f MB)", path, path.stat().st_size / 1e6)
             return
         finally:
-            try:
+            with suppress(OSError):  # its folder could not be made, or the disk is gone
                 temporary.unlink(missing_ok=True)
-            except OSError:  # its folder could not be made, or the disk is gone; the failure above says why
-                pass
-    logger.warning(
-        "the parsed files could not be cached and will be parsed again next time: %s", "; ".join(failures)
-    )
+    logger.warning("parsed files are not cached, and parsed again next time: %s", "; ".join(failures))
 
 
 def _writable(folder: Path) -> bool:

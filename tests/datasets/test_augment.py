@@ -13,7 +13,6 @@ from bixt3d.datasets.augment import (
     choose_points,
     draw_points,
     drop_feature,
-    drop_normals,
     drop_points,
     jitter,
     jitter_feature,
@@ -28,6 +27,13 @@ from bixt3d.datasets.augment import (
 from bixt3d.ops import farthest_point_sample, gather_points
 
 Change = Callable[[Tensor, Generator], Tensor]
+
+
+def drop_normals(
+    points: Tensor, probability: float, generator: Generator, features: tuple[str, ...] | None = None
+) -> Tensor:
+    return drop_feature(points, "normal", probability, generator, features)
+
 
 CHANGES: dict[str, Change] = {
     "scale": lambda points, generator: scale(points, 0.5, 1.5, generator),

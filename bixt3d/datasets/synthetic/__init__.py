@@ -1,1 +1,1 @@
-"""The shapes that this project makes itself: models of ten classes with parts, and their files."""
+"""Synthetic shapes: models of ten classes with parts, and the files that they are written to."""

@@ -1,4 +1,4 @@
-"""The geometry of each category of the made shapes: pieces from a few primitives, in metres, y up.
+"""The geometry of each category of synthetic shapes: pieces from a few primitives, in metres, y up.
 
 A category is one function `rng -> pieces`. Proportions are drawn widely on purpose: chairs can be as tall as
 lamps and tables as small as mugs, so that a shape is known by its structure and not by its bounding box.
@@ -266,14 +266,6 @@ def guitar(rng: np.random.Generator) -> Pieces:
 
 
 MODELS: dict[str, Callable[[np.random.Generator], Pieces]] = {
-    "airplane": airplane,
-    "bottle": bottle,
-    "car": car,
-    "chair": chair,
-    "guitar": guitar,
-    "hammer": hammer,
-    "lamp": lamp,
-    "mug": mug,
-    "rocket": rocket,
-    "table": table,
+    model.__name__: model
+    for model in (airplane, bottle, car, chair, guitar, hammer, lamp, mug, rocket, table)
 }

@@ -1,4 +1,4 @@
-"""Primitives of the made shapes: closed meshes with outward faces, in metres, y up."""
+"""Primitives of synthetic shapes: closed meshes with outward faces, in metres, y up."""
 
 from __future__ import annotations
 

@@ -1,50 +1,40 @@
-"""The data set this project makes itself: shapes with parts, in the layouts of ModelNet40 and ShapeNetPart.
+"""Synthetic shapes with parts: drawn, sampled, and written in the layouts of ModelNet40 and ShapeNetPart.
 
-The geometry is in `models`; here shapes are drawn, sampled and written, so that the real loaders read
-them. Every shape depends on (seed, category, index) alone: the same seed gives the same bytes.
+Every shape depends on (seed, category, index) alone: the same seed gives the same bytes. The geometry is in
+`models`.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shutil
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bixt3d.datasets.modelnet40 import HDF5_FOLDER
+from bixt3d.datasets.part_table import TABLE, list_path
+from bixt3d.datasets.shapenetpart import FOLDER as PART_FOLDER
 from bixt3d.datasets.synthetic.models import MODELS, PARTS
+from bixt3d.suggest import nearest
 
 if TYPE_CHECKING:
     import trimesh
-
-__all__ = [
-    "CATEGORIES",
-    "PARTS",
-    "PART_IDS",
-    "make_shape",
-    "sample_shape",
-    "shapes_are_ready",
-    "write_shapes",
-]
 
 CATEGORIES: tuple[str, ...] = tuple(sorted(PARTS))
 _NAMES = [(category, part) for category in CATEGORIES for part in PARTS[category]]
 PART_IDS: dict[str, dict[str, int]] = {
     category: {part: _NAMES.index((category, part)) for part in PARTS[category]} for category in CATEGORIES
 }
-
-MODELNET = "modelnet40_ply_hdf5_2048"
-SHAPENET = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
 FORMAT_VERSION = 1
 SHAPES_PER_FILE = 2048
 MESHES_PER_CLASS = 2
 STRETCH = 0.2
 
-Entry = tuple[str, int]
+Entry = tuple[str, int]  # a category, and the number of a shape of it
 
 
 def make_shape(category: str, rng: np.random.Generator) -> tuple[trimesh.Trimesh, np.ndarray]:
@@ -63,20 +53,21 @@ def make_shape(category: str, rng: np.random.Generator) -> tuple[trimesh.Trimesh
     import trimesh
 
     if category not in MODELS:
-        near = difflib.get_close_matches(str(category), CATEGORIES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown category {category!r}: expected one of {', '.join(CATEGORIES)}.{hint}")
+        known = ", ".join(CATEGORIES)
+        raise ValueError(
+            f"category: expected one of {known}, got {category!r}{nearest(category, CATEGORIES)}"
+        )
     pieces = MODELS[category](rng)
     # A stretch a axis hides what is left of a category in the proportions of its bounding box.
     stretch = np.exp(rng.uniform(-STRETCH, STRETCH, size=3))
-    starts = np.cumsum([0] + [len(mesh.vertices) for _, mesh in pieces])
-    vertices = np.concatenate([mesh.vertices for _, mesh in pieces]) * stretch  # (V, 3)
+    names, meshes = zip(*pieces, strict=True)
+    starts = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes])
+    vertices = np.concatenate([mesh.vertices for mesh in meshes]) * stretch  # (V, 3)
     faces = np.concatenate(
-        [mesh.faces + start for (_, mesh), start in zip(pieces, starts, strict=False)]
+        [mesh.faces + start for mesh, start in zip(meshes, starts, strict=False)]
     )  # (F, 3)
-    face_parts = np.repeat(
-        [PARTS[category].index(part) for part, _ in pieces], [len(mesh.faces) for _, mesh in pieces]
-    )
+    parts = [PARTS[category].index(name) for name in names]
+    face_parts = np.repeat(parts, [len(mesh.faces) for mesh in meshes])  # (F,)
     return trimesh.Trimesh(vertices, faces, process=False), face_parts.astype(np.int64)
 
 
@@ -124,12 +115,17 @@ def shapes_are_ready(
     num_points: int | None = None,
     seed: int | None = None,
 ) -> bool:
-    """Whether `root/shapes` holds a whole data set of this format, made with these arguments (None: any)."""
-    stamp = _read_stamp(Path(root).expanduser() / "shapes")
+    """Tell whether `root/shapes` is a whole data set of this format and these arguments (None: any)."""
+    try:
+        stamp = json.loads((Path(root).expanduser() / "shapes" / "shapes.json").read_text())
+    except (OSError, ValueError):
+        return False
     wanted = {"per_class": per_class, "num_points": num_points, "seed": seed}
-    return stamp is not None and all(
-        value is None or stamp.get(name) == value for name, value in wanted.items()
-    )
+    wanted = {
+        "format": FORMAT_VERSION,
+        **{name: value for name, value in wanted.items() if value is not None},
+    }
+    return isinstance(stamp, dict) and wanted.items() <= stamp.items()
 
 
 def write_shapes(
@@ -140,16 +136,16 @@ def write_shapes(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Write the made data set to `root/shapes`, about 70 / 10 / 20 % train / val / test of each category.
+    """Write the data set to `root/shapes`, about 70 / 10 / 20 % train / val / test of each category.
 
     It holds `modelnet40_ply_hdf5_2048` (with normals and part ids; the train file has train, then val),
     `shapenetcore_partanno_segmentation_benchmark_v0_normal` with its `parts.json` (the same shapes, in the
     order of its split lists), `meshes/test/<class>/*.off` (a few of the test shapes, at any scale and place)
-    and the stamp `shapes.json`. The folder appears at once when all is written. A data set that is already
-    there is kept where its stamp says the same, and replaced where it differs.
+    and `shapes.json`, which says the arguments. The folder appears at once when all is written. A data set
+    that is there is kept if its arguments are the same, and else replaced.
 
     Args:
-        root: the folder that gets `shapes/`; made if missing.
+        root: the folder that gets `shapes/`; it is created if missing.
         per_class: shapes a category, at least 3.
         num_points: points a shape, at least 32.
         seed: 0 or larger; the same seed gives the same bytes.
@@ -204,12 +200,8 @@ def _write_all(folder: Path, *, per_class: int, num_points: int, seed: int, prog
 
     splits = _split_entries(per_class, seed)
     _write_tables(folder, splits)
-    with tqdm(
-        total=per_class * len(CATEGORIES),
-        desc="making shapes",
-        unit="shape",
-        disable=None if progress else True,
-    ) as bar:
+    total, quiet = per_class * len(CATEGORIES), None if progress else True
+    with tqdm(total=total, desc="making shapes", unit="shape", disable=quiet) as bar:
         for name, entries in {"train": splits["train"] + splits["val"], "test": splits["test"]}.items():
             files: list[str] = []
             queue = iter(entries)
@@ -219,9 +211,9 @@ def _write_all(folder: Path, *, per_class: int, num_points: int, seed: int, prog
                     clouds.append(_make_cloud(folder, entry, per_class, num_points, seed))
                     bar.update()
                 files.append(f"ply_data_{name}{len(files)}.h5")
-                _write_hdf5(folder / MODELNET / files[-1], chunk, clouds)
-            lines = "".join(f"data/{MODELNET}/{file}\n" for file in files)
-            (folder / MODELNET / f"{name}_files.txt").write_text(lines)
+                _write_hdf5(folder / HDF5_FOLDER / files[-1], chunk, clouds)
+            lines = "".join(f"data/{HDF5_FOLDER}/{file}\n" for file in files)
+            (folder / HDF5_FOLDER / f"{name}_files.txt").write_text(lines)
 
 
 def _split_entries(per_class: int, seed: int) -> dict[str, list[Entry]]:
@@ -242,19 +234,18 @@ def _split_entries(per_class: int, seed: int) -> dict[str, list[Entry]]:
 
 def _write_tables(folder: Path, splits: dict[str, list[Entry]]) -> None:
     """Write the lists and tables of names of both layouts, and make their folders."""
-    (folder / MODELNET).mkdir()
-    (folder / MODELNET / "shape_names.txt").write_text("".join(f"{category}\n" for category in CATEGORIES))
-    (folder / SHAPENET / "train_test_split").mkdir(parents=True)
+    (folder / HDF5_FOLDER).mkdir()
+    (folder / HDF5_FOLDER / "shape_names.txt").write_text("".join(f"{category}\n" for category in CATEGORIES))
+    (folder / PART_FOLDER / "train_test_split").mkdir(parents=True)
     for category in CATEGORIES:
-        (folder / SHAPENET / _synset(category)).mkdir()
+        (folder / PART_FOLDER / _synset(category)).mkdir()
         (folder / "meshes" / "test" / category).mkdir(parents=True)
     synsets = "".join(f"{category}\t{_synset(category)}\n" for category in CATEGORIES)
-    (folder / SHAPENET / "synsetoffset2category.txt").write_text(synsets)
-    (folder / SHAPENET / "parts.json").write_text(json.dumps(PART_IDS, indent=2) + "\n")
+    (folder / PART_FOLDER / TABLE).write_text(synsets)
+    (folder / PART_FOLDER / "parts.json").write_text(json.dumps(PART_IDS, indent=2) + "\n")
     for split, entries in splits.items():
         names = [f"shape_data/{_synset(category)}/{_token(category, index)}" for category, index in entries]
-        path = folder / SHAPENET / "train_test_split" / f"shuffled_{split}_file_list.json"
-        path.write_text(json.dumps(names) + "\n")
+        list_path(folder / PART_FOLDER, split).write_text(json.dumps(names) + "\n")
 
 
 def _make_cloud(
@@ -271,7 +262,7 @@ def _make_cloud(
 
     table = np.concatenate([points, normals, parts[:, None]], axis=1)  # (num_points, 7)
     text = ("%.6f %.6f %.6f %.6f %.6f %.6f %.6f\n" * num_points) % tuple(table.ravel().tolist())
-    (folder / SHAPENET / _synset(category) / f"{_token(category, index)}.txt").write_text(text)
+    (folder / PART_FOLDER / _synset(category) / f"{_token(category, index)}.txt").write_text(text)
     if index >= per_class - MESHES_PER_CLASS and index > 0:
         mesh.vertices *= 10 ** rng.uniform(-1, 2)
         mesh.vertices += rng.uniform(-1, 1, size=3) * mesh.scale
@@ -285,9 +276,8 @@ def _write_hdf5(path: Path, entries: list[Entry], clouds: list[dict[str, np.ndar
     with h5py.File(path, "w") as file:
         for key in ("data", "normal", "pid"):
             file[key] = np.stack([cloud[key] for cloud in clouds])  # (n, num_points, 3), pid: (n, num_points)
-        file["label"] = np.array(
-            [[CATEGORIES.index(category)] for category, _ in entries], dtype=np.uint8
-        )  # (n, 1)
+        label = [[CATEGORIES.index(category)] for category, _ in entries]
+        file["label"] = np.array(label, dtype=np.uint8)  # (n, 1)
 
 
 def _synset(category: str) -> str:
@@ -296,14 +286,6 @@ def _synset(category: str) -> str:
 
 def _token(category: str, index: int) -> str:
     return f"{category}_{index:04d}"
-
-
-def _read_stamp(folder: Path) -> dict[str, Any] | None:
-    try:
-        stamp = json.loads((folder / "shapes.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return stamp if isinstance(stamp, dict) and stamp.get("format") == FORMAT_VERSION else None
 
 
 def _whole_number(name: str, value: int, least: int) -> int:

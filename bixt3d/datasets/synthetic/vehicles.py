@@ -1,4 +1,4 @@
-"""The geometry of the made shapes that move: cars, airplanes, rockets."""
+"""The geometry of synthetic shapes that move: cars, airplanes, rockets."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_sample_shape_rejects_parts_of_another_mesh() -> None:
 
 
 def test_unknown_category_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="Did you mean 'chair'"):
+    with pytest.raises(ValueError, match="got 'chairs'; did you mean 'chair'"):
         make_shape("chairs", np.random.default_rng(0))
 
 
