@@ -21,6 +21,10 @@ NAMES = (
         "ply",
         "stl",
         "glb",
+        "gltf",
+        "las",
+        "laz",
+        "bin",
         "pcd",
         "npy",
         "npz",
@@ -48,7 +52,7 @@ def find_target(name: str) -> Target:
     """Returns a target; its parsers are instrumented as they are imported."""
     import atheris
 
-    with atheris.instrument_imports(include=["bixt3d", "trimesh"]):
+    with atheris.instrument_imports(include=["bixt3d", "laspy"]):
         from bixt3d.config import load_config
         from bixt3d.datasets import part_table
         from bixt3d.datasets.acquire.archives import unpack
@@ -78,7 +82,11 @@ def find_target(name: str) -> Target:
     if f".{name}" in files.SHAPES:
         return Target(f"shape.{name}", files.SHAPES[f".{name}"], cloud)
     return {
-        "text": lambda: Target("shape.xyz", files.SHAPES[".xyz"] + files.SHAPES[".txt"], cloud),
+        "text": lambda: Target(
+            "shape.pts",
+            [each for kind in (".xyz", ".txt", ".csv", ".pts") for each in files.SHAPES[kind]],
+            cloud,
+        ),
         "rows": lambda: Target("rows.txt", [files.text(" ", 6)], lambda path: read_rows(path, 6)),
         "hdf5": lambda: Target("data.h5", hdf5, lambda path: read_hdf5(path, 40)),
         "lines": lambda: Target("names.txt", [b"chair\ntable\n"], read_lines),

@@ -53,6 +53,16 @@ def _meshes(files: Any) -> dict[str, bytes]:
         "count.stl": bytes(80) + b"\xff\xff\xff\xff" + bytes(50),
         "index.obj": b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 999999999999\n",
         "accessor.glb": glb(placeholder, rest),
+        "accessor.gltf": json.dumps(placeholder).encode(),
+        "corners.off": b"OFF BINARY\n"
+        + struct.pack(">5i", 1, 1, 0, 0, 0)
+        + bytes(4)
+        + b"\x7f\xff\xff\xff" * 9,
+        **{
+            f"count{kind}": files.las(kind == ".laz")[:107] + b"\xff" * 4 + files.las(kind == ".laz")[111:]
+            for kind in (".las", ".laz")
+        },
+        "records.las": files.las()[:100] + b"\xff" * 4 + files.las()[104:],
         "instances.glb": glb(many, rest),
         "deep.glb": glb({**tree, "nodes": [*deep, {"mesh": 0}], "scenes": [{"nodes": [0]}]}, rest),
     }

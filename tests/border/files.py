@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -27,8 +29,8 @@ COUNT = 24
 def points(channels: int = 3) -> NDArray[np.float64]:
     """A cloud (COUNT, channels); columns 4 to 6 are unit normals."""
     cloud = np.random.default_rng(0).normal(size=(COUNT, channels))
-    if channels == 6:
-        cloud[:, 3:] /= np.linalg.norm(cloud[:, 3:], axis=1, keepdims=True)
+    if channels >= 6:
+        cloud[:, 3:6] /= np.linalg.norm(cloud[:, 3:6], axis=1, keepdims=True)
     return cloud
 
 
@@ -116,6 +118,55 @@ def pcd(encoding: str, features: bool = False) -> bytes:
     return head + len(packed).to_bytes(4, "little") + len(block).to_bytes(4, "little") + packed
 
 
+def gltf() -> bytes:
+    """A .glb file's tree with its data as text in it."""
+    content = mesh("glb")
+    end = 20 + int.from_bytes(content[12:16], "little")
+    tree = json.loads(content[20:end])
+    data = base64.b64encode(content[end + 8 :]).decode()
+    tree["buffers"][0]["uri"] = f"data:application/octet-stream;base64,{data}"
+    return json.dumps(tree).encode()
+
+
+def las(compressed: bool = False) -> bytes:
+    import laspy
+
+    header = laspy.LasHeader(point_format=3)
+    header.scales = np.full(3, 1e-6)
+    cloud = laspy.LasData(header)
+    cloud.xyz = points()
+    cloud.classification[:] = np.arange(COUNT) % 4
+    file = io.BytesIO()
+    cloud.write(file, do_compress=compressed)
+    return file.getvalue()
+
+
+def kitti() -> bytes:
+    rows = np.concatenate([points(), np.random.default_rng(1).random((COUNT, 1))], axis=1)
+    return rows.astype("<f4").tobytes()
+
+
+def off_binary() -> bytes:
+    mesh = trimesh.creation.icosahedron()
+    faces = np.full((20, 5), 3, ">i4")
+    faces[:, 1:4], faces[:, 4] = mesh.faces, 0
+    counts = np.array([12, 20, 0], ">i4").tobytes()
+    return b"OFF BINARY\n" + counts + mesh.vertices.astype(">f4").tobytes() + faces.tobytes()
+
+
+def ply_mixed(order: str) -> bytes:
+    """A quad and a triangle whose lists stand before and behind other properties, in this order of bytes."""
+    name = {"<": "little", ">": "big"}[order]
+    head = f"ply\r\nformat binary_{name}_endian 1.0\r\nelement vertex 5\r\n"
+    head += "".join(f"property double {axis}\r\n" for axis in "xyz")
+    head += (
+        "element face 2\r\nproperty list uchar uint vertex_index\r\nproperty short label\r\nend_header\r\n"
+    )
+    xyz = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0], [2, 0, 0.0]], order + "f8").tobytes()
+    faces = struct.pack(f"{order}B4IhB3Ih", 4, 0, 1, 2, 3, 7, 3, 1, 4, 2, 8)
+    return head.encode() + xyz + faces
+
+
 def hdf5(names: bool = True, **options: Any) -> bytes:
     import h5py
 
@@ -181,13 +232,20 @@ train: {epochs: 3, batch_size: 16}
 PARTS = json.dumps({"Mug": {"body": 0, "handle": 1}, "Lamp": {"foot": 2}}).encode()
 MEMBERS = {"set/names.txt": b"chair\ntable\n", "set/deep/cloud.xyz": text(" ")}
 
+SQUARE = ((0, 0), (2, 0), (1, 1), (0, 2))
 # by suffix, what `read_cloud` reads
 SHAPES: dict[str, list[bytes]] = {
-    ".off": [mesh("off"), mesh("off").replace(b"OFF\n", b"OFF", 1)],
-    ".obj": [mesh("obj")],
+    ".off": [
+        *(mesh("off"), mesh("off").replace(b"OFF\n", b"OFF", 1), off_binary()),
+        b"CNOFF\n4 1 0\n" + b"".join(b"%d %d 0 0 0 1 9 9 9 9\n" % p for p in SQUARE) + b"4 0 1 2 3 .5 .5 1\n",
+    ],
+    ".obj": [
+        mesh("obj"),
+        b"v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 1 1 0 0 0 1\nv 0 1 1 0 0 0\nf -4 -3//1 -2/2 -1/1/1\n",
+    ],
     ".ply": [
         *(mesh("ply"), mesh("ply", encoding="ascii"), ply_cloud("ascii"), ply_cloud("binary")),
-        *(ply_featured("ascii"), ply_featured("binary")),
+        *(ply_featured("ascii"), ply_featured("binary"), ply_mixed("<"), ply_mixed(">")),
     ],
     ".stl": [mesh("stl"), mesh("stl_ascii")],
     ".glb": [mesh("glb")],
@@ -198,6 +256,12 @@ SHAPES: dict[str, list[bytes]] = {
     ".npz": [npz(False), npz(True), npz(False, True), npz(True, True)],
     ".xyz": [text(" "), text(" ", 6)],
     ".txt": [text(",", 6)],
+    ".csv": [b"x,y,z,label\n" + text(",", 4), b"// X Y Z\n" + text(" ")],
+    ".pts": [b"%d\n" % COUNT + text(" ", 7)],
+    ".gltf": [gltf()],
+    ".las": [las()],
+    ".laz": [las(compressed=True)],
+    ".bin": [kitti()],
 }
 # of those, files that name features, and which they all have
 FEATURED: dict[str, tuple[list[bytes], tuple[str, ...]]] = {

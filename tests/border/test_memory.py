@@ -15,7 +15,16 @@ from tests.border import bombs, files
 
 NAMES = (
     *("counts.off", "ascii.ply", "binary.ply", "list.ply", "count.stl", "index.obj"),
-    *("accessor.glb", "instances.glb", "deep.glb"),
+    *(
+        "accessor.glb",
+        "instances.glb",
+        "deep.glb",
+        "accessor.gltf",
+        "corners.off",
+        "count.las",
+        "count.laz",
+        "records.las",
+    ),
     *(
         "shape.npy",
         "kind.npy",
@@ -36,7 +45,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="l
 def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     warm, folder = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("bombs")
     for suffix, contents in {**files.SHAPES, ".h5": [files.hdf5()], ".pt": [files.state()]}.items():
-        (warm / f"whole{suffix}").write_bytes(contents[0])
+        (warm / f"{suffix[1:]}{suffix}").write_bytes(contents[0])
     (warm / "whole.safetensors").write_bytes(files.checkpoint())
     (warm / "whole.yaml").write_bytes(files.CONFIG)
     for suffix, content in files.ARCHIVES.items():

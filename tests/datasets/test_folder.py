@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import os
 import shutil
@@ -24,6 +26,7 @@ from bixt3d.datasets.split import Split
 from bixt3d.training.splits import open_splits
 from tests.datasets.readers.test_pcd import pcd
 
+SCANS = (".las", ".laz", ".bin")  # they name no normals
 EXTENTS = np.array([1.0, 2.0, 4.0])
 
 
@@ -50,6 +53,16 @@ def write(path: Path, points: NDArray[Any] | None = None) -> Path:
     elif suffix == ".pcd":
         names = ("x", "y", "z", "normal_x", "normal_y", "normal_z")
         path.write_bytes(pcd({name: column for name, column in zip(names, points.T, strict=False)}))
+    elif suffix in (".las", ".laz"):
+        import laspy
+
+        header = laspy.LasHeader(point_format=0)
+        header.scales = np.full(3, 1e-6)
+        scan = laspy.LasData(header)
+        scan.xyz, scan.intensity = points[:, :3], np.arange(len(points))
+        scan.write(path)
+    elif suffix == ".bin":
+        np.concatenate([points[:, :3], np.arange(len(points))[:, None]], axis=1).astype("<f4").tofile(path)
     elif suffix == ".npy":
         np.save(path, points)
     elif suffix == ".npz":
@@ -59,7 +72,13 @@ def write(path: Path, points: NDArray[Any] | None = None) -> Path:
     return path
 
 
-def _bytes(content: str | bytes) -> bytes:
+def _bytes(content: str | bytes | dict[str, bytes]) -> bytes:
+    if isinstance(content, dict):  # of a .gltf: its tree, and its data, which are written into the tree
+        tree = json.loads(content["model.gltf"])
+        for buffer in tree["buffers"]:
+            data = base64.b64encode(content[buffer["uri"]]).decode()
+            buffer["uri"] = f"data:application/octet-stream;base64,{data}"
+        return json.dumps(tree).encode()
     return content.encode() if isinstance(content, str) else content
 
 
@@ -95,12 +114,16 @@ def assert_same_points(points: torch.Tensor, expected: NDArray[np.float64]) -> N
 
 
 def test_every_kind_of_file(tmp_path: Path) -> None:
-    for suffix in SUFFIXES:
+    with_normals = [suffix for suffix in SUFFIXES if suffix not in SCANS]
+    for suffix in with_normals:
         write(tmp_path / "train" / suffix[1:] / f"a{suffix}")
         write(tmp_path / "train" / suffix[1:] / f"b{suffix}".upper())
     split = open_dataset("folder", tmp_path, "trainval")
-    assert split.points.shape == (2 * len(SUFFIXES), STORED_POINTS, 6) and split.points.dtype == torch.float32
-    assert split.classes == tuple(sorted(suffix[1:] for suffix in SUFFIXES))
+    assert (
+        split.points.shape == (2 * len(with_normals), STORED_POINTS, 6)
+        and split.points.dtype == torch.float32
+    )
+    assert split.classes == tuple(sorted(suffix[1:] for suffix in with_normals))
     for points, label, name in zip(split.points, split.label.tolist(), split.names, strict=True):
         assert split.classes[label] == name.partition("/")[0]
         xyz, normals = points[:, :3].numpy(), points[:, 3:].numpy()
@@ -109,7 +132,18 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
             assert_box(xyz, normals)
         else:
             assert_same_points(points[:60], in_unit_sphere(cloud()))
-    assert split.names == tuple(sorted(split.names)) and split.names[0] == "glb/B.GLB"
+    assert split.names == tuple(sorted(split.names)) and split.names[0] == "asc/B.ASC"
+
+
+def test_scans_have_intensities(tmp_path: Path) -> None:
+    for suffix in SCANS:
+        write(tmp_path / "train" / suffix[1:] / f"a{suffix}")
+        write(tmp_path / "train" / suffix[1:] / f"b{suffix}".upper())
+    split = open_dataset("folder", tmp_path, "trainval", features=["intensity"])
+    assert split.points.shape == (6, STORED_POINTS, 4) and split.classes == ("bin", "las", "laz")
+    for points in split.points:
+        expected = np.concatenate([in_unit_sphere(cloud()[:, :3]), np.arange(60)[:, None]], axis=1)
+        assert_same_points(points[:60], expected)
 
 
 def assert_box(xyz: NDArray[Any], normals: NDArray[Any]) -> None:
@@ -563,7 +597,7 @@ def test_a_file_without_permission_is_not_called_broken(root: Path, monkeypatch:
         raise PermissionError(13, "Permission denied", str(path))
 
     npy = "bixt3d.datasets.readers.arrays.read_arrays"
-    for kind, call in (("off", "trimesh.load"), ("npy", npy), ("pcd", "pathlib.Path.read_bytes")):
+    for kind, call in (("off", "pathlib.Path.read_bytes"), ("npy", npy), ("pcd", "pathlib.Path.read_bytes")):
         write(root / "train" / "cup" / f"locked.{kind}")
         with monkeypatch.context() as patch:
             patch.setattr(call, refuse)

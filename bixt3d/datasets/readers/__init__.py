@@ -116,9 +116,9 @@ def load_cloud(
             cloud = MESHES[suffix](path).sample(num_samples, seed)
     except (OSError, ImportError):
         raise
-    except ValueError as error:
+    except Exception as error:
+        if type(error) is not ValueError:  # what a damaged file makes a parser meet, of any kind
+            raise ValueError(f"{path}: expected a whole {suffix} file, got one that is damaged") from error
         reason = str(error).removeprefix(str(path)).lstrip(":, ")
         raise ValueError(f"{path}{', ' if reason.startswith('line ') else ': '}{reason}") from None
-    except Exception as error:  # what a damaged file makes a parser meet, of any kind
-        raise ValueError(f"{path}: expected a whole {suffix} file, got one that is damaged") from error
     return cloud.measured(path, notes)

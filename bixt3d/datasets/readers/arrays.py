@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -42,9 +45,17 @@ def read_array_file(path: Path) -> FileCloud:
 
 
 def is_part_of_gltf(path: Path) -> bool:
-    """Tell whether a .bin file is no scan but the data of a .gltf file of its name, numbered or not."""
-    stems = {path.stem, path.stem.rstrip("0123456789")} - {""}
-    return any(path.with_name(f"{stem}.gltf").is_file() for stem in stems)
+    """Tell whether a .bin file is no scan, but the data of a .gltf file beside it."""
+    return path.with_suffix(".gltf").is_file() or path.name in _named(
+        path.parent, path.parent.stat().st_mtime_ns
+    )
+
+
+@lru_cache(maxsize=16)
+def _named(folder: Path, changed: int) -> frozenset[str]:
+    """The files that a folder's .gltf files name as their data; `changed` is when the folder was."""
+    found = (re.findall(rb'"uri"\s*:\s*"([^"]{1,300})"', each.read_bytes()) for each in folder.glob("*.gltf"))
+    return frozenset(unquote(name.decode("utf-8", "replace")) for names in found for name in names)
 
 
 def read_kitti(path: Path) -> FileCloud:

@@ -175,7 +175,8 @@ class _Reader:
             index = self._accessor(one["indices"], 1)[:, 0].astype(np.int64)
         if len(index) and index.max() >= len(xyz):
             raise ValueError(f"a triangle names point {index.max()}, of {len(xyz)} that count from 0")
-        xyz = xyz @ place[:3, :3].T + place[:3, 3]
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused with its faces
+            xyz = xyz @ place[:3, :3].T + place[:3, 3]
         return xyz, _triangles(index, mode), named
 
     def _accessor(self, number: int, width: int | None = None) -> Array:

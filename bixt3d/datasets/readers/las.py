@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.limits import check_unpacked
 
 INSTALL = 'LAS and LAZ files need laspy: pip install "bixt3d[las]"'
+RECORD = 54  # bytes of a record's head, between the header and the points
 COLORS = ("red", "green", "blue")
 
 
@@ -23,10 +26,39 @@ def read_las(path: Path) -> FileCloud:
         ValueError: The file is damaged, or announces more points than it holds.
     """
     try:
-        import laspy
+        import laspy  # noqa: F401
     except ImportError:
         raise ImportError(f"{path}: {INSTALL}") from None
-    with laspy.open(path) as file:
+    with path.open("rb") as head:
+        fields = head.read(104)
+    if fields[:4] != b"LASF" or len(fields) < 104:
+        raise ValueError("expected a first word LASF")
+    _, begin, records = struct.unpack("<HII", fields[94:])
+    if RECORD * records > begin:  # laspy would look for each of them
+        raise ValueError(f"it announces {records} records in the {begin} bytes before its points")
+    try:
+        points = _read_points(path)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # by which lazrs ends on damage; it is no Exception
+            raise
+        raise ValueError("its points cannot be unpacked: damaged, or of an early LASzip") from None
+    xyz = np.stack([np.asarray(points[axis], dtype=np.float64) for axis in "xyz"], axis=1)  # (N, 3)
+    names = [name for name in points.point_format.dimension_names if name not in ("X", "Y", "Z")]
+    named = {name: np.asarray(points[name]) for name in names}
+    if set(COLORS) <= set(named):
+        largest = max(int(named[name].max()) for name in COLORS)
+        for name in COLORS:
+            if largest <= 255:
+                named[name] = named[name].astype(np.uint8)
+        if not largest:
+            named = {name: values for name, values in named.items() if name not in COLORS}
+    return FileCloud(xyz, named)
+
+
+def _read_points(path: Path) -> Any:
+    import laspy
+
+    with laspy.open(path, read_evlrs=False) as file:
         header = file.header
         size = header.point_count * header.point_format.size
         held = path.stat().st_size - header.offset_to_point_data
@@ -41,14 +73,4 @@ def read_las(path: Path) -> FileCloud:
         points = file.read()
     if len(points.points) != header.point_count:
         raise ValueError(f"it announces {header.point_count} points, and holds {len(points.points)}")
-    xyz = np.stack([np.asarray(points[axis], dtype=np.float64) for axis in "xyz"], axis=1)  # (N, 3)
-    names = [name for name in points.point_format.dimension_names if name not in ("X", "Y", "Z")]
-    named = {name: np.asarray(points[name]) for name in names}
-    if set(COLORS) <= set(named):
-        largest = max(int(named[name].max()) for name in COLORS)
-        for name in COLORS:
-            if largest <= 255:
-                named[name] = named[name].astype(np.uint8)
-        if not largest:
-            named = {name: values for name, values in named.items() if name not in COLORS}
-    return FileCloud(xyz, named)
+    return points

@@ -132,8 +132,8 @@ def _ears(polygon: Array) -> Array:
     import mapbox_earcut
 
     normal = _normals(polygon[None])[0]
-    across = np.delete(np.arange(3), np.abs(normal).argmax())  # the two axes that show most of it
-    flat = np.ascontiguousarray(polygon[:, across] - polygon[:, across].mean(axis=0))
+    across = np.linalg.svd(normal[None])[2][1:]  # (2, 3), at right angles to it
+    flat = np.ascontiguousarray((polygon - polygon.mean(axis=0)) @ across.T)
     cut = mapbox_earcut.triangulate_float64(flat, np.array([len(flat)], np.uint32)).reshape(-1, 3).astype(int)
     turn = np.cross(polygon[cut[:, 1]] - polygon[cut[:, 0]], polygon[cut[:, 2]] - polygon[cut[:, 0]]) @ normal
     return np.where((turn < 0)[:, None], cut[:, ::-1], cut)  # the side that the polygon shows

@@ -43,8 +43,8 @@ class Header(NamedTuple):
 def read_pcd(path: Path) -> FileCloud:
     """Reads x y z, and the other fields by their names; `rgb` becomes three numbers from 0 to 255.
 
-    Rows whose x, y or z is NaN, as depth cameras leave them where they measured nothing, are no points and
-    are left out. The viewpoint is not applied, as in other readers.
+    Rows whose x, y or z is NaN, as depth cameras leave them where they measured nothing, stay in their
+    places. The viewpoint is not applied, as in other readers.
 
     Returns:
         The points in the file's own coordinates, and fields (N, values).
@@ -72,9 +72,6 @@ def read_pcd(path: Path) -> FileCloud:
     fields = [one for name in names for one in _values(header.fields[name])]
     read = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}
     table = read[header.encoding](path, content, header, fields)
-    table = table[~np.isnan(table[:, :3]).any(axis=1)]
-    if not len(table):
-        raise ValueError(f"{path}: it holds no points")
     named: dict[str, NDArray[Any]] = {}
     begin = 3
     for name in names[3:]:
@@ -130,7 +127,8 @@ def _read_header(path: Path, content: bytes) -> Header:
             known = ", ".join(sorted(TYPES))
             raise ValueError(f"{path}: field {name}: expected a type out of {known}, got {kind}{size}")
         count = _whole(path, "COUNT", [times])
-        fields[name] = Field(f"<{kind.lower()}{size}", count, row_values, row_bytes)
+        known = name.lower() if name.lower() in XYZ else name
+        fields[known] = Field(f"<{kind.lower()}{size}", count, row_values, row_bytes)
         row_values += count
         row_bytes += count * int(size)
 

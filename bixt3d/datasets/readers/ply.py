@@ -59,10 +59,9 @@ def read_ply(path: Path) -> Mesh:
     read = _read_text if order == "" else _read_binary
     tables = read(content, start, elements, order)
     vertices = {name: one for name, one in tables.get("vertex", {}).items() if not isinstance(one, _Lists)}
-    try:
-        cloud = FileCloud.of_names(vertices)
-    except ValueError as error:
-        raise ValueError(f"its element vertex: {error}") from None
+    if not any(element.name == "vertex" and element.number for element in elements):
+        raise ValueError("it holds no vertices")
+    cloud = FileCloud.of_names(vertices)
     for name in ("face", "faces", "tristrips"):
         table = tables.get(name, {})
         lists = {key: one for key, one in table.items() if isinstance(one, _Lists)}
@@ -74,8 +73,6 @@ def read_ply(path: Path) -> Mesh:
             return Mesh(cloud, corners.sizes, corners.values, held)
         if table and corners is None and any(element.name == name and element.number for element in elements):
             raise ValueError(f"its element {name} has no list {CORNERS[0]}, but {', '.join(table)}")
-    if not len(cloud.xyz):
-        raise ValueError("it holds no vertices")
     return Mesh(cloud, np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -147,6 +144,7 @@ def _read_text(content: bytes, start: int, elements: list[_Element], order: str)
 def _split_lists(element: _Element, rows: list[str]) -> _Table:
     """Split lines into properties, of which some begin with how many values they have."""
     parts: dict[str, list[list[str]]] = {one.name: [] for one in element.properties}
+    longer = False
     for number, row in enumerate(rows, 1):
         words, at = row.split(), 0
         for one in element.properties:
@@ -160,10 +158,11 @@ def _split_lists(element: _Element, rows: list[str]) -> _Table:
                 )
             parts[one.name].append(words[at : at + size])
             at += size
-        if at != len(words):
-            raise ValueError(f"{element.name} {number}: expected {at} numbers in its line, got {len(words)}")
+        longer = longer or at < len(words)
     table: _Table = {}
     for one in element.properties:
+        if longer and not one.length:
+            continue  # there are more numbers than announced, so that it is not known which are these
         sizes = np.array([len(values) for values in parts[one.name]], np.int64)
         try:
             values = np.array([float(word) for values in parts[one.name] for word in values])

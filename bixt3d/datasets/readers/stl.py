@@ -55,6 +55,8 @@ def _text(content: bytes) -> Array:
     begun = len(re.findall(r"(?i)\bfacet\b", words))
     if begun != len(facets):
         raise ValueError(f"it begins {begun} facets, of which {len(facets)} are whole")
+    if not re.search(rb"(?i)\bendsolid\b[^\r\n]*\s*\Z", content):
+        raise ValueError(f"it ends after {begun} facets, without endsolid: cut off")
     rows = []
     for number, facet in enumerate(facets, 1):
         corners = re.findall(r"(?i)\bvertex\s+(\S+\s+\S+\s+\S+)", facet)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bixt3d.datasets.files import WHERE
 from bixt3d.datasets.readers.cloud import POINTS, FileCloud
 
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks at the beginning of such text
 COMMENTS = ("#", "//", "%", "!")
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
@@ -79,7 +80,7 @@ def read_text(path: Path) -> FileCloud:
 
 def lines_of(content: bytes) -> list[str]:
     """Split text into lines, whatever ends them, without a mark of its encoding."""
-    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = "utf-16" if content[:2] in UTF_16 else "utf-8-sig"
     text = content.decode(encoding, errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 

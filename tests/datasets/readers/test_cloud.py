@@ -472,7 +472,9 @@ def test_features_that_are_not_finite(tmp_path: Path) -> None:
     values[5] = np.nan
     path = ply(tmp_path / "cloud.ply", {"intensity": values})
     assert read_cloud(path).shape == (COUNT, 3)
-    with pytest.raises(ValueError, match=r"cloud\.ply: expected finite numbers, got nan for intensity of point 6$"):
+    with pytest.raises(
+        ValueError, match=r"cloud\.ply: expected finite numbers, got nan for intensity of point 6$"
+    ):
         read_cloud(path, ("intensity",))
     np.savez(tmp_path / "cloud.npz", points=xyz(), own=np.ones(COUNT, bool))
     with pytest.raises(ValueError, match=r"cloud\.npz: expected finite numbers, got bool for own"):
