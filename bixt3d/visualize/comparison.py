@@ -44,12 +44,12 @@ def plot_runs(
         if table:
             tables[run.name] = read_scores(table, convention)
         else:
-            why = f"no bars without {run.tables[0].name}, which tools/evaluate.py can replace"
+            why = f"no bars without {run.tables[0].name}, which bixt3d evaluate can replace"
             lacking.setdefault(why, []).append(run.name)
         if run.confusion.is_file():
             matrices[run.name] = read_confusion(run.confusion)
         elif len(runs) == 1 and not (table and tables[run.name].kind == "category"):
-            why = "no confusion matrix without confusion.csv, which tools/evaluate.py writes"
+            why = "no confusion matrix without confusion.csv, which bixt3d evaluate writes"
             lacking.setdefault(why, []).append(run.name)
     missing = [f"{reason}: {', '.join(of)}" for reason, of in lacking.items()]
 

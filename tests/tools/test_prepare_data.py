@@ -130,7 +130,7 @@ def test_no_network_is_one_message_with_every_place(
     for place in SOURCES[name].by_hand:
         assert place in outcome.err
     assert outcome.err.count("no connection, or it broke: Connection refused") == len(SOURCES[name].mirrors)
-    assert outcome.err.endswith(f"python tools/prepare_data.py {name} --root data --from-file ARCHIVE\n")
+    assert outcome.err.endswith(f"bixt3d data get {name} --root data --from-file ARCHIVE\n")
     assert list(Path("data").iterdir()) == []
 
 

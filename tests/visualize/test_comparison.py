@@ -74,7 +74,7 @@ def test_a_run_that_lacks_something_leaves_others_their_colours(
         f"{tmp_path / 'curves.pdf'}: 2 of 3 runs",
         f"{tmp_path / 'per_class.pdf'}: 2 of 3 runs",
         "no curves, as no epoch is finished: first",
-        "no bars without last_test.csv, which tools/evaluate.py can replace: second",
+        "no bars without last_test.csv, which bixt3d evaluate can replace: second",
     ]
     metrics, _, order = calls["training_curves"]
     assert list(metrics) == ["second", "third"] and order == ["first", "second", "third"]

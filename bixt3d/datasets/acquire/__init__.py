@@ -114,7 +114,7 @@ def _download(source: Source, urls: list[str], work: Path, target: Path, timeout
         lines.append(f"{megabytes(kept)} are kept: the same command continues from there.")
     lines += [f"A browser also gets it from {place}" for place in source.by_hand]
     root = target.parent.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target.parent
-    command = f"python tools/prepare_data.py {source.name} --root {root}"
+    command = f"bixt3d data get {source.name} --root {root}"
     lines += ["Get it by hand with a browser, then run", f"  {command} --from-file ARCHIVE"]
     raise RuntimeError("\n".join(lines))
 

@@ -77,7 +77,7 @@ def test_every_kind_of_bad_mirror_is_told_and_passed_over(
     for url, reason in mirrors.items():
         assert re.search(reason, lines[lines.index(f"  {url}") + 1]), (url, said)
     assert [line.strip() for line in lines if line.startswith("  http")] == list(mirrors)
-    assert lines[-1].startswith("  python tools/prepare_data.py modelnet40 --root ")
+    assert lines[-1].startswith("  bixt3d data get modelnet40 --root ")
     assert lines[-1].endswith(" --from-file ARCHIVE") and str(root) in lines[-1]
 
     report = get(root, source_of(*mirrors, server.add("good.zip", archive)), timeout=0.2)
