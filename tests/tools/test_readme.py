@@ -12,13 +12,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import bixt3d
-from bixt3d import cli
-from bixt3d.commands.data import get
+from bixt3d import cli, commands
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from tests.tools.conftest import CONFIG, Workplace
 from tests.tools.test_seg_shapenetpart import CONFIG as PARTS_CONFIG
@@ -28,6 +29,7 @@ BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), 
 SHELL = [line for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 LINES = [line.partition("  #")[0].strip() for line in SHELL]
 PYTHON = "".join(block for kind, block in BLOCKS if kind == "python")
+OURS = re.compile(r"python |bixt3d ")
 NOT_HERE = re.compile(r"modelnet40|paper_|seg_shapenetpart|shapenetpart_")
 
 
@@ -77,7 +79,7 @@ def test_python(demo: Workplace) -> None:
     assert "(1024, 3)" in second or "(1024, 6)" in second
 
 
-@pytest.mark.parametrize("line", [x for x in LINES if x.startswith("python") and not NOT_HERE.search(x)])
+@pytest.mark.parametrize("line", [x for x in LINES if OURS.match(x) and not NOT_HERE.search(x)])
 def test_command_runs(line: str, demo: Workplace) -> None:
     done = shell(demo, line + (" train.epochs=1" if "--set" in line else ""))
     assert done.returncode == 0, done.stderr
@@ -85,16 +87,26 @@ def test_command_runs(line: str, demo: Workplace) -> None:
 
 @pytest.mark.parametrize("line", [line for line in LINES if NOT_HERE.search(line)])
 def test_command_that_needs_more_than_is_here(line: str) -> None:
-    words = shlex.split(line.partition("tools/")[2])
-    tool, arguments = words[0], words[1:]
-    assert (ROOT / "tools" / tool).is_file()
-    if "--cfg" in arguments:
-        settings = arguments[arguments.index("--set") + 1 :] if "--set" in arguments else []
-        bixt3d.load_config(ROOT / arguments[arguments.index("--cfg") + 1], settings)
-    elif tool == "prepare_data.py":
-        assert cli.parser_of(get, tool).parse_args(arguments).name == arguments[0]
-    else:
-        assert tool in ("evaluate.py", "seg_shapenetpart.py"), f"nothing checks {line}"
+    words = re.split(r"tools/|bixt3d ", line, maxsplit=1)
+    assert len(words) == 2, f"nothing checks {line}"
+    verb, arguments = verb_of(shlex.split(words[1]))
+    args = cli.parser_of(verb, verb.__name__).parse_args(arguments)
+    config = getattr(args, "cfg", None) or getattr(args, "config", None)
+    if config:
+        bixt3d.load_config(ROOT / config if "/" in config else config, args.set)
+
+
+def verb_of(words: list[str]) -> tuple[ModuleType, list[str]]:
+    """The verb of a command line, by its own words or by a door of tools/, and the words after it."""
+    if words[0].endswith(".py"):
+        door = re.search(r"main\(\[(.*), \*sys", (ROOT / "tools" / words[0]).read_text())
+        assert door is not None
+        words = [*re.findall(r'"(.*?)"', door[1]), *words[1:]]
+    verb: ModuleType = commands
+    while cli.is_group(verb):
+        verb = import_module(f"{verb.__name__}.{words[0].replace('-', '_')}")
+        words = words[1:]
+    return verb, words
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("make")])
