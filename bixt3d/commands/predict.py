@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
 def _rows(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -> Iterator[dict[str, Any]]:
     """Yield what is listed of each file, and write its labels where that is asked for."""
     from bixt3d.mistakes import is_mistake
-    from bixt3d.visualize.labels import label_names, write_labels
+    from bixt3d.visualize.labels import NoFaces, label_names, write_labels
     from bixt3d.visualize.listing import class_row, part_row
     from bixt3d.visualize.scene import LabelledCloud
 
@@ -153,8 +153,12 @@ def _rows(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -> 
                 about = {"points": points[:, :3], **predictor.task.view(answer)}
                 cloud = LabelledCloud(file.name, category=category or "", **about)
                 row = part_row(str(file), cloud)
-                written = [str(write_labels(cloud, folder, name, form, file)) for form in forms if folder]
-                row |= dict(zip(forms, written, strict=False))
+                for form in forms if folder else ():
+                    try:
+                        row[form] = str(write_labels(cloud, folder, name, form, file))
+                    except NoFaces:  # of a cloud among meshes the other forms are written
+                        if forms == ["mesh"]:
+                            raise
             if predictor.auto_up:
                 row["up"] = answer.up
             yield row

@@ -85,11 +85,12 @@ def _describe(name: str, base: Path) -> str:
 
 
 def brief(splits: Mapping[str, Split]) -> list[str]:
-    """Return what a training says of its data before it begins: what is there, and what is odd."""
+    """Return what a training says of its data before it begins: what a shape is, and what is odd."""
     surveys = {name: survey_split(split) for name, split in splits.items()}
-    train = next(iter(splits.values()))
-    what = f"{len(train.classes)} classes; {', '.join(('xyz', *next(iter(surveys.values())).features))}"
-    return [*_counts(surveys), f"  {what}", *(f"note: {note}" for note in find_notes(surveys))]
+    train, survey = next(iter(splits.values())), next(iter(surveys.values()))
+    features = ", ".join(("xyz", *survey.features))
+    what = f"  {len(train.classes)} classes; {_points(survey)} points a shape; {features}"
+    return [what, *(f"note: {note}" for note in find_notes(surveys))]
 
 
 def recognize(base: Path) -> dict[str, Path]:
@@ -151,12 +152,12 @@ def _survey_folder(base: Path) -> tuple[dict[str, Survey], list[str]]:
 
 
 def _counts(surveys: Mapping[str, Survey]) -> list[str]:
-    lines = []
-    for name, survey in surveys.items():
-        low, high = int(survey.count.min()), int(survey.count.max())
-        points = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        lines.append(f"  {name:5} {len(survey):>7,} shapes of {points} points")
-    return lines
+    return [f"  {name:5} {len(one):>7,} shapes of {_points(one)} points" for name, one in surveys.items()]
+
+
+def _points(survey: Survey) -> str:
+    low, high = int(survey.count.min()), int(survey.count.max())
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _extent(extents: torch.Tensor) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bixt3d.config import Config, check_config, load_config
+from bixt3d.datasets.overview import brief
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.models.factory import create_model, takes
@@ -122,7 +123,7 @@ def train(
         sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
         source = "given clouds" if own else config.data.name
         name = description.model["name"] or type(net).__name__
-        print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}")
+        print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}", *brief(splits), sep="\n")
     trainer = Trainer(config, net, made, splits[chosen], splits.get("val"), run_dir, description, resume)
     before = trainer.seconds
     trainer.fit()

@@ -18,6 +18,10 @@ Array = np.ndarray[Any, Any]
 FORMS = ("ply", "npy", "csv", "mesh")
 
 
+class NoFaces(ValueError):
+    """A file is no mesh, whose faces could get labels."""
+
+
 def write_labels(
     cloud: LabelledCloud, folder: str | Path, name: str, form: str, source: str | Path = ""
 ) -> Path:
@@ -32,7 +36,7 @@ def write_labels(
         source: The file that the cloud was read from, for ``"mesh"``.
 
     Raises:
-        ValueError: For another form, a cloud without predicted parts, or a source that is no mesh.
+        ValueError: For another form, a cloud without predicted parts, or a source without faces (`NoFaces`).
     """
     if form not in FORMS:
         raise ValueError(f"expected a form out of {', '.join(FORMS)}, got {form!r}")
@@ -81,12 +85,12 @@ def write_faces(cloud: LabelledCloud, source: str | Path, path: str | Path) -> P
         path: Where to write; ASCII PLY: faces with red, green, blue (uchar) and part (int).
 
     Raises:
-        ValueError: If the file is no mesh with faces.
+        NoFaces: If the file is no mesh with faces.
     """
     source, path = Path(source), Path(path).expanduser()
     mesh = MESHES[source.suffix.lower()](source) if source.suffix.lower() in MESHES else None
     if mesh is None or not len(mesh.sizes):
-        raise ValueError(f"{source}: expected a mesh, for the labels of its faces, got a cloud")
+        raise NoFaces(f"{source}: expected a mesh, for the labels of its faces, got a cloud")
     if cloud.prediction is None:
         raise ValueError(f"{cloud.title}: expected predicted parts, got none")
     xyz = np.asarray(mesh.vertices.xyz, dtype=np.float64)

@@ -101,9 +101,7 @@ def test_brief_lines_of_a_training() -> None:
     train = Split(points[:40], torch.tensor([0] * 38 + [1, 1]), ("a", "b"))
     test = Split(torch.cat([points[3:4], points[40:]]), torch.tensor([0, 1, 0, 1, 0]), ("a", "b"))
     assert brief({"train": train, "test": test}) == [
-        "  train      40 shapes of 64 points",
-        "  test        5 shapes of 64 points",
-        "  2 classes; xyz",
+        "  2 classes; 64 points a shape; xyz",
         "note: 1 test shape is in train too: shape 0 = shape 3",
         "note: train is out of balance: 38 a, 2 b; look at mAcc beside OA",
     ]

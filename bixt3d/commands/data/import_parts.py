@@ -4,23 +4,24 @@ Files may be PLY, LAS, PCD, NPZ or text with a label a point, CloudCompare's
 scalar fields included. Folders are categories; train, val and test are kept.
 
 Examples:
-  bixt3d data import-parts scans --out data/my_parts
-  bixt3d data import-parts scans --out data/my_parts --names labels.yaml
+  bixt3d data import-parts scans data/my_parts
+  bixt3d data import-parts scans data/my_parts --names labels.yaml
 """
 
 from __future__ import annotations
 
 import argparse
 
-from bixt3d.commands.options import place
+from bixt3d.commands.options import UsageError, place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bixt3d data import-parts``."""
     parser.add_argument("source", type=place, metavar="FOLDER", help="the folder of the files")
     parser.add_argument(
-        "--out", type=place, required=True, metavar="FOLDER", help="new folder, data.root of a config then"
+        "out", type=place, nargs="?", metavar="OUT", help="new folder, which is data.root of a config then"
     )
+    parser.add_argument("--out", dest="out_option", type=place, metavar="FOLDER", help="the same, by name")
     parser.add_argument(
         "--names", type=place, metavar="FILE", help="YAML or JSON, label: name (default: numbers)"
     )
@@ -35,9 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the data, and say what they hold."""
+    out = args.out or args.out_option
+    if out is None or (args.out and args.out_option):
+        raise UsageError("expected one folder to write: OUT, or --out")
     from bixt3d.datasets.import_parts import import_parts
 
-    done = import_parts(args.source, args.out, args.names, args.features, args.num_points, args.seed)
+    done = import_parts(args.source, out, args.names, args.features, args.num_points, args.seed)
     sizes = ", ".join(f"{count} {split}" for split, count in done.counts.items())
     print(f"{done.folder}: {sizes}; beside xyz: {', '.join(done.features) or 'nothing'}")
     for category, parts in done.parts.items():

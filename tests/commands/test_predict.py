@@ -1,0 +1,173 @@
+"""bixt3d predict: folders, one row a file, labels of points and faces, categories from folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from bixt3d import Predictor, cli, create_model
+from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.tasks import Description
+from bixt3d.training.checkpoint import save_model
+from tests.models.randomize import randomize
+from tests.training.tiny import CLASSES, NAIVE, awaken
+
+FACTS = {
+    "classes": ["Mug", "table"],
+    "parts_of_category": [[0, 1], [2, 3, 4]],
+    "part_names": ["body", "handle", "top", "leg", "shelf"],
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A classifier and a part segmenter."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    args: dict[str, Any] = {"num_classes": 4, **NAIVE}
+    about = Description(
+        "classification", {"name": "bixt_ti_cls", "args": args}, {"classes": list(CLASSES)}, Preprocess(32)
+    )
+    save_model(folder / "classes.safetensors", awaken(create_model("bixt_ti_cls", **args)), about)
+    args = {"num_parts": 5, "num_categories": 2, "dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4}
+    model = create_model("bixt_ti_partseg", **args)
+    randomize(model)
+    preprocess = Preprocess(32, "random", 200)
+    about = Description("part_segmentation", {"name": "bixt_ti_partseg", "args": args}, FACTS, preprocess)
+    save_model(folder / "parts.safetensors", model, about)
+    return {name: str(folder / f"{name}.safetensors") for name in ("classes", "parts")}
+
+
+@pytest.fixture
+def clouds(tmp_path: Path) -> Path:
+    """Clouds in folders of two categories, a file that is damaged, and one that is none."""
+    random = np.random.default_rng(0)
+    for name in ("MUG/a.npy", "MUG/b.xyz", "table/c.npy", "table/.hidden.npy"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        points = random.normal(size=(50, 3))
+        np.save(path, points) if path.suffix == ".npy" else np.savetxt(path, points)
+    (tmp_path / "in/table/bad.xyz").write_text("0 0\n")
+    (tmp_path / "in/notes.md").write_text("not a cloud")
+    trimesh.creation.box().export(tmp_path / "in/table/box.off")
+    return tmp_path / "in"
+
+
+def predict(*words: Any) -> None:
+    cli.main(["predict", *map(str, words), "--device", "cpu"])
+
+
+def test_folder_skips_and_lists_what_a_training_skips(models: Any, clouds: Path, capsys: Any) -> None:
+    predict(models["classes"], clouds)
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert [Path(line.split("  ")[0].strip()).name for line in lines] == [
+        "a.npy",
+        "b.xyz",
+        "box.off",
+        "c.npy",
+    ]
+    first = Predictor(models["classes"], "cpu")(clouds / "MUG/a.npy")
+    assert f"{first.label} {first.probabilities.max():.1%}" in lines[0]
+    assert f"passed over, no meshes or clouds: {clouds / 'notes.md'} (1 in all)" in said.err
+    assert "error: " in said.err and "bad.xyz" in said.err
+    assert "skipped, cannot be read: 1 of 5 files" in said.err
+
+
+def test_file_that_is_named_must_be_readable(models: Any, clouds: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="1 of 2 files failed"):
+        predict(models["classes"], clouds / "table/bad.xyz", clouds / "MUG/a.npy")
+    with pytest.raises(SystemExit, match="1 of 1 files failed"):
+        (clouds / "alone").mkdir()
+        shutil.move(clouds / "table/bad.xyz", clouds / "alone/bad.xyz")
+        predict(models["classes"], clouds / "alone")
+
+
+def test_csv_has_one_row_a_file(models: Any, clouds: Path, capsys: Any) -> None:
+    predict(models["classes"], clouds, "--format", "csv", "--top", "2", "--batch-size", "2")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 5
+    assert list(rows[0]) == ["file", "class", "probability", "class_2", "probability_2", "error"]
+    predictor = Predictor(models["classes"], "cpu")
+    for row in rows:
+        if row["error"]:
+            assert row["file"].endswith("bad.xyz") and row["class"] == ""
+            continue
+        seen = predictor(row["file"])
+        assert row["class"] == seen.label
+        assert float(row["probability"]) == pytest.approx(seen.probabilities.max(), abs=2e-5)
+
+
+def test_axis_that_points_up(models: Any, clouds: Path, capsys: Any) -> None:
+    predict(models["classes"], clouds / "MUG", "--up", "-z", "--format", "json", "--top", "1")
+    row = json.loads(capsys.readouterr().out)[0]
+    seen = Predictor(models["classes"], "cpu", up="-z")(clouds / "MUG/a.npy")
+    assert row["classes"][0]["probability"] == pytest.approx(seen.probabilities.max(), abs=2e-5)
+    predict(models["classes"], clouds / "MUG/a.npy", "--up", "auto", "--format", "json")
+    row = json.loads(capsys.readouterr().out)[0]
+    assert row["up"] == Predictor(models["classes"], "cpu", up="auto")(clouds / "MUG/a.npy").up
+
+
+def test_categories_are_the_folders(models: Any, clouds: Path, tmp_path: Path, capsys: Any) -> None:
+    forms = ["ply", "npy", "csv", "mesh"]
+    predict(models["parts"], clouds, "--out", tmp_path / "out", "--write", *forms, "--format", "json")
+    said = capsys.readouterr()
+    rows = {Path(row["file"]).name: row for row in json.loads(said.out)}
+    predictor = Predictor(models["parts"], "cpu")
+    for name, category, possible in (("a.npy", "Mug", {0, 1}), ("box.off", "table", {2, 3, 4})):
+        row = rows[name]
+        assert row["category"] == category
+        seen = predictor.segment(row["file"], category)
+        table = np.load(row["npy"])
+        np.testing.assert_array_equal(table["part"], seen.parts)
+        np.testing.assert_allclose(table["x"], seen.points[:, 0])
+        assert set(table["part"]) <= possible and row["points"] == len(seen.parts)
+        assert sum(part["points"] for part in row["parts"]) == row["points"]
+        assert Path(row["ply"]).name == f"{Path(name).stem}_parts.ply"
+        assert len(Path(row["csv"]).read_text().splitlines()) == 1 + len(seen.parts)
+    mesh = trimesh.load(rows["box.off"]["mesh"], process=False)
+    assert len(mesh.faces) == 12 and len(mesh.vertices) == 8
+    assert "mesh" not in rows["c.npy"] and "bad.xyz" in rows["bad.xyz"]["error"]
+    predict(
+        models["parts"], clouds / "table", "--out", tmp_path / "faces", "--write", "mesh", "--format", "json"
+    )
+    rows = {Path(row["file"]).name: row for row in json.loads(capsys.readouterr().out)}
+    assert "expected a mesh, for the labels of its faces" in rows["c.npy"]["error"]
+    assert [path.name for path in (tmp_path / "faces").iterdir()] == ["box_parts_faces.ply"]
+
+
+def test_category_in_any_case(models: Any, clouds: Path, tmp_path: Path, capsys: Any) -> None:
+    predict(models["parts"], clouds / "MUG/a.npy", "--category", "TABLE", "--ply", tmp_path / "out")
+    said = capsys.readouterr()
+    assert "50 points" in said.out and ("top" in said.out or "leg" in said.out or "shelf" in said.out)
+    assert (tmp_path / "out/a_parts.ply").is_file() and "the labels of 1 clouds are in" in said.err
+    shutil.copy(clouds / "MUG/a.npy", tmp_path / "alone.npy")
+    with pytest.raises(SystemExit, match="category: this model needs to be told it, one of Mug, table"):
+        predict(models["parts"], tmp_path / "alone.npy")
+    with pytest.raises(SystemExit):  # one of a known folder, one of none
+        predict(models["parts"], clouds / "MUG/a.npy", tmp_path / "alone.npy")
+    said = capsys.readouterr()
+    assert f"error: {tmp_path / 'alone.npy'}: category: this model needs" in said.err and "a.npy" in said.out
+
+
+def test_options_that_do_not_fit(models: Any, clouds: Path, tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="--ply and --category are for part segmenters"):
+        predict(models["classes"], clouds, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for words, message in (
+        (["--top", "0"], "--top: expected 1 or more, got 0"),
+        (["--batch-size", "0"], "--batch-size: expected 1 or more, got 0"),
+        (["--ply", "a", "--out", "b"], "give --ply or --out, not both"),
+    ):
+        with pytest.raises(SystemExit):
+            predict(models["parts"], clouds, *words)
+        assert message in capsys.readouterr().err
