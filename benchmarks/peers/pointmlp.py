@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from bixt3d.models.grouping import linear_norm
+from bixt3d.models.layers import linear_norm
 from bixt3d.ops import affine_group
 
 

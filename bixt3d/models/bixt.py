@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bixt3d.models.attention import (
-    BidirectionalCrossAttention,
-    CrossAttention,
-    Mlp,
-    SelfAttention,
-)
+from bixt3d.models.attention import BidirectionalCrossAttention, CrossAttention, SelfAttention
+from bixt3d.models.layers import Mlp
+from bixt3d.ops.attention import BACKENDS
+from bixt3d.ops.backends import check_backend
 from bixt3d.ops.validate import check_points
 
 ATTENTION = ("bidirectional", "sequential")
@@ -38,11 +38,11 @@ class Trunk(nn.Module):
 
     def step(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Apply step ``index`` to latents (B, M, D) and tokens (B, N, D)."""
-        raise TypeError(f"{type(self).__name__} must define step")
+        raise NotImplementedError
 
     def attention_map(self, index: int, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the attention (B, H, M, N) of the latents over the tokens that step ``index`` uses."""
-        raise TypeError(f"{type(self).__name__} must define attention_map")
+        raise NotImplementedError
 
     def similarities(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return what both directions take the softmax of in step ``index``, None if it has but one.
@@ -64,8 +64,10 @@ class Trunk(nn.Module):
         return latents, tokens
 
 
-class BidirectionalLayer(nn.Module):
-    """Bi-directional cross-attention, then self-attention among the latents."""
+class Layer(nn.Module):
+    """A layer of `BiXT`: it maps latents (B, M, D) and tokens (B, N, D_tok) to the same shapes."""
+
+    cross: BidirectionalCrossAttention | CrossAttention
 
     def __init__(
         self,
@@ -74,16 +76,34 @@ class BidirectionalLayer(nn.Module):
         num_heads: int,
         mlp_ratio: float,
         drop_path: float,
-        backend: str,
+        backend: str = "auto",
         block: type[BidirectionalCrossAttention] = BidirectionalCrossAttention,
     ) -> None:
-        """Build both blocks."""
+        """Build the attentions."""
         super().__init__()
-        self.cross = block(dim, token_dim, num_heads, mlp_ratio, drop_path, backend)
-        self.among = SelfAttention(dim, num_heads, mlp_ratio, drop_path)
+        self._build(dim, token_dim, block, num_heads, mlp_ratio, drop_path, backend)
+
+    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+        raise NotImplementedError
+
+    def attention_map(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return the attention (B, H, M, N) of the latents over the tokens."""
+        return self.cross.attention_map(latents, tokens)
+
+    def similarities(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return what both directions take the softmax of, (B, H, M, N) and (B, H, N, M); None for one."""
+        return None
+
+
+class BidirectionalLayer(Layer):
+    """Bi-directional cross-attention, then self-attention among the latents."""
+
+    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+        self.cross = block(dim, token_dim, *rest)
+        self.among = SelfAttention(dim, *rest)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map latents (B, M, D), tokens (B, N, D_tok) to the same shapes."""
+        """Update both."""
         latents, tokens = self.cross(latents, tokens)
         return self.among(latents), tokens
 
@@ -93,18 +113,16 @@ class BidirectionalLayer(nn.Module):
         return shared, shared.transpose(-1, -2)  # (B, H, M, N), (B, H, N, M)
 
 
-class SequentialLayer(nn.Module):
+class SequentialLayer(Layer):
     """Latents query the tokens, tokens query the updated latents, then the latents among themselves."""
 
-    def __init__(self, dim: int, token_dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
-        """Build the two cross-attentions and the self-attention."""
-        super().__init__()
-        self.cross = CrossAttention(dim, token_dim, dim, num_heads, mlp_ratio, drop_path)
-        self.back = CrossAttention(token_dim, dim, dim, num_heads, mlp_ratio, drop_path)
-        self.among = SelfAttention(dim, num_heads, mlp_ratio, drop_path)
+    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+        self.cross = CrossAttention(dim, token_dim, dim, *rest)
+        self.back = CrossAttention(token_dim, dim, dim, *rest)
+        self.among = SelfAttention(dim, *rest)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map latents (B, M, D), tokens (B, N, D_tok) to the same shapes."""
+        """Update both."""
         latents = self.cross(latents, tokens)
         return self.among(latents), self.back(tokens, latents)
 
@@ -114,31 +132,33 @@ class SequentialLayer(nn.Module):
         return first, self.back.similarity(tokens, self.cross(latents, tokens))
 
 
-class OneSidedLayer(nn.Module):
+class OneSidedLayer(Layer):
     """Only the latents are updated: the last layer of a model whose head reads latents alone."""
 
-    def __init__(self, dim: int, token_dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
-        """Build the cross-attention and the self-attention."""
-        super().__init__()
-        self.cross = CrossAttention(dim, token_dim, dim, num_heads, mlp_ratio, drop_path)
-        self.among = SelfAttention(dim, num_heads, mlp_ratio, drop_path)
+    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+        self.cross = block.one_sided(dim, token_dim, dim, *rest)
+        self.among = SelfAttention(dim, *rest)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map latents (B, M, D) to the same shape; the tokens pass unchanged."""
+        """Update the latents; the tokens pass unchanged."""
         return self.among(self.cross(latents, tokens)), tokens
 
 
-class TokenLayer(nn.Module):
-    """Only the tokens are updated: the last layer of a model whose head reads tokens alone."""
+class TokenLayer(Layer):
+    """Only the tokens are updated, as by `BidirectionalLayer`, for a head that reads tokens alone."""
 
-    def __init__(self, dim: int, token_dim: int, num_heads: int, mlp_ratio: float, drop_path: float) -> None:
-        """Build the cross-attention: the token half of `BidirectionalLayer`."""
-        super().__init__()
-        self.cross = CrossAttention(token_dim, dim, dim, num_heads, mlp_ratio, drop_path)
+    cross: CrossAttention
+
+    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+        self.cross = block.one_sided(token_dim, dim, dim, *rest)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Map tokens (B, N, D_tok) to the same shape; the latents pass unchanged."""
+        """Update the tokens; the latents pass unchanged."""
         return latents, self.cross(tokens, latents)
+
+    def attention_map(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Return the other direction of the same similarities, (B, H, M, N)."""
+        return self.cross.attention_map(tokens, latents, of_context=True)
 
 
 class BiXT(Trunk):
@@ -156,12 +176,13 @@ class BiXT(Trunk):
         token_dim: Width of the tokens, one number or one a layer; ``dim`` if None.
         mlp_ratio: Hidden width of the feed-forward blocks, as a multiple of their width.
         drop_path: Stochastic depth at the last layer; it grows linearly from 0 at the first.
-        backend: Backend of `bixt3d.ops.bidirectional_attention`.
+        backend: Backend of every attention, as in `bixt3d.ops.bidirectional_attention`.
         block: What bi-directional layers attend by: `BidirectionalCrossAttention` or a subclass of one's own.
-            A last layer that updates one side alone has an attention of its own.
+            A last layer that updates one side alone attends by its ``one_sided``.
 
     Raises:
-        ValueError: For an unknown ``attention`` or ``last_layer``, or sizes that do not fit together.
+        ValueError: For an unknown ``attention``, ``last_layer`` or ``backend``, sizes that do not fit
+            together, or a ``block`` where no layer is bi-directional.
     """
 
     def __init__(
@@ -183,8 +204,13 @@ class BiXT(Trunk):
         _check_choice("attention", attention, ATTENTION)
         _check_choice("last_layer", last_layer, LAST_LAYER)
         _check_sizes(dim, depth, num_heads, num_latents, drop_path)
-        token_dim = dim if token_dim is None else token_dim
-        widths = [token_dim] * depth if isinstance(token_dim, int) else list(token_dim)
+        check_backend(backend, BACKENDS)
+        if not (isinstance(block, type) and issubclass(block, BidirectionalCrossAttention)):
+            raise ValueError(f"block: expected a subclass of BidirectionalCrossAttention, got {block!r:.80}")
+        if attention == "sequential" and block is not BidirectionalCrossAttention:
+            raise ValueError(f'block: attention="sequential" has no {block.__name__}; leave it out')
+        given = np.atleast_1d(dim if token_dim is None else token_dim).tolist()
+        widths = given if np.ndim(token_dim) else given * depth  # type: ignore[arg-type]
         if len(widths) != depth:
             raise ValueError(f"token_dim: expected one width or {depth}, one a layer, got {len(widths)}")
         if min(widths) < 1:
@@ -193,18 +219,14 @@ class BiXT(Trunk):
         self.depth = depth
         self.token_dims = tuple(widths)
         self.latents = nn.Parameter(torch.empty(1, num_latents, dim))
+        usual = SequentialLayer if attention == "sequential" else BidirectionalLayer
+        kinds: list[type[Layer]] = [usual] * depth
+        kinds[-1] = {"one_sided": OneSidedLayer, "tokens": TokenLayer}.get(last_layer, usual)
         rates = torch.linspace(0.0, drop_path, depth).tolist()
-        layers: list[nn.Module] = []
-        for index, (width, rate) in enumerate(zip(widths, rates, strict=True)):
-            if index == depth - 1 and last_layer == "one_sided":
-                layers.append(OneSidedLayer(dim, width, num_heads, mlp_ratio, rate))
-            elif index == depth - 1 and last_layer == "tokens":
-                layers.append(TokenLayer(dim, width, num_heads, mlp_ratio, rate))
-            elif attention == "sequential":
-                layers.append(SequentialLayer(dim, width, num_heads, mlp_ratio, rate))
-            else:
-                layers.append(BidirectionalLayer(dim, width, num_heads, mlp_ratio, rate, backend, block))
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(
+            kind(dim, width, num_heads, mlp_ratio, rate, backend, block)
+            for kind, width, rate in zip(kinds, widths, rates, strict=True)
+        )
         initialize(self)
 
     def step(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,19 +236,15 @@ class BiXT(Trunk):
 
     def attention_map(self, index: int, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the attention (B, H, M, N) of the latents over the tokens in layer ``index``."""
-        layer = self.layers[index]
-        if isinstance(layer, TokenLayer):
-            return layer.cross.attention_map(tokens, latents, of_context=True)
-        cross = layer.cross
-        assert isinstance(cross, (BidirectionalCrossAttention, CrossAttention))
-        return cross.attention_map(latents, tokens)
+        layer: Any = self.layers[index]
+        weights: Tensor = layer.attention_map(latents, tokens)
+        return weights
 
     def similarities(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return what both directions take the softmax of in layer ``index``, None if it has but one."""
-        layer = self.layers[index]
-        if isinstance(layer, (BidirectionalLayer, SequentialLayer)):
-            return layer.similarities(latents, tokens)
-        return None
+        layer: Any = self.layers[index]
+        both: tuple[Tensor, Tensor] | None = layer.similarities(latents, tokens)
+        return both
 
 
 class Perceiver(Trunk):
@@ -245,9 +263,10 @@ class Perceiver(Trunk):
         mlp_ratio: Hidden width of the feed-forward blocks, as a multiple of their width.
         drop_path: Stochastic depth at the last block; it grows linearly from 0. The shared
             cross-attention takes half of it.
+        backend: Backend of every attention, as in `bixt3d.ops.bidirectional_attention`.
 
     Raises:
-        ValueError: For an unknown ``share`` or sizes that do not fit together.
+        ValueError: For an unknown ``share`` or ``backend``, or sizes that do not fit together.
     """
 
     def __init__(
@@ -260,11 +279,13 @@ class Perceiver(Trunk):
         num_latents: int = 64,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
+        backend: str = "auto",
     ) -> None:
         """Build the latents, the shared cross-attentions and the self-attention blocks."""
         super().__init__()
         _check_choice("share", share, SHARE)
         _check_sizes(dim, num_blocks, num_heads, num_latents, drop_path)
+        check_backend(backend, BACKENDS)
         if self_attends_per_block < 0:
             raise ValueError(f"self_attends_per_block: expected 0 or more, got {self_attends_per_block}")
         if share == "all_but_first" and num_blocks < 2:
@@ -273,17 +294,15 @@ class Perceiver(Trunk):
         self.depth = num_blocks
         self.token_dims = (dim,)
         self.latents = nn.Parameter(torch.empty(1, num_latents, dim))
+        crosses = 1 if share == "all" else 2
         self.cross = nn.ModuleList(
-            CrossAttention(dim, dim, dim, num_heads, mlp_ratio, drop_path / 2)
-            for _ in range(1 if share == "all" else 2)
+            CrossAttention(dim, dim, dim, num_heads, mlp_ratio, drop_path / 2, backend)
+            for _ in range(crosses)
         )
-        rates = torch.linspace(0.0, drop_path, num_blocks).tolist()
-        self.among = nn.ModuleList(
-            nn.Sequential(
-                *(SelfAttention(dim, num_heads, mlp_ratio, rate) for _ in range(self_attends_per_block))
-            )
-            for rate in rates
-        )
+        self.among = nn.ModuleList()
+        for rate in torch.linspace(0.0, drop_path, num_blocks).tolist():
+            sizes = dim, num_heads, mlp_ratio, rate, backend
+            self.among.append(nn.Sequential(*(SelfAttention(*sizes) for _ in range(self_attends_per_block))))
         initialize(self)
 
     def _cross(self, index: int) -> CrossAttention:

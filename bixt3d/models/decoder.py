@@ -8,9 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bixt3d.models.attention import NORM_EPS
 from bixt3d.models.encoder import Level
-from bixt3d.models.grouping import BatchNorm, ResidualMlp, fold, foldable, linear_norm
+from bixt3d.models.layers import (
+    NORM_EPS,
+    BatchNorm,
+    ResidualMlp,
+    fold,
+    is_foldable,
+    is_plain,
+    linear_norm,
+)
 from bixt3d.ops import interpolate
 
 
@@ -40,9 +47,9 @@ class PropagationStage(nn.Module):
     def forward(self, fine: Level, coarse: Level) -> Level:
         """Map xyz and tokens of the finer level (B, N, C) and the coarse (B, S, C') to (B, N, C_out)."""
         (xyz, skip), (coarse_xyz, tokens) = fine, coarse
-        if self.fused:
-            folded = foldable(self.linear, self.norm)
-            weight, bias = fold(self.norm, self.linear.weight) if folded else (self.linear.weight, None)
+        if self.fused and is_plain(self.linear):
+            folded = is_foldable(self.linear, self.norm)
+            weight, bias = fold(self.norm, self.linear) if folded else (self.linear.weight, self.linear.bias)
             of_skip, of_coarse = torch.split(weight, [self.skip_dim, tokens.shape[-1]], 1)
             mapped = F.linear(tokens, of_coarse)  # (B, S, C_out)
             joined = F.linear(skip, of_skip, bias) + interpolate(xyz, coarse_xyz, mapped, validate=False)
@@ -101,6 +108,6 @@ class PropagationDecoder(nn.Module):
             current = stage(finer, current)
         pooled = []
         for linear, norm, (_, tokens) in zip(self.context, self.context_norms, levels, strict=True):
-            pooled.append(F.relu(linear_norm(tokens, linear, norm)).amax(1))  # (B, K)
+            pooled.append(linear_norm(tokens, linear, norm, relu=True).amax(1))  # (B, K)
         whole = torch.cat([*pooled, self.latent_norm(latents.mean(1))], -1)
         return current[1], F.relu(self.mix(whole))

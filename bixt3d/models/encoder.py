@@ -1,8 +1,8 @@
-"""What classifiers and segmenters share: tokenizer, and trunk with grouping between its steps."""
+"""The encoder (tokenizer, and trunk with grouping between its steps), and the base class of models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from bixt3d.models.bixt import Trunk
 from bixt3d.models.grouping import GroupingStage, Neighborhood
+from bixt3d.models.layers import evaluating
 from bixt3d.models.tokenizers import SinusoidalTokenizer
 from bixt3d.ops.attention import attention_symmetry
 from bixt3d.ops.validate import check_points
 
 Level = tuple[Tensor, Tensor]  # xyz (B, S, 3) and tokens (B, S, C)
-Watch = Callable[[int, Tensor, Tensor, Tensor], None]
+Watch = Callable[[int, Tensor, Tensor, Tensor], Any]
 Attended = tuple[Tensor, Tensor]  # xyz (B, S, 3) of tokens and the latents' attention over them (B, H, M, S)
 
 
@@ -107,7 +108,8 @@ class PointModel(nn.Module):
     @property
     def num_outputs(self) -> int:
         """Logits of a cloud, or of a point."""
-        return int(self.head.linear.out_features)
+        found = getattr(self.head.linear, "out_features", None)  # a wrapper around it may not say
+        return int(self.head.num_outputs if found is None else found)
 
     @property
     def least_points(self) -> int:
@@ -130,41 +132,69 @@ class PointModel(nn.Module):
             if value.ndim < 2 or name.endswith(("latents", "embedding.weight"))
         }
 
-    def _check(self, points: Tensor) -> None:
-        # Training batches come from a checked split; looking at values on a GPU would wait for it.
-        finite = not (self.training and isinstance(points, Tensor) and points.is_cuda)
-        check_points(points, "points", (self.in_dims,), finite=finite)
+    def attention_maps(self, points: Tensor, category: Tensor | None = None) -> list[Tensor]:
+        """Return the latents' attention over the tokens in evaluation, one (B, H, M, N) per layer.
 
-    def _attend(self, points: Tensor, condition: Tensor | None = None) -> list[Attended]:
-        """Return each step's xyz and attention in evaluation."""
-        seen: list[Attended] = []
+        Args:
+            points: The clouds (B, N, A).
+            category: Their categories (B,), for a segmenter that is told them.
+        """
+        return [attention for _, attention in self.located_attention(points, category)]
+
+    def located_attention(self, points: Tensor, category: Tensor | None = None) -> list[Attended]:
+        """Return what `attention_maps` does, each with the xyz of its tokens (B, N, 3) before it."""
         trunk = self.encoder.trunk
+        return self._watch(
+            points,
+            category,
+            lambda index, xyz, latents, tokens: (xyz, trunk.attention_map(index, latents, tokens)),
+        )
 
-        def watch(index: int, xyz: Tensor, latents: Tensor, tokens: Tensor) -> None:
-            seen.append((xyz, trunk.attention_map(index, latents, tokens)))
+    def attention_symmetry(self, points: Tensor, category: Tensor | None = None) -> list[Tensor]:
+        """Return how alike the two directions of attention are, (B, H) per layer that has both.
 
-        self._watch(points, condition, watch)
-        return seen
-
-    def _compare(self, points: Tensor, condition: Tensor | None = None) -> list[Tensor]:
-        """Return how alike the two directions of attention are in each step that has both, (B, H) each."""
-        seen: list[Tensor] = []
+        See `bixt3d.ops.attention_symmetry`.
+        """
         trunk = self.encoder.trunk
-
-        def watch(index: int, xyz: Tensor, latents: Tensor, tokens: Tensor) -> None:
-            both = trunk.similarities(index, latents, tokens)
-            if both is not None:
-                seen.append(attention_symmetry(*both))
-
-        self._watch(points, condition, watch)
-        return seen
+        both = self._watch(points, category, lambda index, _, *streams: trunk.similarities(index, *streams))
+        return [attention_symmetry(*pair) for pair in both if pair is not None]
 
     @torch.no_grad()
-    def _watch(self, points: Tensor, condition: Tensor | None, watch: Watch) -> None:
-        """Walk the encoder in evaluation, and leave the model in the mode it came in."""
-        training = self.training
-        self.eval()
-        try:
-            self.encoder(points, condition=condition, watch=watch)
-        finally:
-            self.train(training)
+    def _watch(self, points: Tensor, category: Tensor | None, look: Watch) -> list[Any]:
+        """Walk the encoder in evaluation, and return what ``look`` sees before each step."""
+        self._check(points)
+        condition, seen = self._condition(points, category), []
+        with evaluating(self):
+            self.encoder(points, condition=condition, watch=lambda *step: seen.append(look(*step)))
+        return seen
+
+    def _condition(self, points: Tensor, category: Tensor | None) -> Tensor | None:
+        """Return what is added to the latents (B, D), None for nothing."""
+        if category is not None:
+            raise ValueError(f"category: expected none, as a {type(self).__name__} is not told it")
+        return None
+
+    def _check(self, points: Tensor) -> None:
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            if len(self.encoder.stages):  # a trace would keep this cloud's neighbours for all others
+                self.__prepare_scriptable__()
+            return
+        # Looking at values on a GPU would wait for it; there a NaN goes into the logits.
+        finite = isinstance(points, Tensor) and points.device.type == "cpu"
+        check_points(points, "points", (self.in_dims,), finite=finite)
+
+    def __prepare_scriptable__(self) -> None:
+        # What torch.jit.script calls first; the error that it would come to is a page long.
+        raise RuntimeError("TorchScript cannot hold this model: write it with bixt3d.inference.export_model")
+
+
+def output_names(key: str, count: int, names: Sequence[str] | None, default: str) -> list[str]:
+    """Return names of the outputs of a new head, numbered ones if none are given.
+
+    Raises:
+        ValueError: For another number of names.
+    """
+    chosen = [default.format(index) for index in range(count)] if names is None else list(names)
+    if len(chosen) != count:
+        raise ValueError(f"{key}: expected {count} names, got {len(chosen)}")
+    return chosen

@@ -9,20 +9,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from bixt3d.models import variants
+from bixt3d.models.variants import VARIANTS, builder_of
 from bixt3d.suggest import check_free, nearest
 
 Builder = Callable[..., nn.Module]
 
-MODELS: dict[str, Builder] = {
-    "bixt_ti_cls": variants.bixt_ti_cls,
-    "bixt_ti_cls_grouping": variants.bixt_ti_cls_grouping,
-    "bixt_ti_cls_hierarchy": variants.bixt_ti_cls_hierarchy,
-    "bixt_ti_partseg": variants.bixt_ti_partseg,
-    "bixt_ti_partseg_encdec": variants.bixt_ti_partseg_encdec,
-    "perceiver_ti_cls": variants.perceiver_ti_cls,
-    "sequential_ti_cls": variants.sequential_ti_cls,
-}
+MODELS: dict[str, Builder] = {name: builder_of(name) for name in VARIANTS}
 _OWN = frozenset(MODELS)
 
 

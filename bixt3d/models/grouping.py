@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from bixt3d.ops.grouping import CENTERS, linear_of_affine_group
+from bixt3d.models.layers import BatchNorm, ResidualMlp, fold, is_foldable, is_plain
+from bixt3d.ops.grouping import CENTERS, group_neighbors, linear_of_affine_group
 from bixt3d.ops.neighbors import gather_points, knn
 from bixt3d.ops.sampling import farthest_point_sample
 
 SAMPLING = ("fps", "prefix")
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass
@@ -26,66 +24,6 @@ class Neighborhood:
     index: Tensor
 
 
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of the last axis of (..., C)."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (..., C) -> (..., C)."""
-        # As an image in channels-last order, for which torch has kernels that read rows once.
-        image = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # (1, C, R, 1)
-        out = super().forward(image)
-        return out.permute(0, 2, 3, 1).reshape(input.shape)  # (..., C)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.ndim != 4:
-            raise ValueError(f"expected an image (1, C, R, 1), got {tuple(input.shape)}")
-
-
-def linear_norm(x: Tensor, linear: Any, norm: Any) -> Tensor:
-    """Return norm(linear(x)) of (..., C); in evaluation the norm is linear as well, and both are one map."""
-    if foldable(linear, norm):
-        return F.linear(x, *fold(norm, linear.weight, linear.bias))
-    out: Tensor = norm(linear(x))
-    return out
-
-
-def foldable(linear: Any, norm: Any) -> bool:
-    """Return whether norm(linear(x)) is what `fold` makes of it, and nothing waits for the modules' calls."""
-    if type(linear) is not nn.Linear or not isinstance(norm, _BatchNorm):
-        return False  # what was put in their place may be more than its weight
-    if norm.training or norm.running_mean is None or norm.weight is None:
-        return False
-    return not any(getattr(module, hooks) for module in (linear, norm) for hooks in HOOKS)
-
-
-def fold(norm: nn.BatchNorm1d, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return weight (D, C) and bias (D,) of a linear map and the batch norm in evaluation after it."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    exact = torch.promote_types(weight.dtype, torch.float32)
-    factor = norm.weight.to(exact) * (norm.running_var.to(exact) + norm.eps).rsqrt()  # (D,)
-    shift = norm.running_mean.to(exact) if bias is None else norm.running_mean.to(exact) - bias
-    # Rounded once, to the map's dtype: norms may have stayed in float32 where the rest is in half precision.
-    return (weight * factor[:, None]).to(weight.dtype), (norm.bias - shift * factor).to(weight.dtype)
-
-
-class ResidualMlp(nn.Module):
-    """relu(x + BN(linear(relu(BN(linear(x)))))), the block of PointMLP (section 3.3)."""
-
-    def __init__(self, dim: int, expansion: float) -> None:
-        """Use a hidden width of ``expansion * dim``."""
-        super().__init__()
-        hidden = max(1, int(dim * expansion))
-        self.fc1 = nn.Linear(dim, hidden, bias=False)
-        self.norm1 = BatchNorm(hidden)
-        self.fc2 = nn.Linear(hidden, dim, bias=False)
-        self.norm2 = BatchNorm(dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., C) -> (..., C)."""
-        inner = F.relu(linear_norm(x, self.fc1, self.norm1), inplace=not self.training)
-        return F.relu(linear_norm(inner, self.fc2, self.norm2) + x, inplace=True)
-
-
 class GroupingStage(nn.Module):
     """Refine tokens by their neighbourhoods (PointMLP, section 3.2; BiXT, section 4.4).
 
@@ -93,8 +31,8 @@ class GroupingStage(nn.Module):
     reduction the anchors are a sample of the points; without, they are all points.
 
     Args:
-        in_dim: Width of the tokens that come.
-        out_dim: Width of the tokens that go.
+        in_dim: Width of the tokens before.
+        out_dim: Width of the tokens after.
         neighbors: Neighbours k of an anchor.
         reduction: Points per anchor; 1 keeps all points.
         hidden: Width inside; ``out_dim`` if None.
@@ -105,7 +43,7 @@ class GroupingStage(nn.Module):
         use_xyz: Append xyz to the neighbours' features.
         sampling: ``"fps"``, or ``"prefix"`` for clouds whose points already stand in farthest-point
             order: the first S points then are the sample.
-        fused: Map before the gather; False is the plain twin.
+        fused: Map before the gather, if the linear map is plain; False is the plain twin.
 
     Raises:
         ValueError: For an unknown option or sizes below 1.
@@ -137,7 +75,7 @@ class GroupingStage(nn.Module):
                 f"expected sizes of at least 1, got in_dim={in_dim}, out_dim={out_dim}, "
                 f"neighbors={neighbors}, reduction={reduction}, blocks={blocks}"
             )
-        self.neighbors, self.reduction, self.sampling = neighbors, reduction, sampling
+        self.neighbors, self.reduction, self.sampling = int(neighbors), int(reduction), sampling
         self.center, self.use_xyz, self.fused = center, use_xyz, fused
         hidden = out_dim if hidden is None else hidden
         if hidden < 1:
@@ -174,24 +112,19 @@ class GroupingStage(nn.Module):
         if near is None or self.reduction > 1 or near.index.shape[-1] != self.neighbors:
             near = self.find(xyz)
         source = torch.cat([tokens, xyz.to(tokens.dtype)], -1) if self.use_xyz else tokens
+        geometry = near.anchors, near.index, self.alpha, self.beta
+        pool = len(self.blocks) == 0
         # The maximum without blocks comes before the norm, and does not commute with it.
-        folded = self.fused and len(self.blocks) > 0 and foldable(self.linear, self.norm)
-        maps = fold(self.norm, self.linear.weight) if folded else (self.linear.weight,)
-        grouped = linear_of_affine_group(
-            source,
-            tokens,
-            near.anchors,
-            near.index,
-            self.alpha,
-            self.beta,
-            *maps,
-            center=self.center,
-            pool=len(self.blocks) == 0,
-            fused=self.fused,
-        )  # (B, S, k, hidden), or (B, S, hidden) without blocks
+        folded = self.fused and not pool and is_foldable(self.linear, self.norm)
+        if self.fused and is_plain(self.linear):
+            maps = fold(self.norm, self.linear) if folded else (self.linear.weight, self.linear.bias)
+            grouped = linear_of_affine_group(source, tokens, *geometry, *maps, center=self.center, pool=pool)
+        else:
+            grouped = self.linear(group_neighbors(source, tokens, *geometry, center=self.center))
+            grouped = grouped.max(2).values if pool else grouped  # (B, S, k, hidden), or (B, S, hidden)
         # In training the norm's result is a view, and gradients of what changes a view are copied.
         grouped = F.relu(grouped, inplace=True) if folded else F.relu(self.norm(grouped))
-        pooled = self._pool(self.blocks(grouped)) if len(self.blocks) else grouped  # (B, S, hidden)
+        pooled = grouped if pool else self._pool(self.blocks(grouped))  # (B, S, hidden)
         if self.reduction > 1:
             tokens = gather_points(tokens, near.anchors)  # (B, S, C_in)
             xyz = gather_points(xyz, near.anchors)  # (B, S, 3)

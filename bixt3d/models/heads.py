@@ -1,12 +1,11 @@
-"""Heads: what is read off the latents and tokens at the end."""
+"""Heads: logits of a cloud or of every point, from the latents and tokens."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from bixt3d.models.attention import NORM_EPS
-from bixt3d.models.grouping import BatchNorm
+from bixt3d.models.layers import NORM_EPS, BatchNorm
 
 POOL = ("latents", "tokens", "both")
 
@@ -33,9 +32,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         if pool not in POOL:
             raise ValueError(f"pool: expected one of {', '.join(POOL)}, got {pool!r}")
-        if num_classes < 1:
-            raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
-        self.pool = pool
+        self.pool, self.num_outputs = pool, at_least_one("num_classes", num_classes)
         width = {"latents": dim, "tokens": token_dim, "both": dim + token_dim}[pool]
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
@@ -53,6 +50,13 @@ class ClassificationHead(nn.Module):
             pooled = most if self.pool == "tokens" else torch.cat([pooled, most], -1)  # (B, C or D + C)
         logits: Tensor = self.linear(self.dropout(self.norm(pooled)))
         return logits
+
+    def renewed(self, num_classes: int) -> ClassificationHead:
+        """Return a fresh head for other classes that pools alike, on the same device and in the same mode."""
+        old = self.norm.weight
+        new = ClassificationHead(len(old), num_classes, dropout=self.dropout.p)  # whatever it pools
+        new.pool = self.pool
+        return new.to(old).train(self.training)
 
 
 class PartHead(nn.Module):
@@ -74,15 +78,14 @@ class PartHead(nn.Module):
     def __init__(self, dim: int, num_parts: int, hidden: int = 0, dropout: float = 0.0) -> None:
         """Build the maps; the last starts at zero."""
         super().__init__()
-        if num_parts < 1:
-            raise ValueError(f"num_parts: expected at least 1, got {num_parts}")
+        self.num_outputs, self.width = at_least_one("num_parts", num_parts), hidden or dim
         self.before = (
             nn.Sequential(nn.Linear(dim, hidden, bias=False), BatchNorm(hidden))
             if hidden
             else nn.LayerNorm(dim, eps=NORM_EPS)
         )
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden or dim, num_parts)
+        self.linear = nn.Linear(self.width, num_parts)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -93,9 +96,15 @@ class PartHead(nn.Module):
 
     def reset(self, num_parts: int) -> None:
         """Put a new last map for ``num_parts`` in place of the old, starting at zero."""
-        if num_parts < 1:
-            raise ValueError(f"num_parts: expected at least 1, got {num_parts}")
-        new = nn.Linear(self.linear.in_features, num_parts).to(self.linear.weight)
+        new = nn.Linear(self.width, at_least_one("num_parts", num_parts))
         nn.init.zeros_(new.weight)
         nn.init.zeros_(new.bias)
-        self.linear = new
+        before = next(self.before.parameters())
+        self.linear, self.num_outputs = new.to(before).train(self.linear.training), new.out_features
+
+
+def at_least_one(name: str, number: int) -> int:
+    """Return a number, also NumPy's, as an int, or raise ValueError below 1."""
+    if number < 1:
+        raise ValueError(f"{name}: expected at least 1, got {number}")
+    return int(number)

@@ -1,4 +1,4 @@
-"""The part segmenter: encoder, an optional decoder, and a head on every point."""
+"""The part-segmentation model: encoder, an optional decoder, and a head on every point."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from bixt3d.models.decoder import PropagationDecoder
-from bixt3d.models.encoder import Attended, Level, PointEncoder, PointModel
-from bixt3d.models.heads import PartHead
+from bixt3d.models.encoder import Level, PointEncoder, PointModel, output_names
+from bixt3d.models.heads import PartHead, at_least_one
 from bixt3d.ops import gather_points
-from bixt3d.ops.validate import check_count, describe
+from bixt3d.ops.validate import describe
 
 
 class PointSegmenter(PointModel):
@@ -55,7 +55,8 @@ class PointSegmenter(PointModel):
             raise ValueError(f"{expected}, got {describe(category)}")
         if category.shape != points.shape[:1] or category.device != points.device:
             raise ValueError(f"{expected} on {points.device}, got {describe(category)} on {category.device}")
-        if category.device.type == "cpu" and not torch.compiler.is_compiling():
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if category.device.type == "cpu" and not tracing and not torch.compiler.is_compiling():
             low, high = int(category.min()), int(category.max())
             if low < 0 or high >= self.num_categories:
                 raise ValueError(f"category: expected 0 to {self.num_categories - 1}, got {low} to {high}")
@@ -93,42 +94,22 @@ class PointSegmenter(PointModel):
         """
         return self.forward_head(*self.forward_features(points, category))
 
-    def attention_maps(self, points: Tensor, category: Tensor | None = None) -> list[Tensor]:
-        """Return the latents' attention over the tokens in evaluation, one (B, H, M, N) per layer."""
-        return [attention for _, attention in self.located_attention(points, category)]
-
-    def located_attention(self, points: Tensor, category: Tensor | None = None) -> list[Attended]:
-        """Return what `attention_maps` does, each with the xyz of its tokens (B, N, 3) before it."""
-        self._check(points)
-        return self._attend(points, self._condition(points, category))
-
-    def attention_symmetry(self, points: Tensor, category: Tensor | None = None) -> list[Tensor]:
-        """Return how alike the two directions of attention are, (B, H) per layer that has both.
-
-        See `bixt3d.ops.attention_symmetry`.
-        """
-        self._check(points)
-        return self._compare(points, self._condition(points, category))
-
     def reset_classifier(self, num_parts: int, part_names: Sequence[str] | None = None) -> None:
         """Put a new last map for ``num_parts`` in place of the old, starting at zero.
 
-        What a checkpoint said of the model says the new parts then, ``part_names`` or numbered ones, and that
-        every category may hold any of them.
+        The model's description then names the new parts, ``part_names`` or numbered ones, and says that every
+        category may hold any of them.
 
         Raises:
             ValueError: For fewer than one part, or another number of names.
         """
-        if num_parts < 1:
-            raise ValueError(f"num_parts: expected at least 1, got {num_parts}")
-        names = [f"part {part}" for part in range(num_parts)] if part_names is None else list(part_names)
-        if len(names) != num_parts:
-            raise ValueError(f"part_names: expected {num_parts} names, got {len(names)}")
-        self.head.reset(num_parts)
+        count = at_least_one("num_parts", num_parts)
+        names = output_names("part_names", count, part_names, "part {}")
+        self.head.reset(count)
         if self.description is not None:
-            table = [list(range(num_parts)) for _ in range(self.num_categories)]
+            table = [list(range(count)) for _ in range(self.num_categories)]
             facts = {"part_names": names, "parts_of_category": table}
-            self.description = self.description.resized({"num_parts": num_parts}, facts)
+            self.description = self.description.resized({"num_parts": count}, facts)
 
 
 def segment_all_points(
@@ -140,9 +121,9 @@ def segment_all_points(
 ) -> Tensor:
     """Label every point of clouds that have more points than the model takes, or fewer.
 
-    Each cloud's points are dealt into hands of ``num_points``, the same ones every time, and each hand goes
-    through the model once. The last hand reaches back for points that were dealt before; a cloud with fewer
-    points than a hand repeats them. What comes out depends on a cloud's own points alone.
+    Each cloud's points are shuffled, the same way every time, and cut into chunks of ``num_points``; each
+    chunk goes through the model once. The last chunk reaches back for points of the one before; a cloud with
+    fewer points than a chunk repeats them. The logits depend on a cloud's own points alone.
 
     Args:
         model: Called with points and category: a `PointSegmenter` in evaluation mode.
@@ -157,21 +138,21 @@ def segment_all_points(
     Raises:
         ValueError: For a ``num_points`` below 1, or as the model.
     """
-    check_count(num_points, "num_points", max(num_points, 1), "any number of points")
+    num_points = at_least_one("num_points", num_points)
     batch, total, _ = points.shape
     row = torch.arange(total, device=points.device)  # (N,)
     own = torch.full((batch, 1), total, device=points.device) if count is None else count[:, None]  # (B, 1)
     # The beginning of a seeded draw does not depend on its length, so padding changes nothing.
-    shuffled = torch.rand(total, generator=Generator().manual_seed(0)).to(points.device)  # (N,)
-    dealt = (shuffled + (row >= own)).argsort(1)  # (B, N), own points first
-    latest = (own - num_points).clamp_min(0)  # (B, 1), where the last hand begins
-    hands = []
-    for begin in range(0, int(own.max()), num_points):
-        place = latest.clamp_max(begin) + torch.arange(num_points, device=points.device)  # (B, num_points)
-        index = dealt.gather(1, place % own)
-        hands.append(model(gather_points(points, index), category))  # (B, num_points, P)
-    logits = torch.cat(hands, 1)  # (B, hands * num_points, P)
-    rank = dealt.argsort(1).gather(1, row % own)  # (B, N), where each point, or the one it repeats, was dealt
-    hand = rank // num_points * num_points  # (B, N), where its hand would begin
-    answer = hand + rank - torch.minimum(hand, latest)  # (B, N)
+    draw = torch.rand(total, generator=Generator().manual_seed(0)).to(points.device)  # (N,)
+    order = (draw + (row >= own)).argsort(1)  # (B, N), own points first
+    last = (own - num_points).clamp_min(0)  # (B, 1), where the last chunk begins
+    chunks = []
+    for begin in range(0, total if count is None else int(own.max()), num_points):
+        place = last.clamp_max(begin) + torch.arange(num_points, device=points.device)  # (B, num_points)
+        index = order.gather(1, place % own)
+        chunks.append(model(gather_points(points, index), category))  # (B, num_points, P)
+    logits = torch.cat(chunks, 1)  # (B, chunks * num_points, P)
+    rank = order.argsort(1).gather(1, row % own)  # (B, N), the place of each point, or of the one it repeats
+    chunk = rank // num_points * num_points  # (B, N), where its chunk would begin
+    answer = chunk + rank - torch.minimum(chunk, last)  # (B, N)
     return logits.gather(1, answer[..., None].expand(-1, -1, logits.shape[-1]))

@@ -54,5 +54,5 @@ class SinusoidalTokenizer(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Map points (B, N, A) to tokens (B, N, D)."""
-        tokens: Tensor = self.project(self.encode(points).to(self.project.weight.dtype))
+        tokens: Tensor = self.project(self.encode(points).to(self.frequencies.dtype))
         return tokens

@@ -1,10 +1,18 @@
-"""The sizes of every variant, in view."""
+"""Models by name: one builder for each family, and the sizes of every variant.
+
+The sizes of a name never change: checkpoints are rebuilt by it. ``ti`` is the paper's tiny model; ``nano``
+and ``pico`` are for CPUs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
+from torch import nn
+
+from bixt3d.models.attention import BidirectionalCrossAttention
 from bixt3d.models.bixt import BiXT, Perceiver, Trunk
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.decoder import PropagationDecoder
@@ -14,96 +22,54 @@ from bixt3d.models.heads import ClassificationHead, PartHead
 from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.models.tokenizers import COORD_SCALE, GROUPED_COORD_SCALE, SinusoidalTokenizer
 
-F = TypeVar("F", bound=Callable[..., Any])
+Block = type[BidirectionalCrossAttention]
 
 
-def for_task(name: str) -> Callable[[F], F]:
-    """Let a builder say which task its model is for."""
-
-    def say(builder: F) -> F:
-        builder.task = name  # type: ignore[attr-defined]
-        return builder
-
-    return say
-
-
-@for_task("classification")
-def bixt_ti_cls(
+def classifier(
     num_classes: int = 40,
     in_dims: int = 3,
     *,
-    dim: int = 192,
-    depth: int = 12,
-    num_heads: int = 6,
-    num_latents: int = 64,
+    dim: int,
+    depth: int,
+    num_heads: int,
+    num_latents: int,
     attention: str = "bidirectional",
-    coord_scale: float = COORD_SCALE,
-    drop_path: float = 0.1,
-    dropout: float = 0.0,
-    pool: str = "latents",
-    backend: str = "auto",
-) -> PointClassifier:
-    """Naive BiXT: sinusoidal tokens, 12 layers (the last one-sided), mean latent (BiXT, section 4.4)."""
-    trunk = BiXT(
-        dim, depth, num_heads, num_latents, attention, _last(pool), drop_path=drop_path, backend=backend
-    )
-    return _classifier(num_classes, in_dims, dim, coord_scale, trunk, {}, pool, dim, dropout)
-
-
-@for_task("classification")
-def bixt_ti_cls_grouping(
-    num_classes: int = 40,
-    in_dims: int = 3,
-    *,
-    dim: int = 192,
-    depth: int = 12,
-    num_heads: int = 6,
-    num_latents: int = 64,
+    group_layers: Sequence[int] = (),
     neighbors: int = 24,
-    group_layers: Sequence[int] = (0, 3, 6, 9),
     group_blocks: int = 1,
     group_hidden: int | None = None,
     group_expansion: float = 1.0,
     center: str = "anchor",
     use_xyz: bool = False,
-    coord_scale: float = GROUPED_COORD_SCALE,
+    coord_scale: float = COORD_SCALE,
     drop_path: float = 0.1,
     dropout: float = 0.0,
     pool: str = "latents",
     backend: str = "auto",
+    block: Block = BidirectionalCrossAttention,
 ) -> PointClassifier:
-    """BiXT with affine grouping of all tokens before the layers in ``group_layers``."""
-    trunk = BiXT(
-        dim, depth, num_heads, num_latents, last_layer=_last(pool), drop_path=drop_path, backend=backend
-    )
-    stages = {
-        layer: GroupingStage(
-            dim,
-            dim,
-            neighbors=neighbors,
-            hidden=group_hidden,
-            blocks=group_blocks,
-            expansion=group_expansion,
-            center=center,
-            use_xyz=use_xyz,
-        )
-        for layer in group_layers
-    }
+    """BiXT over all points, with affine grouping of the tokens before some layers (BiXT, section 4.4).
+
+    The last layer is one-sided, and the head reads the mean latent, unless ``pool`` says otherwise.
+    """
+    sizes = dim, depth, num_heads, num_latents, attention, _last(pool)
+    trunk = BiXT(*sizes, drop_path=drop_path, backend=backend, block=block)
+    options = _options(neighbors, group_blocks, group_expansion, center, use_xyz, hidden=group_hidden)
+    stages = {layer: GroupingStage(dim, dim, **options) for layer in group_layers}
     return _classifier(num_classes, in_dims, dim, coord_scale, trunk, stages, pool, dim, dropout)
 
 
-@for_task("classification")
-def bixt_ti_cls_hierarchy(
+def hierarchy_classifier(
     num_classes: int = 40,
     in_dims: int = 3,
     *,
-    dim: int = 192,
-    num_heads: int = 6,
-    num_latents: int = 64,
-    embed_dim: int = 64,
-    widths: Sequence[int] = (128, 192, 256, 384),
-    reductions: Sequence[int] = (2, 2, 2, 2),
-    neighbors: int = 24,
+    dim: int,
+    num_heads: int,
+    num_latents: int,
+    embed_dim: int,
+    widths: Sequence[int],
+    reductions: Sequence[int],
+    neighbors: int,
     group_blocks: int = 1,
     group_expansion: float = 1.0,
     center: str = "anchor",
@@ -115,112 +81,82 @@ def bixt_ti_cls_hierarchy(
     dropout: float = 0.0,
     pool: str = "latents",
     backend: str = "auto",
+    block: Block = BidirectionalCrossAttention,
 ) -> PointClassifier:
-    """BiXT whose points are sampled and grouped before each of 4 layers; one width and reduction each."""
-    stages = _hierarchy(
-        embed_dim, widths, reductions, neighbors, group_blocks, group_expansion, center, use_xyz, sampling
-    )
-    trunk = BiXT(
-        dim,
-        len(widths),
-        num_heads,
-        num_latents,
-        last_layer=_last(pool),
-        token_dim=list(widths),
-        mlp_ratio=mlp_ratio,
-        drop_path=drop_path,
-        backend=backend,
-    )
+    """BiXT whose points are sampled and grouped before each layer; one width and reduction a layer."""
+    options = _options(neighbors, group_blocks, group_expansion, center, use_xyz, sampling=sampling)
+    stages = _hierarchy(embed_dim, widths, reductions, options)
+    sizes = dim, len(widths), num_heads, num_latents, "bidirectional", _last(pool), widths, mlp_ratio
+    trunk = BiXT(*sizes, drop_path, backend, block)
     return _classifier(num_classes, in_dims, embed_dim, coord_scale, trunk, stages, pool, widths[-1], dropout)
 
 
-@for_task("classification")
-def perceiver_ti_cls(
+def perceiver_classifier(
     num_classes: int = 40,
     in_dims: int = 3,
     *,
-    dim: int = 192,
-    num_blocks: int = 8,
-    self_attends_per_block: int = 6,
+    dim: int,
+    num_blocks: int,
+    self_attends_per_block: int,
     share: str = "all",
-    num_heads: int = 6,
-    num_latents: int = 64,
+    num_heads: int,
+    num_latents: int,
     coord_scale: float = COORD_SCALE,
     drop_path: float = 0.1,
     dropout: float = 0.0,
+    backend: str = "auto",
 ) -> PointClassifier:
-    """Iterative baseline sa6-d8: 8 cross-attentions, each with 6 self-attentions after it."""
-    trunk = Perceiver(
-        dim, num_blocks, self_attends_per_block, share, num_heads, num_latents, drop_path=drop_path
-    )
+    """Iterative attention, the baseline: cross-attentions, each with self-attentions after it."""
+    sizes = dim, num_blocks, self_attends_per_block, share, num_heads, num_latents
+    trunk = Perceiver(*sizes, drop_path=drop_path, backend=backend)
     return _classifier(num_classes, in_dims, dim, coord_scale, trunk, {}, "latents", dim, dropout)
 
 
-@for_task("classification")
-def sequential_ti_cls(
-    num_classes: int = 40,
-    in_dims: int = 3,
-    *,
-    dim: int = 192,
-    depth: int = 12,
-    num_heads: int = 6,
-    num_latents: int = 64,
-    coord_scale: float = COORD_SCALE,
-    drop_path: float = 0.1,
-    dropout: float = 0.0,
-) -> PointClassifier:
-    """Sequential baseline: two separate cross-attentions a layer."""
-    trunk = BiXT(dim, depth, num_heads, num_latents, "sequential", drop_path=drop_path)
-    return _classifier(num_classes, in_dims, dim, coord_scale, trunk, {}, "latents", dim, dropout)
-
-
-@for_task("part_segmentation")
-def bixt_ti_partseg(
+def part_segmenter(
     num_parts: int = 50,
     in_dims: int = 3,
     *,
     num_categories: int = 16,
-    dim: int = 192,
-    depth: int = 12,
-    num_heads: int = 6,
-    num_latents: int = 64,
+    dim: int,
+    depth: int,
+    num_heads: int,
+    num_latents: int,
     attention: str = "bidirectional",
     coord_scale: float = COORD_SCALE,
     drop_path: float = 0.1,
     dropout: float = 0.0,
     backend: str = "auto",
+    block: Block = BidirectionalCrossAttention,
 ) -> PointSegmenter:
-    """Naive part segmenter: 12 layers, LayerNorm and a linear map on the tokens (BiXT, section 4.4).
+    """Naive part segmentation: LayerNorm and a linear map on the tokens (BiXT, section 4.4).
 
     The last layer's latents would be read by nobody and are not updated. ``num_categories=0`` builds a model
     that is not told the category.
     """
-    trunk = BiXT(
-        dim, depth, num_heads, num_latents, attention, "tokens", drop_path=drop_path, backend=backend
-    )
+    sizes = dim, depth, num_heads, num_latents, attention, "tokens"
+    trunk = BiXT(*sizes, drop_path=drop_path, backend=backend, block=block)
     encoder = _encoder(in_dims, dim, coord_scale, trunk, {})
     return PointSegmenter(encoder, PartHead(dim, num_parts, dropout=dropout), num_categories)
 
 
-@for_task("part_segmentation")
-def bixt_ti_partseg_encdec(
+def encdec_part_segmenter(
     num_parts: int = 50,
     in_dims: int = 3,
     *,
     num_categories: int = 16,
-    dim: int = 192,
-    num_heads: int = 6,
-    num_latents: int = 64,
-    embed_dim: int = 64,
-    widths: Sequence[int] = (128, 192, 256, 384),
-    reductions: Sequence[int] = (4, 4, 4, 4),
-    neighbors: int = 32,
+    dim: int,
+    num_heads: int,
+    num_latents: int,
+    embed_dim: int,
+    widths: Sequence[int],
+    reductions: Sequence[int],
+    neighbors: int,
     group_blocks: int = 1,
     group_expansion: float = 1.0,
     center: str = "anchor",
     use_xyz: bool = True,
     mlp_ratio: float = 4.0,
-    decoder_widths: Sequence[int] = (256, 192, 128, 128),
+    decoder_widths: Sequence[int],
     decoder_blocks: int = 2,
     context_dim: int = 64,
     head_dim: int = 128,
@@ -228,27 +164,17 @@ def bixt_ti_partseg_encdec(
     drop_path: float = 0.1,
     dropout: float = 0.5,
     backend: str = "auto",
+    block: Block = BidirectionalCrossAttention,
 ) -> PointSegmenter:
-    """BiXT over a hierarchy of 4 layers, and a PointMLP-style decoder to all points (BiXT, section 4.4).
+    """BiXT over a hierarchy, and a PointMLP-style decoder to all points (BiXT, section 4.4).
 
     PointMLP's own decoder has widths 512, 256, 128, 128 and 4 blocks a stage, and another embedding of the
     category; here the latents join the global context.
     """
-    stages = _hierarchy(
-        embed_dim, widths, reductions, neighbors, group_blocks, group_expansion, center, use_xyz, "fps"
-    )
-    trunk = BiXT(
-        dim,
-        len(widths),
-        num_heads,
-        num_latents,
-        last_layer="full",
-        token_dim=list(widths),
-        mlp_ratio=mlp_ratio,
-        drop_path=drop_path,
-        backend=backend,
-    )
-    encoder = _encoder(in_dims, embed_dim, coord_scale, trunk, stages)
+    options = _options(neighbors, group_blocks, group_expansion, center, use_xyz)
+    stages = _hierarchy(embed_dim, widths, reductions, options)
+    sizes = dim, len(widths), num_heads, num_latents, "bidirectional", "full", widths, mlp_ratio
+    encoder = _encoder(in_dims, embed_dim, coord_scale, BiXT(*sizes, drop_path, backend, block), stages)
     decoder = PropagationDecoder((embed_dim, *widths), dim, decoder_widths, decoder_blocks, context_dim)
     width = decoder_widths[-1] + context_dim + (dim if num_categories else 0)
     head = PartHead(width, num_parts, head_dim, dropout)
@@ -283,33 +209,78 @@ def _encoder(
     return PointEncoder(SinusoidalTokenizer(in_dims, embed_dim, coord_scale), trunk, stages)
 
 
+def _options(
+    neighbors: int, blocks: int, expansion: float, center: str, use_xyz: bool, **others: Any
+) -> dict[str, Any]:
+    options = {"neighbors": neighbors, "blocks": blocks, "expansion": expansion, "center": center}
+    return {**options, "use_xyz": use_xyz, **others}
+
+
 def _hierarchy(
-    embed_dim: int,
-    widths: Sequence[int],
-    reductions: Sequence[int],
-    neighbors: int,
-    blocks: int,
-    expansion: float,
-    center: str,
-    use_xyz: bool,
-    sampling: str,
+    embed_dim: int, widths: Sequence[int], reductions: Sequence[int], options: dict[str, Any]
 ) -> dict[int, GroupingStage]:
     if len(widths) != len(reductions):
         raise ValueError(
             f"widths and reductions: expected one of each a layer, got {len(widths)} and {len(reductions)}"
         )
-    incoming = [embed_dim, *widths]
+    sizes = zip([embed_dim, *widths], widths, reductions, strict=False)
     return {
-        layer: GroupingStage(
-            incoming[layer],
-            width,
-            neighbors=neighbors,
-            reduction=reductions[layer],
-            blocks=blocks,
-            expansion=expansion,
-            center=center,
-            use_xyz=use_xyz,
-            sampling=sampling,
-        )
-        for layer, width in enumerate(widths)
+        layer: GroupingStage(before, width, reduction=reduction, **options)
+        for layer, (before, width, reduction) in enumerate(sizes)
     }
+
+
+TI = {"dim": 192, "num_heads": 6, "num_latents": 64}
+NANO = {"dim": 96, "num_heads": 3, "num_latents": 32, "drop_path": 0.0}
+PICO = {**NANO, "num_latents": 16}
+LEVELS = {"embed_dim": 64, "widths": (128, 192, 256, 384)}
+LIGHT = {"neighbors": 24, "group_blocks": 0, "mlp_ratio": 2.0}  # no MLP on every neighbour
+
+# Family and sizes of every name.
+VARIANTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
+    "bixt_ti_cls": (classifier, {**TI, "depth": 12}),
+    "bixt_nano_cls": (classifier, {**NANO, "depth": 4}),
+    "sequential_ti_cls": (classifier, {**TI, "depth": 12, "attention": "sequential"}),
+    "perceiver_ti_cls": (perceiver_classifier, {**TI, "num_blocks": 8, "self_attends_per_block": 6}),
+    "bixt_ti_cls_grouping": (
+        classifier,
+        {**TI, "depth": 12, "group_layers": (0, 3, 6, 9), "coord_scale": GROUPED_COORD_SCALE},
+    ),
+    "bixt_ti_cls_hierarchy": (
+        hierarchy_classifier,
+        {**TI, **LEVELS, "reductions": (2, 2, 2, 2), "neighbors": 24},
+    ),
+    "bixt_nano_cls_hierarchy": (
+        hierarchy_classifier,
+        {**NANO, "dim": 128, "num_heads": 4, "embed_dim": 64, "widths": (64, 128, 256)}
+        | {"reductions": (4, 2, 2), **LIGHT, "pool": "both"},
+    ),
+    "bixt_pico_cls_hierarchy": (
+        hierarchy_classifier,
+        {**PICO, "embed_dim": 48, "widths": (64, 128), "reductions": (4, 4), **LIGHT, "pool": "both"},
+    ),
+    "bixt_ti_partseg": (part_segmenter, {**TI, "depth": 12}),
+    "bixt_nano_partseg": (part_segmenter, {**NANO, "depth": 5}),
+    "bixt_ti_partseg_encdec": (
+        encdec_part_segmenter,
+        {**TI, **LEVELS, "reductions": (4, 4, 4, 4), "neighbors": 32, "decoder_widths": (256, 192, 128, 128)},
+    ),
+    "bixt_nano_partseg_encdec": (
+        encdec_part_segmenter,
+        {**NANO, "embed_dim": 48, "widths": (64, 96, 128), "reductions": (4, 4, 2), **LIGHT, "dropout": 0.2}
+        | {"decoder_widths": (96, 96, 64), "decoder_blocks": 1, "head_dim": 64},
+    ),
+    "bixt_pico_partseg_encdec": (
+        encdec_part_segmenter,
+        {**PICO, "embed_dim": 32, "widths": (64, 96), "reductions": (4, 4), **LIGHT, "dropout": 0.2}
+        | {"neighbors": 16, "decoder_widths": (96, 64), "decoder_blocks": 1, "head_dim": 64},
+    ),
+}
+
+
+def builder_of(name: str) -> Callable[..., nn.Module]:
+    """Return what builds a variant: its family with its sizes, and what the family's models are for."""
+    family, sizes = VARIANTS[name]
+    build = partial(family, **sizes)
+    build.task = "part_segmentation" if "num_parts" in family.__annotations__ else "classification"  # type: ignore[attr-defined]
+    return build

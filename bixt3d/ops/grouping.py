@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
+from torch.amp import is_autocast_available
 from torch.nn import functional as F
 
 from bixt3d.ops.neighbors import gather_points, knn, reduce_points
@@ -63,14 +66,24 @@ def affine_group(
     new_xyz = gather_points(xyz, anchors)  # (B, S, 3)
     index = knn(new_xyz, xyz, k, validate=False)
     source = torch.cat([features, xyz.to(features.dtype)], -1) if use_xyz else features
-    grouped = _normalize(source, anchors, index, alpha, beta, center)
-    anchor = gather_points(features, anchors)[:, :, None].expand(-1, -1, k, -1)  # (B, S, k, C)
-    return new_xyz, torch.cat([grouped, anchor], -1)
+    return new_xyz, group_neighbors(source, features, anchors, index, alpha, beta, center)
 
 
-def _normalize(
-    source: Tensor, anchors: Tensor, index: Tensor, alpha: Tensor, beta: Tensor, center: str
+def group_neighbors(
+    source: Tensor,
+    features: Tensor,
+    anchors: Tensor,
+    index: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    center: str = "anchor",
 ) -> Tensor:
+    """Return what `affine_group` does, (B, S, k, channels of source + C), for neighbours that are known.
+
+    Arguments and errors are those of `linear_of_affine_group`.
+    """
+    _check_affine(alpha, beta, source.shape[-1])
+    _check_center(center)
     neighbors = gather_points(source, index)  # (B, S, k, C)
     if center == "anchor":
         middle = gather_points(source, anchors)[:, :, None]  # (B, S, 1, C)
@@ -78,7 +91,9 @@ def _normalize(
         middle = neighbors.mean(2, keepdim=True)  # (B, S, 1, C)
     offset = neighbors - middle
     sigma = offset.flatten(1).std(1)[:, None, None, None]  # (B, 1, 1, 1)
-    return alpha.flatten() * (offset / (sigma + EPSILON)) + beta.flatten()
+    normalized = alpha.flatten() * (offset / (sigma + EPSILON)) + beta.flatten()
+    anchor = gather_points(features, anchors)[:, :, None].expand(-1, -1, index.shape[-1], -1)
+    return torch.cat([normalized, anchor], -1)  # (B, S, k, channels of source + C)
 
 
 def linear_of_affine_group(
@@ -125,9 +140,8 @@ def linear_of_affine_group(
     _check_affine(alpha, beta, channels)
     _check_center(center)
     if not fused:
-        grouped = _normalize(source, anchors, index, alpha, beta, center)
-        anchor = gather_points(features, anchors)[:, :, None].expand(-1, -1, index.shape[-1], -1)
-        groups = F.linear(torch.cat([grouped, anchor], -1), weight, bias)  # (B, S, k, D)
+        groups = group_neighbors(source, features, anchors, index, alpha, beta, center)
+        groups = F.linear(groups, weight, bias)  # (B, S, k, D)
         return groups.max(2).values if pool else groups
     of_neighbor, of_anchor = weight[:, :channels], weight[:, channels:]
     shift = of_neighbor @ beta.flatten() if bias is None else of_neighbor @ beta.flatten() + bias
@@ -165,7 +179,9 @@ def _sigma(source: Tensor, anchors: Tensor, index: Tensor, center: str) -> Tenso
         middle = neighbors.mean(2) if center == "center" else gather_points(source, anchors)
         return (neighbors - middle[:, :, None]).flatten(1).std(1)
     anchor = gather_points(source, anchors)  # (B, S, C)
-    with torch.autocast(source.device.type, enabled=False):
+    kind = source.device.type
+    exact = torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+    with exact:
         inner = (anchor @ source.transpose(1, 2)).gather(2, index)  # (B, S, k)
     per_point = torch.stack([source.sum(-1), source.square().sum(-1)], -1)  # (B, N, 2)
     of_neighbors = gather_points(per_point, index).sum((1, 2))  # (B, 2)

@@ -58,6 +58,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 NAMES = sorted(CASES)
+# One case of each kind of model, for what takes seconds; the other names are the same with other sizes.
+ONE_EACH = {name: next(case for case, (of, _) in CASES.items() if of == name) for name, _ in CASES.values()}
+KINDS = sorted(ONE_EACH)
 
 
 def small(case: str, **changed: Any) -> PointModel:

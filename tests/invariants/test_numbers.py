@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from bixt3d import list_models
 from bixt3d.config import config_from
 from bixt3d.datasets.loader import Batch
 from bixt3d.models import attention, grouping
@@ -20,9 +19,9 @@ from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.ops import attention as attention_ops
 from bixt3d.ops import farthest_point_sample, knn, neighbors
 from bixt3d.tasks import ClassificationTask, PartSegmentationTask, Task
-from bixt3d.training.device import Workers
-from bixt3d.training.step import Learner
-from tests.invariants.cases import CASES, NAMES, ask, assert_near, categories, clouds, small
+from bixt3d.training.distributed import Workers
+from bixt3d.training.trainer import TrainState
+from tests.invariants.cases import CASES, KINDS, NAMES, ONE_EACH, ask, assert_near, categories, clouds, small
 from tests.markers import needs_torch_cluster, needs_triton
 
 # How far bfloat16 autocast may be from float32: the norm of the difference over that of the logits, as the
@@ -39,9 +38,6 @@ ROUNDED = {
     "bixt_ti_partseg": 0.0095,
     "bixt_ti_partseg_encdec": 0.0138,
 }
-
-# One case of each model of the factory, for what takes seconds.
-ONE_EACH = {name: next(case for case, (model, _) in CASES.items() if model == name) for name in list_models()}
 
 
 @pytest.fixture(params=NAMES)
@@ -80,19 +76,20 @@ def test_every_parameter_learns_from_the_second_step_on(case: str) -> None:
     model = create_model(name, **args)
     assert isinstance(model, PointModel)
     batch, task = batch_of(model)
-    learner = Learner(config_from({}), model, task, torch.device("cpu"), Workers())
-    model.train()
-    learner.learn(batch)
-    first = {n: value.grad for n, value in model.named_parameters()}
-    assert [n for n, grad in first.items() if grad is None] == []
-    assert {n for n, grad in first.items() if grad is not None and grad.any()} == {
-        "head.linear.weight",
-        "head.linear.bias",
-    }
-    assert not learner.step(1e-2, first=True)
-    learner.learn(batch)
-    sizes = {n: float(value.grad.norm()) for n, value in model.named_parameters() if value.grad is not None}
-    assert set(sizes) == set(first)
+    config = config_from({"optim": {"lr": 1e-2, "warmup_epochs": 0, "clip_norm": 0}})
+    state = TrainState(config, model.train(), task, torch.device("cpu"), Workers())
+    (optimizer,) = state.optimizers
+    seen: list[dict[str, float]] = []
+
+    def note(*arguments: Any) -> None:
+        gradients = {n: value.grad for n, value in model.named_parameters()}
+        assert [n for n, gradient in gradients.items() if gradient is None] == []
+        seen.append({n: float(gradient.norm()) for n, gradient in gradients.items() if gradient is not None})
+
+    optimizer.register_step_pre_hook(note)
+    assert not any(state.train_step(iter([batch]), step)[2] for step in range(2))
+    first, sizes = seen
+    assert {n for n, size in first.items() if size} == {"head.linear.weight", "head.linear.bias"}
     idle, noise = without_effect(model), 1e-6 * max(sizes.values())
     assert {n for n, size in sizes.items() if not noise < size < float("inf")} == idle
 
@@ -135,7 +132,7 @@ def assert_same_model(
         assert difference <= bound * scale, f"{name}: {difference:.1e} of {scale:.1e}"
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", KINDS)
 @torch.no_grad()
 def test_compiled_is_eager(name: str) -> None:
     """What torch.compile captures, as one graph, computes what the model does."""
@@ -148,7 +145,7 @@ def test_compiled_is_eager(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", KINDS)
 def test_compiled_gradients_are_eager(name: str) -> None:
     model = small(ONE_EACH[name]).train()
     points = clouds(model, 2, 64)
@@ -205,7 +202,7 @@ def plain(model: PointModel) -> PointModel:
         pytest.param("triton", "triton", marks=needs_triton),
     ],
 )
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", KINDS)
 def test_backends_are_the_reference(
     name: str, attending: str, searching: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,12 +10,11 @@ from torch import nn
 from bixt3d.models.attention import (
     BidirectionalCrossAttention,
     CrossAttention,
-    DropPath,
-    FeedForward,
     SelfAttention,
     merge_heads,
     split_heads,
 )
+from bixt3d.models.layers import FeedForward
 from tests.models import twins
 from tests.models.randomize import randomize
 
@@ -39,42 +38,6 @@ class TestHeads:
 
 
 class TestAgainstTwins:
-    def test_feed_forward(self) -> None:
-        block = FeedForward(8, 2.5, 0.0).double()
-        assert block.mlp.fc1.out_features == 20
-        randomize(block)
-        x = torch.randn(2, 5, 8).double()
-        close(block(x), twins.feed_forward(twins.weights_of(block), x.numpy()))
-
-    @pytest.mark.parametrize("rows", [1, 4, 9, 10, 11])
-    def test_feed_forward_in_evaluation_by_rows(self, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bixt3d.models.attention.ROWS", {"cpu": rows, "cuda": rows})
-        block = FeedForward(8, 2.0, 0.5).double().eval()
-        randomize(block)
-        seen: list[int] = []
-        block.mlp.register_forward_hook(lambda module, given, out: seen.append(out.numel() // 8))
-        x = torch.randn(2, 5, 8).double()
-        with torch.no_grad():
-            found = block(x)
-        assert sum(seen) == 10 and max(seen) <= rows
-        close(found, twins.feed_forward(twins.weights_of(block), x.numpy()))
-        seen.clear()
-        block.train()(x)  # a cloud's branch is dropped as a whole
-        block.eval()(x).sum().backward()
-        assert seen == [10, 10]
-
-    @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.* is deprecated:DeprecationWarning")
-    def test_feed_forward_traced_with_many_rows_maps_any_number(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("bixt3d.models.attention.ROWS", {"cpu": 4, "cuda": 4})
-        block = FeedForward(8, 2.0, 0.0).eval()
-        with torch.no_grad():
-            traced = torch.jit.trace(block, torch.randn(2, 5, 8))
-            for rows in (1, 5, 20):
-                x = torch.randn(2, rows, 8)
-                torch.testing.assert_close(traced(x), block(x))
-
     @pytest.mark.parametrize("heads", [1, 2, 4])
     def test_self_attention(self, heads: int) -> None:
         block = SelfAttention(8, heads, 2.0, 0.0).double()
@@ -124,33 +87,6 @@ class TestAttentionMaps:
 
 
 class TestDropPath:
-    def test_nothing_is_dropped_in_eval(self) -> None:
-        x = torch.randn(64, 3, 2)
-        assert DropPath(0.9).eval()(x).equal(x)
-
-    def test_nothing_is_dropped_at_rate_zero(self) -> None:
-        x = torch.randn(64, 3, 2)
-        assert DropPath(0.0).train()(x).equal(x)
-
-    def test_a_sample_is_dropped_as_a_whole_or_scaled(self) -> None:
-        x = torch.rand(64, 3, 2) + 1
-        out = DropPath(0.25).train()(x)
-        dropped = (out == 0).flatten(1)
-        assert dropped.all(1).equal(dropped.any(1))
-        kept = ~dropped.any(1)
-        assert 0 < kept.sum() < 64
-        torch.testing.assert_close(out[kept], x[kept] / 0.75)
-
-    @pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
-    def test_the_expectation_is_the_input(self, rate: float) -> None:
-        out = DropPath(rate).train()(torch.ones(20_000, 1))
-        deviation = (rate / (1 - rate) / 20_000) ** 0.5
-        assert abs(out.mean().item() - 1) < 5 * deviation
-        assert abs((out == 0).float().mean().item() - rate) < 0.02
-
-    def test_dtype_is_kept(self) -> None:
-        assert DropPath(0.5).train()(torch.ones(8, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
-
     def test_all_four_branches_of_a_bidirectional_block_are_dropped(self) -> None:
         block = BidirectionalCrossAttention(8, 8, 2, 2.0, 1 - 1e-7, "auto").train()
         randomize(block)

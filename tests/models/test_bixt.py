@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bixt3d import BiXT, Perceiver
-from bixt3d.models.attention import DropPath, Mlp
 from bixt3d.models.bixt import BidirectionalLayer, OneSidedLayer, Trunk
+from bixt3d.models.layers import DropPath, Mlp
 from tests.models import twins
 from tests.models.randomize import randomize
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 import bixt3d
 from bixt3d import create_model, list_models
 from bixt3d.models import factory
-from bixt3d.models.attention import DropPath
 from bixt3d.models.bixt import Trunk
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.encoder import PointEncoder
 from bixt3d.models.factory import MODELS
 from bixt3d.models.grouping import GroupingStage
+from bixt3d.models.layers import DropPath
 from bixt3d.models.tokenizers import SinusoidalTokenizer
+from bixt3d.models.variants import VARIANTS
 from tests.models.randomize import randomize
 
 TINY: dict[str, Any] = {"num_classes": 7, "dim": 24, "num_heads": 3, "num_latents": 5}
@@ -32,6 +33,7 @@ ARGS: dict[str, dict[str, Any]] = {
     "sequential_ti_cls": {"depth": 3},
 }
 NAMES = sorted(ARGS)
+CLASSIFIERS = sorted(name for name in VARIANTS if "_cls" in name)
 # Points that each step reads, for 128 points.
 READS = {name: (64, 16) if "hierarchy" in name else (128, 128, 128) for name in NAMES}
 
@@ -63,10 +65,10 @@ class TestNames:
         assert bixt3d.list_models() == list_models()
 
     def test_every_classifier_is_tested_here(self) -> None:
-        assert {name for name in list_models() if "_cls" in name} == set(ARGS)
-
-    def test_a_name_is_its_function(self) -> None:
-        assert {name: build.__name__ for name, build in MODELS.items()} == {name: name for name in MODELS}
+        """Those of another size are of a family that is."""
+        families = {VARIANTS[name][0] for name in ARGS}
+        assert {family for name, (family, _) in VARIANTS.items() if "_cls" in name} == families
+        assert set(list_models()) == set(VARIANTS) == set(MODELS)
 
     @pytest.mark.parametrize(
         ("wrong", "meant"),
@@ -93,8 +95,8 @@ class TestNames:
             create_model(name, num_class=10)
 
     def test_an_argument_of_another_model(self) -> None:
-        with pytest.raises(ValueError, match="sequential_ti_cls has no argument 'neighbors'"):
-            create_model("sequential_ti_cls", neighbors=8)
+        with pytest.raises(ValueError, match="perceiver_ti_cls has no argument 'neighbors'"):
+            create_model("perceiver_ti_cls", neighbors=8)
 
 
 class Constant(nn.Module):
@@ -193,6 +195,7 @@ class TestSizes:
             features = sum(value.numel() for value in create_model(name, in_dims=3 + wider).parameters())
             assert features == count + wider * 32 * 192
 
+    @pytest.mark.parametrize("name", CLASSIFIERS)
     def test_defaults_classify_forty_classes(self, name: str) -> None:
         model = create_model(name).eval()
         with torch.inference_mode():
@@ -297,7 +300,6 @@ class TestForwardAndBackward:
         assert logits.dtype == torch.float32
         assert logits.isfinite().all()
 
-    @pytest.mark.parametrize("name", [name for name in NAMES if "bixt" in name])
     def test_backends_agree(self, name: str) -> None:
         models = [tiny(name, backend=backend).eval() for backend in ("torch", "sdpa", "auto")]
         for model in models[1:]:

@@ -16,6 +16,7 @@ from bixt3d.models.decoder import PropagationDecoder, PropagationStage
 from bixt3d.models.factory import MODELS, task_of
 from bixt3d.models.official import initialize_from
 from bixt3d.models.segmenter import PointSegmenter, segment_all_points
+from bixt3d.models.variants import VARIANTS
 from tests.models.randomize import randomize
 
 TINY: dict[str, Any] = {
@@ -85,7 +86,8 @@ def test_which_models_label_parts() -> None:
     """Each builder says what its model is for, and so does the model."""
     for name, build in MODELS.items():
         assert (task_of(name) == "part_segmentation") == ("num_parts" in inspect.signature(build).parameters)
-    assert set(ARGS) == {name for name in MODELS if task_of(name) == "part_segmentation"}
+    families = {VARIANTS[name][0] for name in MODELS if task_of(name) == "part_segmentation"}
+    assert {VARIANTS[name][0] for name in ARGS} == families
     assert {tiny(name).task for name in ARGS} == {"part_segmentation"}
 
 
