@@ -152,7 +152,7 @@ class TrainConfig(Section):
     eval_batch_size: int = 64
     # Epochs between evaluations of the validation split; the last epoch is always evaluated.
     eval_every: int = 1
-    # 0 turns the moving average of the weights off.
+    # Of the moving average of the weights, at most (1 + step) / (10 + step); 0 turns it off.
     ema_decay: float = 0.999
     # bfloat16 autocast, where the device has units for it; float32 elsewhere.
     amp: bool = False
