@@ -219,15 +219,9 @@ def _report(split: str, listing: Listing, shapes: Shapes) -> None:
     foreign = {Path(name).suffix.lower() for name in listing.others} & set(CONVERTERS)
     for suffix in sorted(foreign):
         logger.warning("%s: %s is not read; convert it with %s", split, suffix, CONVERTERS[suffix])
-    if shapes.damaged:
-        total = len(shapes.names) + len(shapes.damaged)
-        logger.warning(
-            "%s: left out, cannot be read: %d of %d files%s",
-            split,
-            len(shapes.damaged),
-            total,
-            _lines(shapes.damaged),
-        )
+    if bad := shapes.damaged:
+        total = len(shapes.names) + len(bad)
+        logger.warning("%s: left out, cannot be read: %d of %d files%s", split, len(bad), total, _lines(bad))
 
 
 def _report_result(split: str, result: Split, bare: list[str], total: int) -> None:
@@ -237,24 +231,15 @@ def _report_result(split: str, result: Split, bare: list[str], total: int) -> No
         what = "xyz: no file has normals"
     elif bare:
         what = f"xyz: {len(bare)} of {total} files have no normals,\n  as {', '.join(bare[:3])}"
+    shapes, points = len(result), result.num_points
     logger.info(
-        "%s: %d shapes of %d classes, %d points each, %s",
-        split,
-        len(result),
-        len(result.classes),
-        result.num_points,
-        what,
+        "%s: %d shapes of %d classes, %d points each, %s", split, shapes, len(result.classes), points, what
     )
-    short = 0 if result.count is None else int((result.count < result.num_points).sum())
-    if result.count is not None and short:
-        fewest = int(result.count.argmin())
+    if result.count is not None and (short := int((result.count < points).sum())):
+        at = int(result.count.argmin())
         logger.info(
             "%s: %d shapes have fewer than %d points and repeat theirs; the fewest,\n  %d, has %s",
-            split,
-            short,
-            result.num_points,
-            int(result.count[fewest]),
-            result.names[fewest],
+            *(split, short, points, int(result.count[at]), result.names[at]),
         )
 
 

@@ -15,8 +15,8 @@ SPLITS = ("train", "val", "test", "trainval")
 def hold_out(label: Tensor, fraction: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Cuts shapes into train and val, class by class, the same way every time.
 
-    The draw uses NumPy's frozen legacy stream, so it depends on `label`, `fraction` and `seed` alone: not on
-    global random state, and not on the version of a library.
+    The draw uses NumPy's frozen legacy stream: it depends on these arguments alone, not on global random
+    state or the version of a library.
 
     Args:
         label: (S,) int64 class of each shape.

@@ -49,19 +49,8 @@ def read_modelnet40(
     names, (n, P, width). Clouds in the unit sphere are taken as stored, as all of the official release are;
     others are moved there by all of their points, with a line in the log.
 
-    Args:
-        root: The data folder, or the data set's own folder.
-        split: train, val, test, or trainval: the whole official train set in file order.
-        num_points: The first so many stored points of each shape, as PointMLP takes them; None keeps all.
-        features: Features that every file holds, in order; None is xyz alone.
-
-    Returns:
-        points (S, num_points, 3 + F), label (S,), classes; names where every file holds them.
-
-    Raises:
-        FileNotFoundError: The data set, or a file that it names, is missing.
-        ValueError: A file is damaged or of another layout, or fewer points are stored than asked for.
-        ImportError: h5py is not installed.
+    Arguments, result and errors are those of `open_dataset`; h5py has to be installed. None of `features` is
+    xyz alone.
     """
     check_request(split, num_points)
     folder = find_folder(root, HDF5_FOLDER, marker="shape_names.txt")
@@ -76,12 +65,8 @@ def read_modelnet40(
         [classes_file, *files], key, lambda: _build_hdf5(files, len(classes), wanted), folder=folder
     )
     if moved := int(arrays["moved"]):
-        logger.info(
-            "modelnet40: %d of %d clouds are not centred and scaled as stored: moved into the unit sphere,\n"
-            "  as Predictor does it",
-            moved,
-            len(arrays["label"]),
-        )
+        said = "%d of %d clouds are not centred and scaled as stored: they are moved into the unit sphere"
+        logger.info(said, moved, len(arrays["label"]))
     points = _first_points(arrays, num_points, folder)
     return _split("modelnet40", points, arrays, classes, split, wanted)
 
@@ -99,19 +84,8 @@ def read_modelnet40_normal(
     parsed and cached, which serves every `num_points` up to 2,048; a larger number, or None for all lines,
     is parsed and cached apart.
 
-    Args:
-        root: The data folder, or the data set's own folder.
-        split: train, val, test, or trainval: the whole official train set in the order of its list.
-        num_points: The first so many stored points of each shape; None keeps all. The unit sphere is that of
-            the points taken, as in the usual PointNet++ loader.
-        features: `normal` or none; None keeps the normals.
-
-    Returns:
-        points (S, num_points, 6), or (S, num_points, 3) without normals, label (S,), classes and names.
-
-    Raises:
-        FileNotFoundError: The data set, or a file that it names, is missing.
-        ValueError: A file is damaged or of another layout, or fewer points are stored than asked for.
+    Arguments, result and errors are those of `open_dataset`. The unit sphere is that of the points taken, as
+    in the usual PointNet++ loader.
     """
     check_request(split, num_points)
     folder = find_folder(root, NORMAL_FOLDER, marker="modelnet40_shape_names.txt")
@@ -135,8 +109,7 @@ def read_modelnet40_normal(
 
     key = f"modelnet40_normal-{part}-{'all' if limit is None else limit}"
     arrays = cached([classes_file, listing, *files], key, build, folder=folder)
-    points = _first_points(arrays, num_points, folder)
-    points = unit_spheres(points)
+    points = unit_spheres(_first_points(arrays, num_points, folder))
     if features is not None and not parse_features(features):
         return _split("modelnet40_normal", points[..., :3].contiguous(), arrays, classes, split, ())
     result = _split("modelnet40_normal", _mend_normals(points, files), arrays, classes, split, ("normal",))
@@ -197,11 +170,8 @@ def _build_text(files: list[Path], limit: int | None) -> Arrays:
         check_extent(torch.from_numpy(cloud[:, :3]), path)
         clouds.append(keep_shape(torch.from_numpy(cloud)[None])[0].numpy())
     rows = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
-    points = np.empty((len(clouds), int(rows.min()), 6), dtype=np.float32)
-    for index, cloud in enumerate(clouds):
-        points[index] = cloud[: points.shape[1]]
     return {
-        "points": points,
+        "points": np.stack([cloud[: rows.min()] for cloud in clouds]),  # (S, N, 6)
         "rows": rows,
         "files": np.array([f"{path.parent.name}/{path.name}" for path in files]),
     }

@@ -69,21 +69,17 @@ def read_shapenetpart(
     parts a category has is said by `parts.json`, `{category: {part name: part id}}`; without it by the table
     of the official release where all categories are of it, else by the labels of the training shapes.
 
+    Shapes with fewer points than the largest, or than `num_points`, repeat their own: `count` says how many
+    those are. Arguments, result and errors are those of `open_dataset`; errors name file and line. Up to one
+    in a hundred files that are listed may be missing: they are left out, as are shapes without labels, and
+    counted in the log.
+
     Args:
         root: The data folder, or the data set's own folder under any name.
         split: train, val, test, or trainval, which is both.
-        num_points: The first so many stored points of each shape; None keeps all. A shape with fewer than
-            that, or than the largest, repeats its own; `count` says how many those are.
+        num_points: The first so many stored points of each shape; None keeps all.
         features: What stands between xyz and the part; None: the normals of the official release, where the
             files have columns for them. [] leaves those out.
-
-    Returns:
-        points (S, N, 3 + F), parts (S, N), category (S,), count (S,) and the tables; label is the category.
-
-    Raises:
-        FileNotFoundError: The data set or one of its tables is missing, or more than one in a hundred of the
-            listed files. Fewer are left out and counted in the log, as are shapes without labels.
-        ValueError: A file is damaged or of another layout; the message names file and line.
     """
     check_request(split, num_points)
     folder = find_folder(root, FOLDER, marker=TABLE)
@@ -120,15 +116,9 @@ def read_shapenetpart(
         taken,
         normalized=True,
     )
-    fewest, most = int(count.min()), int(count.max())
-    logger.info(
-        "read %d %s shapes of %s points, %d categories with %d parts",
-        len(result),
-        split,
-        fewest if fewest == most else f"{fewest} to {most}",
-        len(categories),
-        sum(map(len, parts_of_category)),
-    )
+    sizes = " to ".join(map(str, sorted({int(count.min()), int(count.max())})))
+    held = f"{len(categories)} categories with {sum(map(len, parts_of_category))} parts"
+    logger.info("read %d %s shapes of %s points, %s", len(result), split, sizes, held)
     return result
 
 

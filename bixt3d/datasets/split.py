@@ -113,21 +113,26 @@ class Split:
             check_index("count", self.count, (shapes,), num_points + 1, "points and none")
             if int(self.count.min()) < 1:
                 raise ValueError("count: expected at least one point of its own for each shape, got 0")
-        part_fields = (self.parts is not None, self.category is not None, bool(self.categories))
-        if any(part_fields) or self.parts_of_category:
-            if self.parts is None or self.category is None or not self.categories:
-                raise ValueError(
-                    "part data needs parts, category, categories and parts_of_category together, got "
-                    f"parts: {part_fields[0]}, category: {part_fields[1]}, categories: {part_fields[2]}"
-                )
-            check_names("categories", self.categories)
-            check_part_table(self.categories, self.parts_of_category)
-            check_index("category", self.category, (shapes,), len(self.categories), "categories")
-            check_index("parts", self.parts, (shapes, num_points), self.num_parts, "part ids")
-            if self.part_names and len(self.part_names) != self.num_parts:
-                raise ValueError(
-                    f"part_names: expected {self.num_parts} names, one a part id, got {len(self.part_names)}"
-                )
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Raise ValueError unless the fields of part data are all there and fit, or none is."""
+        given = (self.parts is not None, self.category is not None, bool(self.categories))
+        if not any(given) and not self.parts_of_category:
+            return
+        if not all(given):
+            raise ValueError(
+                "part data needs parts, category, categories and parts_of_category together, got "
+                f"parts: {given[0]}, category: {given[1]}, categories: {given[2]}"
+            )
+        check_names("categories", self.categories)
+        check_part_table(self.categories, self.parts_of_category)
+        check_index("category", self.category, (len(self),), len(self.categories), "categories")
+        check_index("parts", self.parts, tuple(self.points.shape[:2]), self.num_parts, "part ids")
+        if self.part_names and len(self.part_names) != self.num_parts:
+            raise ValueError(
+                f"part_names: expected {self.num_parts} names, one a part id, got {len(self.part_names)}"
+            )
 
     def _convert(self) -> None:
         """Take arrays of NumPy for tensors, and lists for tuples."""
@@ -179,10 +184,9 @@ class Split:
             fields["parts"] = repeat_labels(parts, rows)  # (S, N)
             fields.setdefault("category", label)
             fields.setdefault("categories", tuple(classes))
-        ragged = torch.tensor(rows) if min(rows) < most else None
-        return cls(
-            torch.stack(points), label, tuple(classes), **{"count": ragged, "normalized": True, **fields}
-        )
+        count = torch.tensor(rows) if min(rows) < most else None
+        fields = {"count": count, "normalized": True, **fields}
+        return cls(torch.stack(points), label, tuple(classes), **fields)
 
     def __len__(self) -> int:
         return self.points.shape[0]
@@ -254,11 +258,8 @@ class Split:
         return replace(self, parts=None, category=None, categories=(), parts_of_category=(), part_names=())
 
     def __repr__(self) -> str:
-        kind = (
-            f"{len(self.classes)} classes"
-            if self.parts is None
-            else f"{len(self.categories)} categories with parts"
-        )
+        parts = f"{len(self.categories)} categories with parts"
+        kind = f"{len(self.classes)} classes" if self.parts is None else parts
         return f"Split({len(self)} shapes, points {tuple(self.points.shape)} on {self.points.device}, {kind})"
 
     @property
