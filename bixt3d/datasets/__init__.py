@@ -1,4 +1,4 @@
-"""Data sets, each split whole in memory, and what is done to it on the way to a model."""
+"""Data sets by name: `open_dataset` reads a split, whole in memory, and `register_dataset` adds one."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def open_dataset(
 
     Args:
         name: `folder`, `modelnet40`, `modelnet40_normal`, `shapenetpart`, `shapes`, or a registered name.
-            `folder` is your own meshes and clouds, `<root>/<split>/<class>/<file>`; `shapes` is made by this
-            project, on first use; `shapenetpart` reads any part data in its layout.
+            `folder` is your own meshes and clouds, such as `<root>/<split>/<class>/<file>`; `shapes` are
+            synthetic, written on first use; `shapenetpart` reads any part data in its layout.
         root: The data folder, or the data set's own folder; data/README.md shows the layouts.
         split: train, val, test, or trainval. Where a data set has no val split it is cut from the official
             train set by a fixed seed: the two are disjoint and add up to it; trainval is all of it in file
@@ -202,7 +202,7 @@ def _read_shapes(
     if make and not (own / HDF5_FOLDER).is_dir():
         from bixt3d.datasets.synthetic.shapes import write_shapes
 
-        logger.warning("shapes: not there yet, making it in %s", own)
+        logger.warning("shapes: not there yet, writing them to %s", own)
         write_shapes(own.parent)
     return read_modelnet40(own, split, num_points, features)
 
