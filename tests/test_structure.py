@@ -37,7 +37,8 @@ MAY_IMPORT = {
     "training": {"tasks", "models", "datasets", "yaml", "shipped"} | LOWER,
     "inference": {"training", "tasks", "models", "datasets"} | LOWER,
     "visualize": {"inference", "tasks", "models", "datasets"} | LOWER,
-    "commands": {"training", "inference", "visualize", "tasks", "models", "datasets", "shipped"} | LOWER,
+    "commands": {"training", "inference", "visualize", "tasks", "models", "datasets", "shipped", "yaml"}
+    | LOWER,
     "cli": {"commands", "suggest", ""},
     "__main__": {"cli"},
 }
