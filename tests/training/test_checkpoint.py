@@ -18,7 +18,7 @@ from bixt3d.models import create_model
 from bixt3d.models.factory import task_of
 from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint, load_model, save_model
-from bixt3d.training.resume import load_latest_state, load_state, previous_of, save_state
+from bixt3d.training.resume import load_state, save_state
 from tests.training.tiny import HIERARCHY, NAIVE, assert_same, awaken, contents, weights
 
 PREPROCESS = {"num_points": 24, "order": "stored", "stored_points": 100}
@@ -231,90 +231,6 @@ def test_pickle_in_place_of_a_state_does_not_run(raw: bool, tmp_path: Path) -> N
     assert not sprung.exists()
     torch.load(path, weights_only=False) if not raw else pickle.loads(path.read_bytes())
     assert sprung.exists()  # the trap works
-
-
-def test_state_round_trip(tmp_path: Path) -> None:
-    state = {
-        "epoch": 3,
-        "best": -float("inf"),
-        "average": None,
-        "model": {"w": torch.randn(3, dtype=torch.float64)},
-    }
-    save_state(tmp_path / "resume.pt", state)
-    read = load_state(tmp_path / "resume.pt")
-    assert torch.equal(read["model"].pop("w"), state["model"].pop("w"))  # type: ignore[union-attr]
-    assert read == state
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
-def test_truncated_state(keep: float, tmp_path: Path) -> None:
-    path = tmp_path / "resume.pt"
-    save_state(path, {"w": torch.randn(1000)})
-    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(ValueError, match=r"resume\.pt: cannot resume from it"):
-        load_state(path)
-
-
-def test_state_of_another_kind(tmp_path: Path) -> None:
-    torch.save(torch.zeros(3), tmp_path / "resume.pt")
-    with pytest.raises(ValueError, match="expected the state of a run, got Tensor"):
-        load_state(tmp_path / "resume.pt")
-    with pytest.raises(FileNotFoundError, match="start without --resume"):
-        load_state(tmp_path / "none.pt")
-
-
-def test_damaged_state_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "resume.pt"
-    for number in (1, 2, 3):
-        save_state(path, {"number": number})
-    assert load_latest_state(path) == ({"number": 3}, True) and not caplog.records
-    path.write_bytes(path.read_bytes()[:100])
-    assert load_latest_state(path) == ({"number": 2}, False)
-    assert "resume.pt: cannot resume from it" in caplog.text and "the state before it" in caplog.text
-    save_state(path, {"number": 3}, keep_previous=False)  # the damaged one is not worth keeping
-    assert load_state(previous_of(path)) == {"number": 2}
-    path.write_bytes(b"damaged")
-    previous_of(path).write_bytes(b"damaged too")
-    with pytest.raises(ValueError, match=r"resume\.pt\.previous: cannot resume"):
-        load_latest_state(path)
-
-
-def test_damage_inside_a_state_is_noticed(tmp_path: Path) -> None:
-    """torch itself reads the changed numbers."""
-    path = tmp_path / "resume.pt"
-    save_state(path, {"w": torch.full((64,), 7.0)})
-    content = path.read_bytes()
-    seven = torch.full((64,), 7.0).numpy().tobytes()
-    assert seven in content
-    path.write_bytes(content.replace(seven, bytes(256)))
-    assert torch.load(path)["w"].sum() == 0
-    with pytest.raises(ValueError, match=r"resume\.pt: cannot resume from it"):
-        load_state(path)
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_state_before_the_last_is_a_whole_file_at_any_time(
-    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also on file systems without hard links."""
-    if not links:
-        monkeypatch.setattr(os, "link", fail_in("link", OSError(95, "Operation not supported")))
-    path, rename, seen = tmp_path / "resume.pt", os.replace, []
-
-    def look(source: Path, target: Path) -> None:
-        rename(source, target)
-        seen.append({p.name: load_state(p)["number"] for p in tmp_path.glob("resume*")})
-
-    monkeypatch.setattr(os, "replace", look)
-    for number in (1, 2, 3):
-        save_state(path, {"number": number})
-    assert seen == [
-        {"resume.pt": 1},
-        {"resume.pt": 1, "resume.pt.previous": 1},
-        {"resume.pt": 2, "resume.pt.previous": 1},
-        {"resume.pt": 2, "resume.pt.previous": 2},
-        {"resume.pt": 3, "resume.pt.previous": 2},
-    ]
 
 
 def save_weights(path: Path) -> None:

@@ -1,14 +1,26 @@
-"""Evaluation: every cloud once, whatever the batch, and the model as it was."""
+"""Evaluation of models: every cloud once, the model as it was; and of checkpoints, by what they know."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import bixt3d
+from bixt3d.config import override
 from bixt3d.datasets.split import Split
 from bixt3d.training import ClassificationTask, evaluate
+from bixt3d.training.evaluate import evaluate_checkpoint, scores
 from tests.tasks.test_classification import smoothed_loss
+from tests.training.own import Pooled, SpreadTask, featured, settings
+from tests.training.tiny import make_split
+
+SPLITS = {"train": (64, 0), "val": (22, 1), "test": (20, 2)}
 
 
 class Reader(nn.Module):
@@ -93,3 +105,84 @@ def test_amp_autocasts_where_the_device_is_faster_with_it(
     assert model.dtype == torch.float32
     evaluate(model, uneven(), ClassificationTask("abc"), 8, amp=True)
     assert model.dtype == (torch.bfloat16 if fast else torch.float32)
+
+
+def balls(root: Path, split: str) -> bixt3d.Split:
+    count, seed = SPLITS[split]
+    return make_split(count, seed=seed)
+
+
+@pytest.fixture
+def known(registries: None) -> None:
+    bixt3d.register_dataset("balls", balls)
+    bixt3d.register_model("pooled", lambda outputs=4, in_dims=3: Pooled(outputs, in_dims))
+
+
+def test_scores_are_those_of_the_training(run: Path, known: None, capsys: pytest.CaptureFixture[str]) -> None:
+    result = bixt3d.train(settings(run, "data.name=balls"))
+    scored = evaluate_checkpoint(run / "last")
+    epoch = result.last["epoch"]
+    assert {"epoch": epoch, **scored.seen.metrics} == result.last
+    assert scored.out == run / "last_test" and len(scored.split) == 20
+    assert isinstance(scored.task, ClassificationTask) and scored.task.classes == scored.split.classes
+    assert (scored.out / "table.csv").read_bytes() == (run / "last_test.csv").read_bytes()
+    stated = json.loads((scored.out / "result.json").read_text())
+    assert stated == {"split": "test", "shapes": 20, **scored.seen.metrics}
+    said = capsys.readouterr().out
+    assert scores(scored.seen, scored.task) in said and f"test: 20 shapes of balls, epoch {epoch}" in said
+    evaluate_checkpoint(run / "last", "train")
+    assert "the model was trained on these shapes (train)" in capsys.readouterr().out
+
+
+def test_results_under_home(run: Path, known: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bixt3d.train(settings(run, "data.name=balls", "train.epochs=1"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert evaluate_checkpoint(run, out=Path("~/scores")).out == tmp_path / "home" / "scores"
+    assert (tmp_path / "home" / "scores" / "result.json").is_file()
+
+
+def test_other_classes_than_the_data_have(run: Path, known: None) -> None:
+    bixt3d.train(settings(run, "data.name=balls", "train.epochs=1"))
+    bixt3d.register_dataset("others", lambda root, split: featured().with_features(()))
+    with pytest.raises(ValueError, match=r"run/best.* knows 4 classes \(ball, .*, others has 3 \(red, green"):
+        evaluate_checkpoint(run, overrides=["data.name=others"])
+
+
+def test_features_are_those_of_the_checkpoint(run: Path, known: None) -> None:
+    """Whatever the settings of the evaluation say, and whatever else the data have."""
+    asked: list[Any] = []
+
+    def read(root: Path, split: str, features: Any = None) -> bixt3d.Split:
+        asked.append(features)
+        return featured(24, 1 if split == "test" else 0).with_features(features)
+
+    bixt3d.register_dataset("colours", read)
+    config = settings(run, "data.name=colours", "data.features=[color]", "data.train_split=trainval")
+    result = bixt3d.train(config)
+    assert set(asked) == {("color",)}
+    asked.clear()
+    scored = evaluate_checkpoint(run / "last", overrides=["data.features=[intensity]"])
+    assert set(asked) == {("color",)} and scored.seen.metrics["oa"] == result.last["oa"]
+
+
+def test_a_task_goes_by_what_it_knew_in_training(run: Path, known: None) -> None:
+    """A mean of its clouds, say, is not that of the clouds that it is tested on."""
+    bixt3d.register_task("spread", SpreadTask)
+    config = settings(run, "data.name=balls", "task=spread", "model.name=pooled")
+    result = bixt3d.train(override(config, model={"args": {}}))
+    scored = evaluate_checkpoint(run / "last")
+    assert scored.seen.metrics["close"] == pytest.approx(result.last["close"], abs=1e-6)
+    assert scored.task.mean == result.task.mean  # type: ignore[attr-defined]
+    assert not np.isclose(SpreadTask().facts(scored.split)["mean"], result.task.mean)  # type: ignore[attr-defined]
+
+
+def test_a_task_that_is_not_registered_here(run: Path, known: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bixt3d import tasks
+
+    bixt3d.register_task("spread", SpreadTask)
+    config = settings(run, "data.name=balls", "task=spread", "model.name=pooled", "train.epochs=1")
+    bixt3d.train(override(config, model={"args": {}}))
+    monkeypatch.delitem(tasks._TASKS, "spread")
+    for use in (evaluate_checkpoint, bixt3d.Predictor):
+        with pytest.raises(ValueError, match="unknown task 'spread'.*; known: .*--plugin FILE.py"):
+            use(run / "last")

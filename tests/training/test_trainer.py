@@ -347,68 +347,6 @@ def test_run_of_other_settings_is_not_resumed_and_stays_whole(change: tuple[str]
     assert contents(tmp_path) == before
 
 
-def test_other_clouds_are_not_resumed(tmp_path: Path) -> None:
-    """Their epochs have other steps."""
-    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
-    with pytest.raises(ValueError, match="other settings: training clouds was 64, now it would be 40"):
-        make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=make_split(40))
-
-
-def test_other_clouds_of_the_same_number_are_not_resumed(tmp_path: Path) -> None:
-    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
-    before = contents(tmp_path)
-    said = "cannot resume .* with other clouds: 64 of 64 training clouds have changed"
-    with pytest.raises(ValueError, match=said):
-        make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=make_split(seed=3))
-    split = make_split()
-    split.points[5, 2].add_(0.1)
-    with pytest.raises(ValueError, match="other clouds: 1 of 64"):
-        make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=split)
-    assert contents(tmp_path) == before
-    rounded = make_split()
-    rounded.points.add_(1e-6)  # as another device may
-    make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=rounded).fit()
-
-
-def test_state_without_a_fingerprint_is_resumed(tmp_path: Path) -> None:
-    """As runs of before saved it."""
-    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
-    state = load_state(tmp_path / "resume.pt")
-    del state["clouds"]
-    torch.save(state, tmp_path / "resume.pt")
-    make_trainer(tmp_path, make_config("train.epochs=2"), resume=True).fit()
-    assert len(rows_of(tmp_path)) == 2
-
-
-def test_other_classes_are_not_resumed(tmp_path: Path) -> None:
-    make_trainer(tmp_path, make_config("train.epochs=1")).fit()
-    split = make_split()
-    other = type(split)(split.points, split.label, ("a", "b", "c", "d"))
-    with pytest.raises(ValueError, match="other settings: classes was .*ball"):
-        make_trainer(tmp_path, make_config("train.epochs=2"), resume=True, train=other)
-
-
-def test_settings_of_the_optimizer_hold_after_a_resume(tmp_path: Path) -> None:
-    """config.yaml then says 0.3, so 0.3 is what must be applied."""
-    make_trainer(tmp_path, make_config("train.epochs=1", "optim.weight_decay=0.01")).fit()
-    changed = make_config("train.epochs=2", "optim.weight_decay=0.3")
-    trainer = make_trainer(tmp_path, changed, resume=True)
-    (optimizer,) = trainer.state.optimizers
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
-
-
-def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nothing to resume from: .*resume\.pt.*without --resume"):
-        make_trainer(tmp_path / "run", make_config(), resume=True)
-    assert not (tmp_path / "run").exists()  # a refusal leaves no folder behind
-
-
-def test_foreign_state_is_not_resumed(tmp_path: Path) -> None:
-    torch.save({"epoch": 3, "weights": torch.zeros(2)}, tmp_path / "resume.pt")
-    with pytest.raises(ValueError, match=r"resume"):
-        make_trainer(tmp_path, make_config(), resume=True)
-
-
 def test_update_that_breaks_the_weights_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every gradient of the epoch is finite: only the weights after it are not."""
     trainer = make_trainer(tmp_path, make_config("train.ema_decay=0", "optim.name=sgd", "optim.clip_norm=0"))

@@ -12,7 +12,7 @@ from bixt3d.datasets.loader import Batch
 from bixt3d.training.distributed import Workers
 from bixt3d.training.guards import Stopped
 from bixt3d.training.splits import training_loader
-from tests.training.test_step import LOOKS, Watch, make_state
+from tests.training.test_train_step import LOOKS, Watch, make_state
 from tests.training.tiny import (
     assert_same,
     make_config,
