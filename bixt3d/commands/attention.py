@@ -1,6 +1,6 @@
 """Draw where a model's latents look on a cloud.
 
-Or, with --symmetry, how alike its two directions of attention are.
+With --symmetry, measure how alike its two directions of attention are.
 
 Examples:
   bixt3d attention modelnet40_cpu chair.off
@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bixt3d.commands.options import UsageError, add_machine, folder_of, place
+from bixt3d.commands.options import UsageError, add_machine, add_up, folder_of, place
 
 if TYPE_CHECKING:
     from bixt3d.inference import Predictor
@@ -32,17 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--symmetry", action="store_true", help="compare both directions of attention")
     which = parser.add_argument_group("which shapes")
     which.add_argument("--category", help="category of the file, for a part segmenter")
-    which.add_argument("--data", metavar="FOLDER", help="data folder (that of the training)")
-    which.add_argument("--split", default="test", help="train, val or test (test)")
-    which.add_argument("--shape", type=int, default=0, metavar="N", help="which shape of the split (0)")
+    add_up(which)
+    which.add_argument("--data", metavar="FOLDER", help="data folder (default: that of the training)")
+    which.add_argument("--split", default="test", help="train, val or test (default: test)")
     which.add_argument(
-        "--shapes", type=int, default=64, metavar="N", help="shapes that --symmetry measures (64)"
+        "--shape", type=int, default=0, metavar="N", help="which shape of the split (default: 0)"
+    )
+    which.add_argument(
+        "--shapes", type=int, default=64, metavar="N", help="shapes that --symmetry measures (default: 64)"
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--latents", type=int, nargs="+", metavar="N", help="latents to show, from 1 (six)")
+    output.add_argument(
+        "--latents", type=int, nargs="+", metavar="N", help="latents to show, from 1 (default: six of them)"
+    )
     output.add_argument("--heads", type=int, metavar="LATENT", help="show the heads of this latent, from 1")
     output.add_argument(
-        "--out", type=place, default=Path("attention.png"), metavar="FILE", help="picture (attention.png)"
+        "--out",
+        type=place,
+        default=Path("attention.png"),
+        metavar="FILE",
+        help="picture (default: attention.png)",
     )
     add_machine(parser)
 
@@ -54,11 +63,12 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--shapes, --latents and --heads: expected numbers from 1")
     from bixt3d.inference import Predictor
     from bixt3d.training.device import pick_device
-    from bixt3d.visualize.attention import attention_picture, symmetry_picture
+    from bixt3d.visualize.bars import symmetry_picture
     from bixt3d.visualize.gallery import training_split
+    from bixt3d.visualize.pictures import attention_picture
 
     args.ending.folder = folder_of(checkpoints[0])
-    predictors = {name: Predictor(name, pick_device(args.device)) for name in checkpoints}
+    predictors = {name: Predictor(name, pick_device(args.device), args.up) for name in checkpoints}
     if args.symmetry:
         found = {name: symmetry(p, args.split, args.data, args.shapes) for name, p in predictors.items()}
         for name, layers in found.items():
@@ -79,7 +89,8 @@ def run(args: argparse.Namespace) -> None:
     attention = predictor.attention(cloud, category)
     latents = [number - 1 for number in args.latents] if args.latents else None
     heads = args.heads - 1 if args.heads else None
-    print(f"picture: {attention_picture(attention, args.out, latents, heads, title)}")
+    picture = attention_picture(attention, args.out, latents, heads, title, predictor.preprocess.up)
+    print(f"picture: {picture}")
 
 
 def _checkpoints_and_files(args: argparse.Namespace) -> tuple[list[str], list[str]]:

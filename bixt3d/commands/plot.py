@@ -1,7 +1,7 @@
 """Plot runs: training curves, scores of every class, confusions.
 
-Of a single classifier it is drawn which classes it takes for which. Scores and
-confusions are those that `bixt3d train` and `bixt3d evaluate` wrote.
+For a single classifier it also shows which classes are confused. Scores come
+from the files that `bixt3d train` and `bixt3d evaluate` write.
 
 Examples:
   bixt3d plot runs/modelnet40_naive runs/modelnet40_grouping
@@ -27,23 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--convention",
         default="pointnet2",
         choices=("pointnet2", "pointmlp"),
-        help="mean IoU of part segmenters (pointnet2)",
+        help="mean IoU of part segmenters (default: pointnet2)",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--labels", nargs="+", metavar="NAME", help="what to call the runs (their folders)")
     output.add_argument(
-        "--out", type=place, default="plots", metavar="FOLDER", help="of the pictures (plots)"
+        "--labels", nargs="+", metavar="NAME", help="names of the runs (default: their folders)"
     )
-    output.add_argument("--format", default="png", choices=("png", "pdf", "svg"), help="(png)")
+    output.add_argument(
+        "--out", type=place, default="plots", metavar="FOLDER", help="of the pictures (default: plots)"
+    )
+    output.add_argument("--format", default="png", choices=("png", "pdf", "svg"), help="default: png")
 
 
 def run(args: argparse.Namespace) -> None:
     """Draw the pictures, and say where they are."""
     if not args.runs and not args.throughput:
         raise UsageError("name a run, or measured speeds by --throughput")
+    from bixt3d.visualize.bars import throughput
     from bixt3d.visualize.comparison import plot_runs
     from bixt3d.visualize.runs import find_runs, read_throughput
-    from bixt3d.visualize.speed import throughput
 
     said = []
     if args.runs:
