@@ -13,9 +13,10 @@ from bixt3d.models.grouping import GroupingStage, Neighborhood
 from bixt3d.models.layers import evaluating
 from bixt3d.models.tokenizers import SinusoidalTokenizer
 from bixt3d.ops.attention import attention_symmetry
+from bixt3d.ops.kdtree import SearchTree
 from bixt3d.ops.validate import check_points
 
-Level = tuple[Tensor, Tensor]  # xyz (B, S, 3) and tokens (B, S, C)
+Level = tuple[Tensor | SearchTree, Tensor]  # xyz (B, S, 3), to be searched again, and tokens (B, S, C)
 Watch = Callable[[int, Tensor, Tensor, Tensor], Any]
 Attended = tuple[Tensor, Tensor]  # xyz (B, S, 3) of tokens and the latents' attention over them (B, H, M, S)
 
@@ -69,17 +70,19 @@ class PointEncoder(nn.Module):
         latents = self.trunk.start(points.shape[0])  # (B, M, D)
         if condition is not None:
             latents = latents + condition[:, None]
+        trees = SearchTree(xyz)
         if levels is not None:
-            levels.append((xyz, tokens))
+            levels.append((trees, tokens))
         near: Neighborhood | None = None
         for index in range(self.trunk.depth):
             if str(index) in self.stages:
-                xyz, tokens, near = self.stages[str(index)](xyz, tokens, near)
+                xyz, tokens, near = self.stages[str(index)](xyz, tokens, near, trees)
+                trees = trees if xyz is trees.points else SearchTree(xyz)
             if watch is not None:
                 watch(index, xyz, latents, tokens)
             latents, tokens = self.trunk.step(index, latents, tokens)
             if levels is not None:
-                levels.append((xyz, tokens))
+                levels.append((trees, tokens))
         return latents, tokens, xyz
 
 

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bixt3d.models.layers import BatchNorm, ResidualMlp, fold, is_foldable, is_plain
+from bixt3d.ops.grid import grid_sample
 from bixt3d.ops.grouping import CENTERS, group_neighbors, linear_of_affine_group
+from bixt3d.ops.kdtree import SearchTree
 from bixt3d.ops.neighbors import gather_points, knn
-from bixt3d.ops.sampling import farthest_point_sample
+from bixt3d.ops.sampling import farthest_point_sample, random_sample
 
-SAMPLING = ("fps", "prefix")
+SAMPLING = ("fps", "prefix", "grid", "random")
 
 
 @dataclass
@@ -41,8 +43,9 @@ class GroupingStage(nn.Module):
         expansion: Hidden width of a block, as a multiple of its width.
         center: ``"anchor"`` or ``"center"``, as in `bixt3d.ops.affine_group`.
         use_xyz: Append xyz to the neighbours' features.
-        sampling: ``"fps"``, or ``"prefix"`` for clouds whose points already stand in farthest-point
-            order: the first S points then are the sample.
+        sampling: ``"fps"``; ``"prefix"`` for clouds whose points already stand in farthest-point order:
+            the first S points then are the sample; ``"grid"`` for large clouds, see `bixt3d.ops.grid_sample`;
+            or ``"random"``, which in evaluation takes evenly spaced points of the cloud's own order.
         fused: Map before the gather, if the linear map is plain; False is the plain twin.
 
     Raises:
@@ -89,28 +92,38 @@ class GroupingStage(nn.Module):
         self.out = nn.Linear(hidden, out_dim)
         self.shortcut = nn.Identity() if in_dim == out_dim else nn.Linear(in_dim, out_dim)
 
-    def find(self, xyz: Tensor) -> Neighborhood:
-        """Choose anchors among points (B, N, 3) and find their neighbours."""
+    def find(self, xyz: Tensor, trees: SearchTree | None = None) -> Neighborhood:
+        """Choose anchors among points (B, N, 3) and find their neighbours, by the points' trees if given."""
         batch, count, _ = xyz.shape
         groups = max(1, count // self.reduction)
         if self.reduction == 1 or self.sampling == "prefix":
             anchors = torch.arange(groups, device=xyz.device).expand(batch, -1)  # (B, S)
+        elif self.sampling == "grid":
+            anchors = grid_sample(xyz, groups, validate=False)
+        elif self.sampling == "random" and self.training:
+            anchors = random_sample(xyz, groups)
+        elif self.sampling == "random":
+            anchors = (torch.arange(groups, device=xyz.device) * count // groups).expand(batch, -1)  # (B, S)
         else:
             anchors = farthest_point_sample(xyz, groups, validate=False)
         query = xyz if self.reduction == 1 else gather_points(xyz, anchors)  # (B, S, 3)
-        return Neighborhood(anchors, knn(query, xyz, self.neighbors, validate=False))
+        return Neighborhood(anchors, knn(query, trees or xyz, self.neighbors, validate=False))
 
     def forward(
-        self, xyz: Tensor, tokens: Tensor, near: Neighborhood | None = None
+        self,
+        xyz: Tensor,
+        tokens: Tensor,
+        near: Neighborhood | None = None,
+        trees: SearchTree | None = None,
     ) -> tuple[Tensor, Tensor, Neighborhood | None]:
-        """Refine tokens (B, N, C_in) at xyz (B, N, 3).
+        """Refine tokens (B, N, C_in) at xyz (B, N, 3), which others may search as well, by their ``trees``.
 
         Returns:
             xyz (B, S, 3), tokens (B, S, C_out), and the neighbourhood if it still holds for them, so
             that a later stage on the same points need not search again.
         """
         if near is None or self.reduction > 1 or near.index.shape[-1] != self.neighbors:
-            near = self.find(xyz)
+            near = self.find(xyz, trees)
         source = torch.cat([tokens, xyz.to(tokens.dtype)], -1) if self.use_xyz else tokens
         geometry = near.anchors, near.index, self.alpha, self.beta
         pool = len(self.blocks) == 0

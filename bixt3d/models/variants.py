@@ -155,6 +155,7 @@ def encdec_part_segmenter(
     group_expansion: float = 1.0,
     center: str = "anchor",
     use_xyz: bool = True,
+    sampling: str = "fps",
     mlp_ratio: float = 4.0,
     decoder_widths: Sequence[int],
     decoder_blocks: int = 2,
@@ -171,7 +172,7 @@ def encdec_part_segmenter(
     PointMLP's own decoder has widths 512, 256, 128, 128 and 4 blocks a stage, and another embedding of the
     category; here the latents join the global context.
     """
-    options = _options(neighbors, group_blocks, group_expansion, center, use_xyz)
+    options = _options(neighbors, group_blocks, group_expansion, center, use_xyz, sampling=sampling)
     stages = _hierarchy(embed_dim, widths, reductions, options)
     sizes = dim, len(widths), num_heads, num_latents, "bidirectional", "full", widths, mlp_ratio
     encoder = _encoder(in_dims, embed_dim, coord_scale, BiXT(*sizes, drop_path, backend, block), stages)

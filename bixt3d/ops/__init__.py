@@ -5,7 +5,7 @@ from bixt3d.ops.grid import grid_sample
 from bixt3d.ops.grouping import affine_group, linear_of_affine_group
 from bixt3d.ops.kdtree import SearchTree
 from bixt3d.ops.neighbors import gather_points, interpolate, knn
-from bixt3d.ops.sampling import farthest_point_sample
+from bixt3d.ops.sampling import farthest_point_sample, random_sample
 
 __all__ = [
     "SearchTree",
@@ -18,4 +18,5 @@ __all__ = [
     "interpolate",
     "knn",
     "linear_of_affine_group",
+    "random_sample",
 ]

@@ -17,14 +17,14 @@ from bixt3d.ops.validate import check_count, check_points, check_same
 # "auto" is a k-d tree on CPUs, and torch on GPUs: triton gives the same indices, but which is quicker there
 # is not measured yet.
 BACKENDS = ("auto", "torch", "kdtree", "triton", "torch_cluster", "pytorch3d")
-FEWEST = 256  # points of a cloud that a tree is worth building for
+FEWEST = 512  # points of a cloud that a tree is worth building for
 # Distances held at once: small enough for a CPU's cache, large enough to fill a GPU.
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
 
 
 @torch.no_grad()
 def knn(
-    query: Tensor,
+    query: Tensor | SearchTree,
     points: Tensor | SearchTree,
     k: int,
     backend: str = "auto",
@@ -57,7 +57,7 @@ def knn(
         RuntimeError: When it cannot run on the device of ``points``.
     """
     trees = points if isinstance(points, SearchTree) else None
-    points = points.points if isinstance(points, SearchTree) else points
+    query, points = (given.points if isinstance(given, SearchTree) else given for given in (query, points))
     check_points(query, "query", (3,), finite=validate)
     check_points(points, "points", (3,), finite=validate and points is not query)
     check_same(query, "query", points, "points", dims=1)
@@ -197,7 +197,7 @@ def _table(features: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interpolate(
-    fine_xyz: Tensor,
+    fine_xyz: Tensor | SearchTree,
     coarse_xyz: Tensor | SearchTree,
     coarse_features: Tensor,
     k: int = 3,
@@ -222,6 +222,7 @@ def interpolate(
         ValueError: For wrong shape, dtype or values, or ``k`` below 1.
     """
     searched = coarse_xyz
+    fine_xyz = fine_xyz.points if isinstance(fine_xyz, SearchTree) else fine_xyz
     coarse_xyz = coarse_xyz.points if isinstance(coarse_xyz, SearchTree) else coarse_xyz
     check_points(coarse_features, "coarse_features", (), finite=validate)
     check_points(fine_xyz, "fine_xyz", (3,), finite=validate)

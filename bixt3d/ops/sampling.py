@@ -67,6 +67,13 @@ def farthest_point_sample(
     return _sample(xyz, num_samples, first, backend)
 
 
+def random_sample(xyz: Tensor, num_samples: int) -> Tensor:
+    """Draw points of each cloud without repetition, from torch's generator: (B, N, 3) -> (B, S), int64."""
+    batch, count, _ = xyz.shape
+    check_count(num_samples, "num_samples", count, f"each cloud has {count} points")
+    return torch.rand(batch, count, device=xyz.device).argsort(1)[:, :num_samples]
+
+
 def _sample(xyz: Tensor, num_samples: int, first: Tensor, backend: str) -> Tensor:
     if backend == "bucket":
         backends.require_cpu("bucket", xyz.device)

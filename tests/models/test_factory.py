@@ -589,7 +589,7 @@ class TestErrors:
             ("bixt_ti_cls_grouping", {"neighbors": 0}, "neighbors=0"),
             ("bixt_ti_cls_hierarchy", {"reductions": (2,)}, "widths and reductions: .* got 2 and 1"),
             ("bixt_ti_cls_hierarchy", {"widths": (), "reductions": ()}, "depth=0"),
-            ("bixt_ti_cls_hierarchy", {"sampling": "random"}, "sampling: expected one of fps, prefix"),
+            ("bixt_ti_cls_hierarchy", {"sampling": "first"}, "sampling: expected one of fps, prefix"),
             ("perceiver_ti_cls", {"share": "none"}, "share: expected one of all, all_but_first"),
         ],
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bixt3d.models import grouping
 from bixt3d.models.decoder import PropagationStage
 from bixt3d.models.grouping import GroupingStage
-from bixt3d.ops import affine_group, farthest_point_sample, gather_points, knn
+from bixt3d.ops import SearchTree, affine_group, farthest_point_sample, gather_points, grid_sample, knn
 from tests.models.randomize import randomize
 
 MODES = [(center, use_xyz) for center in ("anchor", "center") for use_xyz in (False, True)]
@@ -98,7 +98,7 @@ class TestShapes:
     @pytest.mark.parametrize(
         ("count", "reduction", "groups"), [(40, 1, 40), (40, 4, 10), (41, 4, 10), (5, 8, 1)]
     )
-    @pytest.mark.parametrize("sampling", ["fps", "prefix"])
+    @pytest.mark.parametrize("sampling", ["fps", "prefix", "grid", "random"])
     def test_reduction(self, count: int, reduction: int, groups: int, sampling: str) -> None:
         xyz, tokens = clouds(count)
         new_xyz, out, near = stage(reduction=reduction, sampling=sampling)(xyz, tokens)
@@ -151,6 +151,17 @@ class TestSampling:
         assert new_xyz.equal(gather_points(xyz, farthest_point_sample(xyz, 10)))
         assert not new_xyz.equal(xyz[:, :10])
 
+    def test_grid(self) -> None:
+        xyz, tokens = clouds()
+        new_xyz = stage(reduction=4, sampling="grid")(xyz, tokens)[0]
+        assert new_xyz.equal(gather_points(xyz, grid_sample(xyz, 10)))
+
+    def test_random_draws_in_training_alone(self) -> None:
+        (xyz, tokens), made = clouds(), stage(reduction=4, sampling="random")
+        drawn = [made(xyz, tokens)[0] for _ in range(2)]
+        assert not drawn[0].equal(drawn[1])
+        assert made.eval()(xyz, tokens)[0].equal(xyz[:, ::4])
+
 
 class TestNeighbourhood:
     def test_of_the_anchors(self) -> None:
@@ -158,6 +169,12 @@ class TestNeighbourhood:
         near = stage(reduction=4).find(xyz)
         assert near.anchors.equal(farthest_point_sample(xyz, 10))
         assert near.index.equal(knn(gather_points(xyz, near.anchors), xyz, 5))
+
+    def test_by_the_trees_of_others(self) -> None:
+        xyz = torch.randn(2, 600, 3)
+        made, trees = stage(reduction=4), SearchTree(xyz)
+        assert made.find(xyz, trees).index.equal(made.find(xyz).index)
+        assert len(trees._trees) == 2
 
     def test_used_again_gives_the_same(self) -> None:
         xyz, tokens = clouds()
@@ -195,7 +212,7 @@ class TestErrors:
         ("changed", "message"),
         [
             ({"center": "centre"}, "center: expected one of anchor, center, got 'centre'"),
-            ({"sampling": "random"}, "sampling: expected one of fps, prefix, got 'random'"),
+            ({"sampling": "first"}, "sampling: expected one of fps, prefix, grid, random, got 'first'"),
             ({"neighbors": 0}, "sizes of at least 1.*neighbors=0"),
             ({"reduction": 0}, "sizes of at least 1.*reduction=0"),
             ({"in_dim": 0}, "sizes of at least 1.*in_dim=0"),

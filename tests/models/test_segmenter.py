@@ -12,7 +12,6 @@ from torch import Tensor
 from bixt3d import BiXT, create_model
 from bixt3d.models.attention import CrossAttention
 from bixt3d.models.bixt import BidirectionalLayer, TokenLayer
-from bixt3d.models.decoder import PropagationDecoder, PropagationStage
 from bixt3d.models.factory import MODELS, task_of
 from bixt3d.models.official import initialize_from
 from bixt3d.models.segmenter import PointSegmenter, segment_all_points
@@ -250,37 +249,6 @@ def official_names(trunk: BiXT) -> dict[str, Tensor]:
     return state
 
 
-class TestDecoder:
-    def levels(self) -> list[tuple[Tensor, Tensor]]:
-        xyz = torch.randn(2, 32, 3)
-        return [(xyz[:, :n], torch.randn(2, n, c)) for n, c in ((32, 6), (8, 10), (2, 12))]
-
-    def test_mapping_before_interpolating_is_the_plain_way(self) -> None:
-        fine, coarse = self.levels()[:2]
-        stages = [PropagationStage(6, 10, 9, 1, fused=fused) for fused in (True, False)]
-        randomize(stages[0])
-        stages[1].load_state_dict(stages[0].state_dict())
-        results = []
-        for stage in stages:
-            leaves = [fine[1].clone().requires_grad_(), coarse[1].clone().requires_grad_()]
-            _, tokens = stage((fine[0], leaves[0]), (coarse[0], leaves[1]))
-            tokens.square().sum().backward()
-            weights = [value.grad for value in stage.parameters()]
-            results.append([tokens.detach(), *(leaf.grad for leaf in leaves), *weights])
-        for first, second in zip(*results, strict=True):
-            torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
-
-    def test_shapes(self) -> None:
-        decoder = PropagationDecoder((6, 10, 12), 24, (11, 9), 1, 5)
-        tokens, context = decoder(self.levels(), torch.randn(2, 4, 24))
-        assert tokens.shape == (2, 32, 9) and context.shape == (2, 5)
-
-    @pytest.mark.parametrize("widths", [(9,), (9, 9, 9), (9, 0)])
-    def test_widths_that_do_not_fit(self, widths: tuple[int, ...]) -> None:
-        with pytest.raises(ValueError, match="decoder: expected 2 widths of at least 1"):
-            PropagationDecoder((6, 10, 12), 24, widths)
-
-
 class Spy(torch.nn.Module):
     """Answers with the points themselves, and remembers which it saw."""
 
@@ -302,7 +270,7 @@ class TestAllPoints:
         assert all(seen.shape == (2, size) for seen in spy.seen)
         assert total < size or all(len(set(row.tolist())) == size for seen in spy.seen for row in seen)
 
-    def test_same_hands_every_time_and_whatever_the_batch(self) -> None:
+    def test_same_chunks_every_time_and_whatever_the_batch(self) -> None:
         points = cloud(3, 20)
         first, second, alone = Spy(), Spy(), Spy()
         segment_all_points(first, points, None, 8)
@@ -333,3 +301,19 @@ class TestAllPoints:
         with torch.no_grad():
             logits = segment_all_points(model, points, CATEGORY, 64)
         assert logits.shape == (3, 150, 7) and logits.isfinite().all()
+
+
+def test_a_level_is_given_its_trees_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import scipy.spatial
+
+    sizes = []
+
+    def build(points: Any, **options: Any) -> Any:
+        sizes.append(len(points))
+        return tree(points, **options)
+
+    tree = scipy.spatial.cKDTree
+    monkeypatch.setattr(scipy.spatial, "cKDTree", build)
+    model = tiny("bixt_ti_partseg_encdec").eval()
+    model(torch.randn(1, 4096, 3), CATEGORY[:1])
+    assert sizes == [4096, 2048, 512]

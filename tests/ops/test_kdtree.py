@@ -100,11 +100,11 @@ class TestSearchTree:
 
         tree = scipy.spatial.cKDTree
         monkeypatch.setattr(scipy.spatial, "cKDTree", build)
-        points, query = clouds("plain"), torch.randn(3, 50, 3)
+        points, query = torch.randn(3, 600, 3), torch.randn(3, 50, 3)
         trees = SearchTree(points)
         for k in (3, 8):
             assert knn(query, trees, k).equal(knn(query, points, k, backend="torch"))
-        features = torch.randn(3, 300, 5)
+        features = torch.randn(3, 600, 5)
         assert len(built) == 3
         assert interpolate(query, trees, features).equal(interpolate(query, points, features))
         assert len(built) == 6  # three more for the search without
@@ -116,7 +116,7 @@ class TestSearchTree:
         assert knn(query, SearchTree(points), 9, backend).equal(knn(query, points, 9, "torch"))
 
     def test_gradients(self) -> None:
-        sizes = ((6, 3), (260, 3), (260, 2))
+        sizes = ((6, 3), (600, 3), (600, 2))
         fine, coarse, features = (torch.randn(2, *size).double().requires_grad_() for size in sizes)
         of_trees, of_points = (
             interpolate(fine, SearchTree(coarse), features),
@@ -131,11 +131,11 @@ class TestSearchTree:
             assert one.equal(other)
 
     def test_on_a_device_without_trees(self) -> None:
-        trees = SearchTree(torch.empty(1, 300, 3, device="meta"))
+        trees = SearchTree(torch.empty(1, 600, 3, device="meta"))
         assert knn(trees.points[:, :7], trees, 4).shape == (1, 7, 4)
 
     def test_compiles(self) -> None:
-        points = clouds("plain")
+        points = torch.randn(2, 600, 3)
         index, names = operations(lambda points: knn(points, SearchTree(points), 4), points)
         assert index.equal(knn(points, points, 4))
         assert "bixt3d.knn.default" in names
@@ -164,8 +164,8 @@ def test_auto_takes_it_for_clouds_that_are_large_enough(
 
 
 def test_interpolation_goes_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    coarse, fine = torch.randn(2, 300, 3), torch.randn(2, 400, 3)
-    features = torch.randn(2, 300, 5)
+    coarse, fine = torch.randn(2, 600, 3), torch.randn(2, 700, 3)
+    features = torch.randn(2, 600, 5)
     expected = knn(fine, coarse, 3, backend="torch")
     found = interpolate(fine, coarse, features)
     asked = []
