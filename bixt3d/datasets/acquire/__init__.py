@@ -57,7 +57,7 @@ def prepare(
     base = Path(root).expanduser().absolute()
     own = base.name == source.folder or (base / source.marker).is_file()
     target = base if own and not (base / source.folder).is_dir() else base / source.folder
-    work = target.with_name(f".{target.name}.download")  # keeps what came, for later runs
+    work = target.with_name(f".{target.name}.download")  # keeps downloads for later runs
     if os.path.lexists(work / "old") and not os.path.lexists(target):
         os.rename(work / "old", target)  # a run was killed between its two renames
     if target.is_dir() and any(target.iterdir()) and not force:

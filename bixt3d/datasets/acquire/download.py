@@ -43,19 +43,20 @@ def _download(url: str, output: str, _pooch: object, *, part: Path, most: int, t
 
     have, note = size_of(part), part.with_suffix(".version")
     version = note.read_text() if have and note.is_file() else ""
-    headers = {"Range": f"bytes={have}-", "If-Range": version} if version else {}
-    headers["Accept-Encoding"] = "identity"
-    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-        told = response.headers
-        now = told.get("ETag", told.get("Last-Modified", ""))
-        start = have if now == version and told.get("Content-Range", "").startswith(f"bytes {have}-") else 0
+    wanted = {"Range": f"bytes={have}-", "If-Range": version} if version else {}
+    wanted["Accept-Encoding"] = "identity"
+    with requests.get(url, headers=wanted, stream=True, timeout=timeout) as response:
+        headers = response.headers
+        now = headers.get("ETag", headers.get("Last-Modified", ""))
+        continued = now == version and headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        start = have if continued else 0
         if version and not start and response.status_code in (206, 416):  # not the rest of this file
             note.unlink()
             return _download(url, output, _pooch, part=part, most=most, timeout=timeout)
         response.raise_for_status()
         if url.startswith("https:") and not response.url.startswith("https:"):
             raise ValueError(f"it redirects to {response.url}, which is not encrypted")
-        total = start + int(told.get("Content-Length", 0))
+        total = start + int(headers.get("Content-Length", 0))
         bar = tqdm(total=total or None, initial=start, unit="B", unit_scale=True, ncols=78, disable=None)
         with bar, part.open("ab" if start else "wb") as file:
             note.write_text(now)
