@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +18,20 @@ from benchmarks.measure import failure, number, writable
 from benchmarks.table import command_line, environment_line, markdown_table
 from benchmarks.timing import alternate
 from bixt3d.commands.endings import one_line_errors
-from bixt3d.ops import farthest_point_sample, knn, linear_of_affine_group
+from bixt3d.ops import (
+    SearchTree,
+    farthest_point_sample,
+    grid_sample,
+    interpolate,
+    knn,
+    linear_of_affine_group,
+)
 from bixt3d.training.device import keep_freed_memory, pick_device
 
 BUILT_FOR_CPUS = ("torch_cluster", "pytorch3d")
+# Clouds, and points of each: where `auto` changes its mind, and where the reference's square shows.
+SIZES = ((1, 128), (1, 256), (1, 512), (1, 1024), (16, 128), (16, 256), (16, 512), (16, 1024), (1, 16384))
+LARGE = 65536
 
 
 def main() -> None:
@@ -32,7 +44,7 @@ def main() -> None:
         device = pick_device(args.device)
         keep_freed_memory()
         torch.manual_seed(0)
-        rows = [*grouping(device, args.repeats), *search(device, args.repeats)]
+        rows = [part for measure in (grouping, search, choices) for part in measure(device, args.repeats)]
         text = report(rows, command_line("benchmarks.ops"), device)
         print(text)
         if args.out:
@@ -137,6 +149,60 @@ def search(device: torch.device, repeats: int) -> list[list[str]]:
             except Exception as error:  # those of Triton's compiler are of many kinds
                 rows.append([title, size, why_not(backend, error), *["-"] * 3])
     return rows
+
+
+def choices(device: torch.device, repeats: int) -> list[list[str]]:
+    """Measure what `auto` takes against the reference, by size, and what else there is for large clouds."""
+    rows = []
+    for batch, count in SIZES:
+        points = torch.randn(batch, count, 3, device=device)
+        size = f"{batch} x {count} -> {count // 2}"
+        sample = partial(farthest_point_sample, points, count // 2)
+        find = partial(knn, points[:, : count // 2].contiguous(), points)
+        pairs: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
+            ("farthest_point_sample: reference", partial(sample, backend="torch"), sample),
+            ("knn: reference, 3 neighbours", partial(find, k=3, backend="torch"), partial(find, k=3)),
+            ("knn: reference, 24 neighbours", partial(find, k=24, backend="torch"), partial(find, k=24)),
+        ]
+        if device.type == "cpu":
+            bare = partial(bare_trees, *find.args)
+            pairs.append(("knn: bare trees, 24 neighbours", bare, partial(find, k=24)))
+        rows += [compare(name, size, *pair, device, repeats) for name, *pair in pairs]
+    points = torch.randn(1, LARGE, 3, device=device)
+    features, quarter = torch.randn(1, LARGE // 4, 64, device=device), points[:, : LARGE // 4].contiguous()
+    tree = SearchTree(quarter)
+    for name, plain, ours in (
+        (
+            "grid_sample: farthest_point_sample",
+            partial(farthest_point_sample, points, LARGE // 4),
+            partial(grid_sample, points, LARGE // 4),
+        ),
+        (
+            "interpolate: SearchTree built anew",
+            lambda: interpolate(points, SearchTree(quarter), features),
+            lambda: interpolate(points, tree, features),
+        ),
+    ):
+        rows.append(compare(name, f"1 x {LARGE} -> {LARGE // 4}", plain, ours, device, repeats))
+    return rows
+
+
+def bare_trees(query: Tensor, points: Tensor) -> None:
+    """Search with scipy alone, a cloud a thread, in numpy's arrays."""
+    from scipy.spatial import cKDTree
+
+    threads, clouds = torch.get_num_threads(), list(zip(query.numpy(), points.numpy(), strict=True))
+
+    def search(cloud: tuple[Any, Any]) -> None:
+        tree = cKDTree(cloud[1], balanced_tree=False, compact_nodes=False)
+        tree.query(cloud[0], k=24, workers=threads if len(clouds) == 1 else 1)
+
+    if len(clouds) == 1 or threads == 1:
+        for cloud in clouds:
+            search(cloud)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(search, clouds))
 
 
 def why_not(backend: str, error: Exception) -> str:

@@ -75,6 +75,7 @@ def test_tables_show_the_command_that_made_them(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ops, "grouping", lambda device, repeats: [["an operation", *["1"] * 5]] * repeats)
     monkeypatch.setattr(ops, "search", lambda device, repeats: [])
+    monkeypatch.setattr(ops, "choices", lambda device, repeats: [])
     monkeypatch.setattr(ops, "keep_freed_memory", lambda: True)
     monkeypatch.setattr(kernels, "compile_kernel", lambda *what: Taken(1000, 100, 0))
 
@@ -112,6 +113,15 @@ def test_backends_of_the_search_that_fail(monkeypatch: pytest.MonkeyPatch) -> No
         assert rows[f"{name}: backend torch_cluster"] == ["not installed", "-", "-", "-"]
         wrong = "did not run: ArithmeticError: a fault"
         assert rows[f"{name}: backend pytorch3d"] == [wrong, "-", "-", "-"]
+
+
+def test_what_auto_takes_is_measured_against_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "SIZES", ((1, 64), (2, 600)))
+    monkeypatch.setattr(ops, "LARGE", 1024)
+    rows = ops.choices(CPU, 1)
+    sizes = ["1 x 64 -> 32"] * 4 + ["2 x 600 -> 300"] * 4 + ["1 x 1024 -> 256"] * 2
+    assert [row[1] for row in rows] == sizes
+    assert all(float(row[2]) >= 0 and float(row[4]) > 0 for row in rows)
 
 
 def test_triton_that_is_not_installed_did_not_run() -> None:
