@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,21 @@ def test_paths_of_the_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert options.place("~/views") == tmp_path / "views" and options.place("views") == Path("views")
     for command in (ROOT / "bixt3d" / "commands").rglob("*.py"):
         assert "type=Path" not in command.read_text(), command.name
+
+
+def test_axes_may_begin_with_a_minus() -> None:
+    assert options.join_axes(["a", "--up", "-z", "--top", "3"]) == ["a", "--up=-z", "--top", "3"]
+    assert options.join_axes(["--up", "--top"]) == ["--up", "--top"]
+    known = argparse.ArgumentParser()
+    options.add_up(known)
+    for axis in options.AXES:
+        assert known.parse_args(options.join_axes(["--up", axis])).up == axis
+
+
+def test_category_is_the_name_of_the_folder(tmp_path: Path) -> None:
+    class Known:
+        classes = ("Chair", "Mug")
+
+    known: Any = Known()
+    assert options.category_of(known, tmp_path / "chair" / "a.off") == "Chair"
+    assert options.category_of(known, tmp_path / "sofa" / "a.off") == ""
