@@ -99,11 +99,13 @@ def run(args: argparse.Namespace) -> None:
         )
     files, others = find_clouds(given)
     if others:
-        shown = ", ".join(map(str, others[:3])) + (" ..." if len(others) > 3 else "")
-        print(f"passed over, no meshes or clouds: {shown} ({len(others)} in all)", file=sys.stderr)
+        few = ", ".join(map(str, others[:3])) + (" ..." if len(others) > 3 else "")
+        print(f"passed over, no meshes or clouds: {few} ({len(others)} in all)", file=sys.stderr)
     if folder := args.ply or args.out:
         folder.mkdir(parents=True, exist_ok=True)
-    width = max(len(str(file)) for file in files)
+    base = Path(given[0]) if len(given) == 1 and Path(given[0]).is_dir() else None
+    shown = {str(file): str(file.relative_to(base) if base else file) for file in files}  # in the table
+    width = max(map(len, shown.values()))
     rows: list[dict[str, Any]] = []
     try:
         with tqdm(total=len(files), unit=" files", disable=None) as bar:
@@ -114,7 +116,8 @@ def run(args: argparse.Namespace) -> None:
                     if "error" in row:
                         print(f"error: {row['error']}", file=sys.stderr)
                     elif args.format == "table":
-                        print(listing([{**row, "file": row["file"].ljust(width)}], "table"), flush=True)
+                        name = shown[row["file"]].ljust(width)
+                        print(listing([{**row, "file": name}], "table"), flush=True)
     finally:  # a whole document also of what is done when Ctrl-C comes
         if args.format != "table":
             print(listing(rows, args.format))

@@ -157,7 +157,9 @@ def test_prediction_names_the_most_probable_class() -> None:
     torch.testing.assert_close(torch.from_numpy(found.points), expected)
     wanted = expected.abs().amax(0).softmax(-1)
     torch.testing.assert_close(torch.from_numpy(found.probabilities), wanted)
-    assert task.view(found) == {"verdict": f"predicted y {float(wanted[1]):.1%}"}
+    shown = task.view(found)
+    assert shown["verdict"] == f"predicted y {float(wanted[1]):.1%}"
+    assert shown["scores"] == pytest.approx(dict(zip("xyz", wanted.tolist(), strict=True)))
     assert ClassificationTask().predict(model, cloud, Preprocess(20, "stored", 30)).label == "1"
 
 
