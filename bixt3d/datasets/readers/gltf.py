@@ -42,13 +42,20 @@ def read_gltf(path: Path) -> Mesh:
             or names data elsewhere.
     """
     content = path.read_bytes()
-    tree, chunk = _split(content) if path.suffix.lower() == ".glb" else (json.loads(content), None)
+    tree, chunk = _split(content) if path.suffix.lower() == ".glb" else (_parse(content), None)
     if not isinstance(tree, dict) or not str(tree.get("asset", {}).get("version", "")).startswith("2"):
         raise ValueError("expected glTF of version 2: convert it, for instance with Blender")
     unread = [one for one in tree.get("extensionsRequired", []) if not str(one).startswith(HARMLESS)]
     if unread:
         raise ValueError(f"it requires {', '.join(map(str, unread))}, which is not read: export it without")
     return _Reader(tree, _buffers(path, tree, chunk)).scene()
+
+
+def _parse(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"its description is no JSON: {error}") from None
 
 
 def _split(content: bytes) -> tuple[Tree, bytes | None]:
@@ -60,7 +67,7 @@ def _split(content: bytes) -> tuple[Tree, bytes | None]:
         raise ValueError(f"expected glTF of version 2, got {version}: convert it, for instance with Blender")
     if length > len(content) or 20 + size > len(content) or kind != 0x4E4F534A:
         raise ValueError(f"it announces {max(length, 20 + size)} bytes, and has {len(content)}")
-    tree, rest = json.loads(content[20 : 20 + size]), content[20 + size :]
+    tree, rest = _parse(content[20 : 20 + size]), content[20 + size :]
     if len(rest) < 8:
         return tree, None
     size, kind = struct.unpack("<I4s", rest[:8])

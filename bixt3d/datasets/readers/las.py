@@ -13,6 +13,7 @@ from bixt3d.datasets.readers.limits import check_unpacked
 
 INSTALL = 'LAS and LAZ files need laspy: pip install "bixt3d[las]"'
 RECORD = 54  # bytes of a record's head, between the header and the points
+PACKED = 400  # how many times its size a .laz file may unpack to
 COLORS = ("red", "green", "blue")
 
 
@@ -26,7 +27,7 @@ def read_las(path: Path) -> FileCloud:
         ValueError: The file is damaged, or announces more points than it holds.
     """
     try:
-        import laspy  # noqa: F401
+        import laspy
     except ImportError:
         raise ImportError(f"{path}: {INSTALL}") from None
     with path.open("rb") as head:
@@ -38,6 +39,8 @@ def read_las(path: Path) -> FileCloud:
         raise ValueError(f"it announces {records} records in the {begin} bytes before its points")
     try:
         points = _read_points(path)
+    except laspy.LaspyException as error:
+        raise ValueError(f"laspy cannot read it: {error}") from None
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # by which lazrs ends on damage; it is no Exception
             raise
@@ -58,7 +61,8 @@ def read_las(path: Path) -> FileCloud:
 def _read_points(path: Path) -> Any:
     import laspy
 
-    with laspy.open(path, read_evlrs=False) as file:
+    # the backend of many threads would take memory for what a damaged table of chunks announces
+    with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs, read_evlrs=False) as file:
         header = file.header
         size = header.point_count * header.point_format.size
         held = path.stat().st_size - header.offset_to_point_data
@@ -66,6 +70,9 @@ def _read_points(path: Path) -> Any:
             raise ValueError("it holds no points")
         if header.are_points_compressed:
             check_unpacked(size, held)
+            if size > PACKED * held:  # lazrs would make points of nothing for minutes
+                raise ValueError(f"it announces {header.point_count} points, and has {held} bytes for them")
+            _check_chunks(path, header.offset_to_point_data, header.point_count)
         elif size > held:
             raise ValueError(
                 f"it announces {header.point_count} points of {size} bytes, and has {held} bytes"
@@ -74,3 +81,19 @@ def _read_points(path: Path) -> Any:
     if len(points.points) != header.point_count:
         raise ValueError(f"it announces {header.point_count} points, and holds {len(points.points)}")
     return points
+
+
+def _check_chunks(path: Path, begin: int, points: int) -> None:
+    """Raise ValueError for a table of more chunks than points, for which lazrs would take memory."""
+    with path.open("rb") as file:
+        file.seek(begin)
+        (table,) = struct.unpack("<q", file.read(8))
+        if table == -1:  # as it was not known when the file was begun, it is said at the end
+            file.seek(-8, 2)
+            (table,) = struct.unpack("<q", file.read(8))
+        if not begin < table <= path.stat().st_size - 8:
+            raise ValueError(f"its table of chunks is said to be at byte {table}")
+        file.seek(table)
+        _, chunks = struct.unpack("<II", file.read(8))
+    if chunks > points + 1:
+        raise ValueError(f"it announces {chunks} chunks of {points} points")

@@ -43,7 +43,7 @@ class Mesh:
         if not len(self.sizes):
             return self.vertices
         xyz = np.asarray(self.vertices.xyz, dtype=np.float64)  # (V, 3)
-        low, high = int(self.corners.min()), int(self.corners.max())
+        low, high = int(self.corners.min(initial=0)), int(self.corners.max(initial=-1))
         if low < 0 or high >= len(xyz):
             raise ValueError(
                 f"a face names vertex {low if low < 0 else high}, of {len(xyz)} that count from 0"
@@ -53,7 +53,7 @@ class Mesh:
             bad = int(self.corners[(~np.isfinite(used)).any(axis=1).argmax()])
             raise ValueError(f"expected finite numbers, got {xyz[bad].tolist()} for vertex {bad} of a face")
         triangles, face_of = triangulate(xyz, self.sizes, self.corners)
-        with np.errstate(over="ignore", invalid="ignore"):  # coordinates whose squares overflow have no area
+        with np.errstate(all="ignore"):  # coordinates whose squares overflow have no area
             surface = trimesh.Trimesh(xyz, triangles, process=False)
             if not 0 < surface.area < np.inf:
                 raise ValueError(f"it holds no surface: its {len(self.sizes)} faces have no area")

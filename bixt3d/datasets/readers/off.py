@@ -106,11 +106,17 @@ def _faces(cloud: FileCloud, rows: list[list[str]]) -> Mesh:
     if wrong.any():
         bad = int(wrong.argmax())
         raise ValueError(f"face {bad + 1} announces {rows[bad][0]!r:.20} corners, and names {held[bad]}")
-    mesh = mesh_of_lists(cloud, [[int(corner) for corner in row[1 : int(row[0]) + 1]] for row in rows])
-    beside = set((held - sizes).tolist())
-    if beside in ({3}, {4}):
-        colors = [row[int(row[0]) + 1 :] for row in rows]
-        mesh.faces["color"] = _colors(np.array(colors, dtype=np.float64), "." not in "".join(colors[0]))
+    lists = []
+    for number, row in enumerate(rows, 1):
+        corners = row[1 : int(row[0]) + 1]
+        if not all(corner.isdecimal() for corner in corners):
+            raise ValueError(f"face {number}: expected whole numbers, got {' '.join(corners)[:60]!r}")
+        lists.append([int(corner) for corner in corners])
+    mesh = mesh_of_lists(cloud, lists)
+    if set((held - sizes).tolist()) in ({3}, {4}):
+        beside = [row[int(row[0]) + 1 :] for row in rows]
+        colors = parse_table([" ".join(words) for words in beside], "colour of face")
+        mesh.faces["color"] = _colors(colors, "." not in "".join(beside[0]))
     return mesh
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.limits import check_unpacked
+from bixt3d.datasets.readers.text import parse_table
 
 XYZ = ("x", "y", "z")
 WIDEST = 64  # values of a field that is read; wider ones, such as histograms, are no features of a point
@@ -54,12 +55,10 @@ def read_pcd(path: Path) -> FileCloud:
             its header announces is believed only as far as the file has the bytes for it.
     """
     content = path.read_bytes()
-    header = _read_header(path, content)
+    header = _read_header(content)
     for name in XYZ:
         if name not in header.fields or header.fields[name].values != 1:
-            raise ValueError(
-                f"{path}: expected the fields x y z of one value each, got {' '.join(header.fields)}"
-            )
+            raise ValueError(f"expected the fields x y z of one value each, got {' '.join(header.fields)}")
     if header.encoding != "ascii":
         for name in COLORS & header.fields.keys():
             # as a float the bits of a colour may be no number, and then would not survive as such
@@ -71,7 +70,7 @@ def read_pcd(path: Path) -> FileCloud:
     ]
     fields = [one for name in names for one in _values(header.fields[name])]
     read = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}
-    table = read[header.encoding](path, content, header, fields)
+    table = read[header.encoding](content, header, fields)
     named: dict[str, NDArray[Any]] = {}
     begin = 3
     for name in names[3:]:
@@ -104,13 +103,13 @@ def _unpack_colors(packed: NDArray[np.float64], format: str) -> NDArray[np.uint8
     return np.stack([(bits >> shift & 255).astype(np.uint8) for shift in (16, 8, 0)], axis=1)
 
 
-def _read_header(path: Path, content: bytes) -> Header:
+def _read_header(content: bytes) -> Header:
     lines: dict[str, list[str]] = {}
     start = 0
     while "DATA" not in lines:
         end = content.find(b"\n", start, LONGEST_HEADER)
         if end < 0:
-            raise ValueError(f"{path}: expected a PCD header up to a line DATA, got none")
+            raise ValueError("expected a PCD header up to a line DATA, got none")
         words = content[start:end].decode("ascii", "replace").split() or [""]
         lines[words[0]] = words[1:]  # comments end up under a name that nobody asks for
         start = end + 1
@@ -119,54 +118,50 @@ def _read_header(path: Path, content: bytes) -> Header:
     sizes, kinds = lines.get("SIZE", []), lines.get("TYPE", [])
     counts = lines.get("COUNT", ["1"] * len(names))
     if not names or not len(names) == len(sizes) == len(kinds) == len(counts):
-        raise ValueError(f"{path}: expected as many entries in FIELDS, SIZE, TYPE and COUNT of its header")
+        raise ValueError("expected as many entries in FIELDS, SIZE, TYPE and COUNT of its header")
     fields: dict[str, Field] = {}
     row_values = row_bytes = 0
     for name, size, kind, times in zip(names, sizes, kinds, counts, strict=True):
         if kind + size not in TYPES:
             known = ", ".join(sorted(TYPES))
-            raise ValueError(f"{path}: field {name}: expected a type out of {known}, got {kind}{size}")
-        count = _whole(path, "COUNT", [times])
+            raise ValueError(f"field {name}: expected a type out of {known}, got {kind}{size}")
+        count = _whole("COUNT", [times])
         known = name.lower() if name.lower() in XYZ else name
         fields[known] = Field(f"<{kind.lower()}{size}", count, row_values, row_bytes)
         row_values += count
         row_bytes += count * int(size)
 
-    rows = _whole(path, "WIDTH", lines.get("WIDTH", [])) * _whole(path, "HEIGHT", lines.get("HEIGHT", ["1"]))
-    points = _whole(path, "POINTS", lines.get("POINTS", [str(rows)]))
+    rows = _whole("WIDTH", lines.get("WIDTH", [])) * _whole("HEIGHT", lines.get("HEIGHT", ["1"]))
+    points = _whole("POINTS", lines.get("POINTS", [str(rows)]))
     if points == 0:
-        raise ValueError(f"{path}: it holds no points")
+        raise ValueError("it holds no points")
     if points != rows:
-        raise ValueError(f"{path}: its header announces {points} points, and WIDTH times HEIGHT is {rows}")
+        raise ValueError(f"its header announces {points} points, and WIDTH times HEIGHT is {rows}")
     encoding = " ".join(lines["DATA"])
     if encoding not in ENCODINGS:
-        raise ValueError(f"{path}: DATA: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
+        raise ValueError(f"DATA: expected one of {', '.join(ENCODINGS)}, got {encoding!r}")
     return Header(fields, row_values, row_bytes, points, encoding, start)
 
 
-def _whole(path: Path, key: str, words: list[str]) -> int:
+def _whole(key: str, words: list[str]) -> int:
     if len(words) != 1 or not words[0].isdecimal() or len(words[0]) > 18:
-        raise ValueError(f"{path}: {key}: expected a whole number, got {' '.join(words) or 'nothing'!r}")
+        raise ValueError(f"{key}: expected a whole number, got {' '.join(words) or 'nothing'!r}")
     return int(words[0])
 
 
-def _read_ascii(path: Path, content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
-    lines = content[header.start :].decode("ascii", "replace").splitlines()
-    rows = [line for line in lines if line.strip()]
+def _read_ascii(content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
+    rows = [line for line in content[header.start :].decode("ascii", "replace").splitlines() if line.strip()]
     if len(rows) != header.points:
-        raise ValueError(f"{path}: it announces {header.points} points, and holds {len(rows)} lines of them")
-    try:
-        table = np.loadtxt(rows, np.float64, comments=None, ndmin=2)  # (N, row_values)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected {header.row_values} numbers a point ({error})") from None
+        raise ValueError(f"it announces {header.points} points, and holds {len(rows)} lines of them")
+    table = parse_table(rows, "point")  # (N, row_values)
     if table.shape[1] != header.row_values:
-        raise ValueError(f"{path}: expected {header.row_values} numbers a point, got {table.shape[1]}")
+        raise ValueError(f"expected {header.row_values} numbers a point, got {table.shape[1]}")
     return table[:, [field.values_before for field in fields]]
 
 
-def _read_binary(path: Path, content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
+def _read_binary(content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
     """Row after row, each the fields of one point."""
-    _check_size(path, header.points * header.row_bytes, content, header.start)
+    _check_size(header.points * header.row_bytes, content, header.start)
     names = [str(number) for number in range(len(fields))]
     row = np.dtype(
         {
@@ -180,22 +175,19 @@ def _read_binary(path: Path, content: bytes, header: Header, fields: list[Field]
     return np.stack([rows[name].astype(np.float64) for name in names], axis=1)  # (N, C)
 
 
-def _read_compressed(path: Path, content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
+def _read_compressed(content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
     """Two sizes, then an LZF block that holds field after field, each for all points."""
     sizes = content[header.start : header.start + 8]
     packed, size = int.from_bytes(sizes[:4], "little"), int.from_bytes(sizes[4:], "little")
-    _check_size(path, 8 + packed, content, header.start)
+    _check_size(8 + packed, content, header.start)
     if size != header.points * header.row_bytes:
         raise ValueError(
-            f"{path}: its header announces {header.points * header.row_bytes} bytes of points, and its "
+            f"its header announces {header.points * header.row_bytes} bytes of points, and its "
             f"compressed block {size}"
         )
-    try:
-        check_unpacked(size, packed)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    check_unpacked(size, packed)
     start = header.start + 8
-    block = _decompress(path, content[start : start + packed], size)
+    block = _decompress(content[start : start + packed], size)
     count = header.points
     columns = []
     for field in fields:  # a field of several values holds those of a point side by side
@@ -207,15 +199,15 @@ def _read_compressed(path: Path, content: bytes, header: Header, fields: list[Fi
     return np.stack([column.astype(np.float64) for column in columns], axis=1)  # (N, C)
 
 
-def _check_size(path: Path, expected: int, content: bytes, start: int) -> None:
+def _check_size(expected: int, content: bytes, start: int) -> None:
     """Raises ValueError for a file that ends too early, or holds more than blanks behind its last point."""
     if len(content) - start < expected or content[start + expected :].strip(b"\0 \t\r\n"):
         raise ValueError(
-            f"{path}: it announces {expected} bytes of points, and holds {len(content) - start} bytes of them"
+            f"it announces {expected} bytes of points, and holds {len(content) - start} bytes of them"
         )
 
 
-def _decompress(path: Path, block: bytes, size: int) -> bytes:
+def _decompress(block: bytes, size: int) -> bytes:
     """Undoes LZF: a byte below 32 announces bytes to take as they are, another a run to copy from before."""
     out = bytearray()
     at = 0
@@ -239,7 +231,7 @@ def _decompress(path: Path, block: bytes, size: int) -> bytes:
             run = out[len(out) - back : len(out) - back + length]
             out += (run * -(-length // len(run)))[:length]  # a run longer than its source repeats it
     except IndexError:
-        raise ValueError(f"{path}: its compressed block is damaged") from None
+        raise ValueError("its compressed block is damaged") from None
     if len(out) != size:
-        raise ValueError(f"{path}: its compressed block is damaged: {len(out)} bytes, {size} are announced")
+        raise ValueError(f"its compressed block is damaged: {len(out)} bytes, {size} are announced")
     return bytes(out)

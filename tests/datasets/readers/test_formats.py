@@ -479,6 +479,9 @@ def test_off_colours_normals_and_clouds(tmp_path: Path) -> None:
         (off("4OFF", np.hstack([BARE, np.zeros((3, 1))])), "fourth coordinate other than 0"),
         (off("OFF", BARE)[:-8], "it announces 3 vertices and 1 faces, and holds 3 lines"),
         (off("OFF", BARE, "4 0 1 2\n"), "face 1 announces '4' corners, and names 3"),
+        (off("OFF", BARE, "3 0 1 -1\n"), "face 1: expected whole numbers, got '0 1 -1'"),
+        (off("OFF", BARE, "3 0 1 2 a b c\n"), "colour of face 1: expected finite numbers, got 'a'"),
+        (off("OFF", BARE, "0\n"), "it holds no surface: its 1 faces have no area"),
         (off("OFF", BARE, "3 0 1 7\n"), "a face names vertex 7, of 3 that count from 0"),
         (
             off("OFF", BARE).replace("1 0 0\n", "1 0\n"),
