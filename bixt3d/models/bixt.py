@@ -203,7 +203,7 @@ class BiXT(Trunk):
         super().__init__()
         _check_choice("attention", attention, ATTENTION)
         _check_choice("last_layer", last_layer, LAST_LAYER)
-        _check_sizes(dim, depth, num_heads, num_latents, drop_path)
+        dim, depth, num_heads, num_latents = _check_sizes(dim, depth, num_heads, num_latents, drop_path)
         check_backend(backend, BACKENDS)
         if not (isinstance(block, type) and issubclass(block, BidirectionalCrossAttention)):
             raise ValueError(f"block: expected a subclass of BidirectionalCrossAttention, got {block!r:.80}")
@@ -222,7 +222,7 @@ class BiXT(Trunk):
         usual = SequentialLayer if attention == "sequential" else BidirectionalLayer
         kinds: list[type[Layer]] = [usual] * depth
         kinds[-1] = {"one_sided": OneSidedLayer, "tokens": TokenLayer}.get(last_layer, usual)
-        rates = torch.linspace(0.0, drop_path, depth).tolist()
+        rates = torch.linspace(0.0, drop_path, depth, device="cpu").tolist()
         self.layers = nn.ModuleList(
             kind(dim, width, num_heads, mlp_ratio, rate, backend, block)
             for kind, width, rate in zip(kinds, widths, rates, strict=True)
@@ -284,7 +284,8 @@ class Perceiver(Trunk):
         """Build the latents, the shared cross-attentions and the self-attention blocks."""
         super().__init__()
         _check_choice("share", share, SHARE)
-        _check_sizes(dim, num_blocks, num_heads, num_latents, drop_path)
+        sizes = _check_sizes(dim, num_blocks, num_heads, num_latents, drop_path)
+        dim, num_blocks, num_heads, num_latents = sizes
         check_backend(backend, BACKENDS)
         if self_attends_per_block < 0:
             raise ValueError(f"self_attends_per_block: expected 0 or more, got {self_attends_per_block}")
@@ -300,9 +301,10 @@ class Perceiver(Trunk):
             for _ in range(crosses)
         )
         self.among = nn.ModuleList()
-        for rate in torch.linspace(0.0, drop_path, num_blocks).tolist():
-            sizes = dim, num_heads, mlp_ratio, rate, backend
-            self.among.append(nn.Sequential(*(SelfAttention(*sizes) for _ in range(self_attends_per_block))))
+        for rate in torch.linspace(0.0, drop_path, num_blocks, device="cpu").tolist():
+            options = dim, num_heads, mlp_ratio, rate, backend
+            blocks = (SelfAttention(*options) for _ in range(self_attends_per_block))
+            self.among.append(nn.Sequential(*blocks))
         initialize(self)
 
     def _cross(self, index: int) -> CrossAttention:
@@ -338,7 +340,9 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
 
 
-def _check_sizes(dim: int, depth: int, num_heads: int, num_latents: int, drop_path: float) -> None:
+def _check_sizes(
+    dim: int, depth: int, num_heads: int, num_latents: int, drop_path: float
+) -> tuple[int, int, int, int]:
     if min(dim, depth, num_heads, num_latents) < 1 or dim % num_heads:
         raise ValueError(
             "expected positive sizes and a width divisible by the heads, got "
@@ -346,3 +350,4 @@ def _check_sizes(dim: int, depth: int, num_heads: int, num_latents: int, drop_pa
         )
     if not 0.0 <= drop_path < 1.0:
         raise ValueError(f"drop_path: expected 0 <= drop_path < 1, got {drop_path}")
+    return int(dim), int(depth), int(num_heads), int(num_latents)

@@ -188,7 +188,9 @@ class PointModel(nn.Module):
 
     def __prepare_scriptable__(self) -> None:
         # What torch.jit.script calls first; the error that it would come to is a page long.
-        raise RuntimeError("TorchScript cannot hold this model: write it with bixt3d.inference.export_model")
+        raise RuntimeError(
+            "TorchScript cannot hold this model: write it with bixt3d.inference.export.export_model"
+        )
 
 
 def output_names(key: str, count: int, names: Sequence[str] | None, default: str) -> list[str]:

@@ -185,6 +185,25 @@ def put_everywhere(monkeypatch: pytest.MonkeyPatch, attending: str, searching: s
     monkeypatch.setattr(neighbors, "knn", partial(knn, backend=searching))
 
 
+@pytest.mark.parametrize("name", KINDS)
+@torch.no_grad()
+def test_a_backend_reaches_every_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for function in ("attention", "bidirectional_attention"):
+        original = getattr(attention_ops, function)
+
+        def note(*tensors: Tensor, backend: str = "none", original: Any = original) -> Any:
+            asked.append(backend)
+            return original(*tensors, backend=backend)
+
+        monkeypatch.setattr(attention, function, note)
+    model = small(ONE_EACH[name], backend="sdpa")
+    ask(model, clouds(model, 2))
+    assert set(asked) == {"sdpa"} and len(asked) > model.encoder.trunk.depth
+    with pytest.raises(ValueError, match="backend: expected one of auto, torch, sdpa, triton, got 'flash'"):
+        small(ONE_EACH[name], backend="flash")
+
+
 def plain(model: PointModel) -> PointModel:
     """The same model with the plain twin of whatever has one."""
     for part in model.modules():

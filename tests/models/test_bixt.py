@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bixt3d import BiXT, Perceiver
+from bixt3d import BiXT, Perceiver, create_model
+from bixt3d.models.attention import BidirectionalCrossAttention, CrossAttention
 from bixt3d.models.bixt import BidirectionalLayer, OneSidedLayer, Trunk
 from bixt3d.models.layers import DropPath, Mlp
 from tests.models import twins
@@ -318,3 +320,63 @@ class TestErrors:
     def test_token_width(self, token_dim: Any) -> None:
         with pytest.raises(ValueError, match="token_dim"):
             BiXT(depth=2, token_dim=token_dim, **SMALL)
+
+    def test_unknown_backend_is_refused_at_once(self) -> None:
+        for build in (partial(BiXT, depth=2), partial(Perceiver, num_blocks=2)):
+            with pytest.raises(
+                ValueError, match="backend: expected one of auto, torch, sdpa, triton, got 'fl"
+            ):
+                build(backend="flash", **SMALL)
+
+    @pytest.mark.parametrize("block", [CrossAttention, "Scaled", None])
+    def test_block_of_another_kind(self, block: Any) -> None:
+        with pytest.raises(ValueError, match="block: expected a subclass of BidirectionalCrossAttention"):
+            BiXT(depth=2, block=block, **SMALL)
+
+    def test_block_without_a_bidirectional_layer(self) -> None:
+        with pytest.raises(ValueError, match='block: attention="sequential" has no Scaled'):
+            BiXT(depth=2, attention="sequential", block=Scaled, **SMALL)
+
+
+class ScaledOneSided(CrossAttention):
+    def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = super().project(x, context)
+        return 0 * query, key, value
+
+
+class Scaled(BidirectionalCrossAttention):
+    """All similarities are 0, so that every attention is the mean."""
+
+    one_sided = ScaledOneSided
+
+    def project(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        r_lat, v_lat, r_tok, v_tok = super().project(latents, tokens)
+        return 0 * r_lat, v_lat, r_tok, v_tok
+
+
+@pytest.mark.parametrize("last_layer", ["one_sided", "full", "tokens"])
+def test_an_attention_of_ones_own_is_in_all_layers_and_their_maps(last_layer: str) -> None:
+    trunk = BiXT(depth=3, last_layer=last_layer, block=Scaled, **SMALL)
+    randomize(trunk)
+    latents, tokens = trunk.start(2), torch.randn(2, 7, 12)
+    for index in range(3):
+        weights = trunk.attention_map(index, latents, tokens)  # (B, H, M, N)
+        torch.testing.assert_close(weights, torch.full((2, 3, 5, 7), 1 / 7))
+        latents, tokens = trunk.step(index, latents, tokens)
+
+
+def test_an_attention_of_ones_own_in_a_model_by_name() -> None:
+    model = create_model(
+        "bixt_ti_cls", depth=2, block=Scaled, **{k: v for k, v in SMALL.items() if k != "mlp_ratio"}
+    )
+    for weights in model.attention_maps(torch.randn(2, 9, 3)):  # type: ignore[operator]
+        torch.testing.assert_close(weights, torch.full_like(weights, 1 / 9))
+
+
+def test_sizes_of_numpy() -> None:
+    sizes = {key: np.int32(value) for key, value in SMALL.items() if key != "mlp_ratio"}
+    trunk = BiXT(depth=np.int64(2), token_dim=np.array([7, 9]), mlp_ratio=np.float32(2.0), **sizes)
+    assert trunk.token_dims == (7, 9) and all(type(width) is int for width in trunk.token_dims)
+    assert str(trunk) == str(BiXT(depth=2, token_dim=[7, 9], **SMALL))
+    assert BiXT(depth=2, token_dim=np.int64(7), **SMALL).token_dims == (7, 7)
+    Perceiver(num_blocks=np.int64(2), self_attends_per_block=np.int64(1), **sizes)(torch.randn(1, 7, 12))
