@@ -27,7 +27,7 @@ Array = np.ndarray[Any, Any]
 Legend = Sequence[tuple[str, str]]
 
 PICTURES = 6  # clouds of which pictures are written where nobody asks for a number
-WIDTH, HEIGHT = 2.2, 1.9  # of a panel in inches, as is all here
+WIDTH, HEIGHT = 1.9, 1.6  # of a panel in inches, as is all here
 GAP, LINE = 0.1, 0.2
 FONT = 8.5
 

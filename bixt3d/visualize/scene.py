@@ -30,7 +30,7 @@ OTHER = "#8496AA"  # bars of other classes than the true one
 RAMP = ("#00204D", "#31446B", "#666970", "#958F78", "#CBBA69", "#FFEA46")
 # From far below the mean over pale grey to far above: purple and orange, which all readers tell apart.
 CONTRAST = ("#542788", "#8073AC", "#B2ABD2", "#E4E4E4", "#FDB863", "#E08214", "#B35806")
-OCTAVES = 3.0  # attention is shown from 1/8 of its mean to 8 times as much
+OCTAVES = 2.0  # attention is shown from a quarter of its mean to four times as much
 MODES = ("prediction", "truth", "error", "confidence", "attention", "color", "shape")
 BESIDE = ("truth", "prediction", "error")  # the modes that are shown side by side
 DRAWN = 20_000  # points of a cloud in a picture or on a page: a browser cannot hold millions
@@ -205,7 +205,7 @@ class LabelledCloud:
         if mode == "confidence":
             return [("0%", RAMP[0]), ("50%", to_hex(ramp(np.array([0.5]))[0])), ("100%", RAMP[-1])]
         if mode == "attention":
-            return [("⅛×", CONTRAST[0]), ("mean", CONTRAST[3]), ("8×", CONTRAST[-1])]
+            return [("¼×", CONTRAST[0]), ("mean", CONTRAST[3]), ("4×", CONTRAST[-1])]
         return []
 
     def headline(self, mode: str, layer: int = 0, latent: int = 0) -> str:
@@ -275,7 +275,7 @@ def legend(ids: Sequence[int], names: Sequence[str]) -> list[tuple[str, str]]:
 def deviation(weights: Array) -> Array:
     """Return how far attention (..., N) is from its mean over the points, from 0 over 0.5, the mean, to 1.
 
-    In powers of two: 0 is an eighth of the mean and less, 1 eight times the mean and more.
+    In powers of two: 0 is a quarter of the mean and less, 1 four times the mean and more.
     """
     weights = np.asarray(weights, dtype=np.float64)
     tiny = np.finfo(np.float64).tiny

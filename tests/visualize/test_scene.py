@@ -69,9 +69,9 @@ def test_colours_of_each_mode() -> None:
 
 
 def test_attention_is_shown_as_deviation_from_its_mean() -> None:
-    eighths = np.array([0.0, 0.125, 0.5, 1.0, 4.0, 0.375])
-    weights = np.stack([eighths / eighths.mean(), np.full(6, 0.3), np.zeros(6)])
-    assert deviation(weights[0]) == pytest.approx([0, 0, 1 / 3, 0.5, 5 / 6, 0.5 + np.log2(0.375) / 6])
+    shares = np.array([0.0, 0.25, 0.5, 1.0, 4.0, 0.25])  # their mean is one
+    weights = np.stack([shares / 60, np.full(6, 0.3), np.zeros(6)])
+    assert deviation(weights[0]) == pytest.approx([0, 0, 0.25, 0.5, 1, 0])
     seen = cloud(attention=(weights,))
     assert hexes(seen.colors("attention", 0, 1)) == [CONTRAST[3]] * 6  # alike everywhere: the mean
     assert hexes(seen.colors("attention", 0, 2)) == [CONTRAST[0]] * 6  # pays none, and no division by it
@@ -214,7 +214,7 @@ def test_legend_of_each_mode() -> None:
     (low, first), (half, color), (high, last) = seen.legend("confidence")
     assert (low, first, half, high, last) == ("0%", RAMP[0], "50%", "100%", RAMP[-1])
     assert np.abs(np.array(rgb(color)) * 255 - middle).max() <= 0.51
-    assert seen.legend("attention") == [("⅛×", CONTRAST[0]), ("mean", CONTRAST[3]), ("8×", CONTRAST[-1])]
+    assert seen.legend("attention") == [("¼×", CONTRAST[0]), ("mean", CONTRAST[3]), ("4×", CONTRAST[-1])]
     assert (scale("attention"), scale("confidence"), scale("truth")) == (CONTRAST, RAMP, ())
     assert seen.legend("color") == []
 
