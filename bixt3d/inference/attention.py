@@ -40,9 +40,10 @@ class Attentive:
         """
         attended, points, preprocess = self._look("located_attention", cloud, category)
         everywhere = preprocess.normalize(points)[None, :, :3]  # (1, N, 3)
-        maps = []
+        maps, searched, nearest_token = [], None, everywhere
         for xyz, attention in attended:
-            nearest_token = knn(everywhere, xyz, 1)[0, :, 0]  # (N,)
+            if xyz is not searched:  # several layers look at the same tokens
+                searched, nearest_token = xyz, knn(everywhere, xyz, 1)[0, :, 0]  # (N,)
             maps.append(attention[0][..., nearest_token].float().cpu().numpy())  # (H, M, N)
         return Attention(tuple(maps), points.cpu().numpy())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bixt3d.ops.tracing import is_exporting
 from bixt3d.ops.validate import check_count, check_points
 
 LEVELS = 21  # halvings of a cloud's cube: three axes of 21 bits fit an int64
@@ -57,15 +58,23 @@ def grid_sample(xyz: Tensor, num_samples: int, validate: bool = True) -> Tensor:
     check_points(xyz, "xyz", (3,), finite=validate)
     count = xyz.shape[1]
     check_count(num_samples, "num_samples", count, f"each cloud has {count} points")
-    code, along = morton_codes(xyz).sort(dim=1, stable=True)  # 2 x (B, N)
+    code, along = _sort(morton_codes(xyz))  # 2 x (B, N)
     # The grid in which a point leaves the cell of the one before it: 1 halves the cube once, and 22 is none.
     differs = code[:, 1:] ^ code[:, :-1]
     bounds = 8 ** torch.arange(LEVELS, device=xyz.device)
     level = LEVELS + 1 - torch.bucketize(differs, bounds, right=True)  # (B, N - 1)
     level = torch.cat([torch.zeros_like(code[:, :1]), level], 1)  # (B, N)
-    level, by_level = level.sort(dim=1, stable=True)
+    key, by_level = _sort(level * count + torch.arange(count, device=xyz.device))  # no two keys alike
+    level = key // count  # (B, N)
     last = level[:, num_samples - 1 : num_samples]  # (B, 1), the grid that is not used up
     before, members = (level < last).sum(1, keepdim=True), (level == last).sum(1, keepdim=True)  # (B, 1)
     slot = torch.arange(num_samples, device=xyz.device)
     spaced = before + (slot - before) * members // (num_samples - before)  # (B, S)
     return along.gather(1, by_level.gather(1, torch.where(slot < before, slot, spaced)))
+
+
+def _sort(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort rows (B, N), equal ones by their index, and return the indices as well."""
+    if is_exporting():  # ONNX has no other sort
+        return values.topk(values.shape[1], dim=1, largest=False, sorted=True)
+    return values.sort(dim=1, stable=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,6 +144,24 @@ def test_exports_for_any_number_of_points() -> None:
     program = torch.export.export(Sample(), (torch.randn(2, 90, 3),), dynamic_shapes=(sizes,), strict=False)
     xyz = torch.randn(3, 200, 3)
     assert program.module()(xyz).equal(grid_sample(xyz, 40))
+
+
+def test_onnx(tmp_path: Path) -> None:
+    import onnxruntime
+
+    class Sample(torch.nn.Module):
+        def forward(self, xyz: Tensor) -> Tensor:
+            return grid_sample(xyz, 40)
+
+    sizes = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("points", min=40)},)
+    example = (torch.randn(2, 90, 3),)
+    torch.onnx.export(Sample().eval(), example, dynamo=True, dynamic_shapes=sizes, verbose=False).save(
+        tmp_path / "sample.onnx"
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "sample.onnx")
+    for xyz in (torch.randn(3, 200, 3), torch.randn(1, 50, 3).repeat(1, 4, 1)):
+        (found,) = session.run(None, {"xyz": xyz.numpy()})
+        assert found.tolist() == grid_sample(xyz, 40).tolist()
 
 
 @needs_cuda
