@@ -43,7 +43,7 @@ class Mesh:
         if not len(self.sizes):
             return self.vertices
         xyz = np.asarray(self.vertices.xyz, dtype=np.float64)  # (V, 3)
-        low, high = int(self.corners.min(initial=0)), int(self.corners.max(initial=-1))
+        low, high = int(self.corners.min(initial=0)), int(self.corners.max(initial=0))
         if low < 0 or high >= len(xyz):
             raise ValueError(
                 f"a face names vertex {low if low < 0 else high}, of {len(xyz)} that count from 0"
