@@ -18,6 +18,7 @@ from bixt3d.ops.validate import check_points
 ATTENTION = ("bidirectional", "sequential")
 LAST_LAYER = ("one_sided", "full", "tokens")
 SHARE = ("all", "all_but_first")
+Block = type[BidirectionalCrossAttention]
 
 
 class Trunk(nn.Module):
@@ -77,13 +78,13 @@ class Layer(nn.Module):
         mlp_ratio: float,
         drop_path: float,
         backend: str = "auto",
-        block: type[BidirectionalCrossAttention] = BidirectionalCrossAttention,
+        block: Block = BidirectionalCrossAttention,
     ) -> None:
         """Build the attentions."""
         super().__init__()
         self._build(dim, token_dim, block, num_heads, mlp_ratio, drop_path, backend)
 
-    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+    def _build(self, dim: int, token_dim: int, block: Block, *rest: Any) -> None:
         raise NotImplementedError
 
     def attention_map(self, latents: Tensor, tokens: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ class Layer(nn.Module):
 class BidirectionalLayer(Layer):
     """Bi-directional cross-attention, then self-attention among the latents."""
 
-    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+    def _build(self, dim: int, token_dim: int, block: Block, *rest: Any) -> None:
         self.cross = block(dim, token_dim, *rest)
         self.among = SelfAttention(dim, *rest)
 
@@ -116,7 +117,7 @@ class BidirectionalLayer(Layer):
 class SequentialLayer(Layer):
     """Latents query the tokens, tokens query the updated latents, then the latents among themselves."""
 
-    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+    def _build(self, dim: int, token_dim: int, block: Block, *rest: Any) -> None:
         self.cross = CrossAttention(dim, token_dim, dim, *rest)
         self.back = CrossAttention(token_dim, dim, dim, *rest)
         self.among = SelfAttention(dim, *rest)
@@ -135,7 +136,7 @@ class SequentialLayer(Layer):
 class OneSidedLayer(Layer):
     """Only the latents are updated: the last layer of a model whose head reads latents alone."""
 
-    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+    def _build(self, dim: int, token_dim: int, block: Block, *rest: Any) -> None:
         self.cross = block.one_sided(dim, token_dim, dim, *rest)
         self.among = SelfAttention(dim, *rest)
 
@@ -149,7 +150,7 @@ class TokenLayer(Layer):
 
     cross: CrossAttention
 
-    def _build(self, dim: int, token_dim: int, block: type[BidirectionalCrossAttention], *rest: Any) -> None:
+    def _build(self, dim: int, token_dim: int, block: Block, *rest: Any) -> None:
         self.cross = block.one_sided(token_dim, dim, dim, *rest)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +198,7 @@ class BiXT(Trunk):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         backend: str = "auto",
-        block: type[BidirectionalCrossAttention] = BidirectionalCrossAttention,
+        block: Block = BidirectionalCrossAttention,
     ) -> None:
         """Build the latents and the layers, initialised as in the official code."""
         super().__init__()
@@ -215,9 +216,7 @@ class BiXT(Trunk):
             raise ValueError(f"token_dim: expected one width or {depth}, one a layer, got {len(widths)}")
         if min(widths) < 1:
             raise ValueError(f"token_dim: expected widths of at least 1, got {token_dim}")
-        self.dim = dim
-        self.depth = depth
-        self.token_dims = tuple(widths)
+        self.dim, self.depth, self.token_dims = dim, depth, tuple(widths)
         self.latents = nn.Parameter(torch.empty(1, num_latents, dim))
         usual = SequentialLayer if attention == "sequential" else BidirectionalLayer
         kinds: list[type[Layer]] = [usual] * depth
@@ -263,7 +262,7 @@ class Perceiver(Trunk):
         mlp_ratio: Hidden width of the feed-forward blocks, as a multiple of their width.
         drop_path: Stochastic depth at the last block; it grows linearly from 0. The shared
             cross-attention takes half of it.
-        backend: Backend of every attention, as in `bixt3d.ops.bidirectional_attention`.
+        backend: Backend of every attention.
 
     Raises:
         ValueError: For an unknown ``share`` or ``backend``, or sizes that do not fit together.
@@ -291,9 +290,7 @@ class Perceiver(Trunk):
             raise ValueError(f"self_attends_per_block: expected 0 or more, got {self_attends_per_block}")
         if share == "all_but_first" and num_blocks < 2:
             raise ValueError('share="all_but_first" needs at least 2 blocks, got num_blocks=1')
-        self.dim = dim
-        self.depth = num_blocks
-        self.token_dims = (dim,)
+        self.dim, self.depth, self.token_dims = dim, num_blocks, (dim,)
         self.latents = nn.Parameter(torch.empty(1, num_latents, dim))
         crosses = 1 if share == "all" else 2
         self.cross = nn.ModuleList(

@@ -9,15 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bixt3d.models.encoder import Level
-from bixt3d.models.layers import (
-    NORM_EPS,
-    BatchNorm,
-    ResidualMlp,
-    fold,
-    is_foldable,
-    is_plain,
-    linear_norm,
-)
+from bixt3d.models.layers import NORM_EPS, BatchNorm, ResidualMlp, fold, is_foldable, is_plain, linear_norm
 from bixt3d.ops import interpolate
 
 

@@ -113,26 +113,13 @@ def _plain(value: Any) -> Any:
 
 
 def _check_type(name: str, key: str, value: Any, parameter: inspect.Parameter) -> None:
-    # Arguments may come from YAML, where a number is easily quoted or a list forgotten.
-    def whole(number: Any) -> bool:
-        return isinstance(number, int) and not isinstance(number, bool)
-
+    """Raise ValueError for a quoted number or a forgotten list, as YAML may hold them."""
     default = parameter.default
-    if default is None and "int" in str(parameter.annotation):
-        fits = value is None or whole(value)
-    elif default is None or default is parameter.empty:
-        fits = True
-    elif isinstance(default, tuple):
-        fits = isinstance(value, (list, tuple)) and all(whole(item) for item in value)
-    elif isinstance(default, bool):
-        fits = isinstance(value, bool)
-    elif isinstance(default, float):
-        fits = whole(value) or isinstance(value, float)
-    else:
-        fits = (
-            isinstance(value, str)
-            if isinstance(default, str)
-            else not isinstance(default, int) or whole(value)
-        )
-    if not fits:
+    kind = int if default is None and "int" in str(parameter.annotation) else type(default)
+    items = value if kind is tuple and isinstance(value, (list, tuple)) else [value]
+    allowed = {bool: (bool,), int: (int,), float: (int, float), str: (str,), tuple: (int,)}.get(kind)
+    fits = allowed is None or all(isinstance(item, allowed) for item in items)
+    fits = fits and (kind is not tuple or items is value)
+    fits = fits and (kind is bool or allowed is None or not any(isinstance(item, bool) for item in items))
+    if not fits and not (default is None and value is None):
         raise ValueError(f"{name}: {key}: expected a value like {default!r}, got {value!r}")

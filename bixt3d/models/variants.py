@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from bixt3d.models.attention import BidirectionalCrossAttention
-from bixt3d.models.bixt import BiXT, Perceiver, Trunk
+from bixt3d.models.bixt import BiXT, Block, Perceiver, Trunk
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.decoder import PropagationDecoder
 from bixt3d.models.encoder import PointEncoder
@@ -22,7 +22,7 @@ from bixt3d.models.heads import ClassificationHead, PartHead
 from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.models.tokenizers import COORD_SCALE, GROUPED_COORD_SCALE, SinusoidalTokenizer
 
-Block = type[BidirectionalCrossAttention]
+Family = Callable[..., nn.Module]
 
 
 def classifier(
@@ -56,7 +56,8 @@ def classifier(
     trunk = BiXT(*sizes, drop_path=drop_path, backend=backend, block=block)
     options = _options(neighbors, group_blocks, group_expansion, center, use_xyz, hidden=group_hidden)
     stages = {layer: GroupingStage(dim, dim, **options) for layer in group_layers}
-    return _classifier(num_classes, in_dims, dim, coord_scale, trunk, stages, pool, dim, dropout)
+    head = ClassificationHead(dim, num_classes, pool, dim, dropout)
+    return PointClassifier(_encoder(in_dims, dim, coord_scale, trunk, stages), head)
 
 
 def hierarchy_classifier(
@@ -88,7 +89,8 @@ def hierarchy_classifier(
     stages = _hierarchy(embed_dim, widths, reductions, options)
     sizes = dim, len(widths), num_heads, num_latents, "bidirectional", _last(pool), widths, mlp_ratio
     trunk = BiXT(*sizes, drop_path, backend, block)
-    return _classifier(num_classes, in_dims, embed_dim, coord_scale, trunk, stages, pool, widths[-1], dropout)
+    head = ClassificationHead(dim, num_classes, pool, widths[-1], dropout)
+    return PointClassifier(_encoder(in_dims, embed_dim, coord_scale, trunk, stages), head)
 
 
 def perceiver_classifier(
@@ -109,7 +111,8 @@ def perceiver_classifier(
     """Iterative attention, the baseline: cross-attentions, each with self-attentions after it."""
     sizes = dim, num_blocks, self_attends_per_block, share, num_heads, num_latents
     trunk = Perceiver(*sizes, drop_path=drop_path, backend=backend)
-    return _classifier(num_classes, in_dims, dim, coord_scale, trunk, {}, "latents", dim, dropout)
+    head = ClassificationHead(dim, num_classes, dropout=dropout)
+    return PointClassifier(_encoder(in_dims, dim, coord_scale, trunk, {}), head)
 
 
 def part_segmenter(
@@ -187,21 +190,6 @@ def _last(pool: str) -> str:
     return "tokens" if pool == "tokens" else "one_sided"
 
 
-def _classifier(
-    num_classes: int,
-    in_dims: int,
-    embed_dim: int,
-    coord_scale: float,
-    trunk: Trunk,
-    stages: dict[int, GroupingStage],
-    pool: str,
-    token_dim: int,
-    dropout: float,
-) -> PointClassifier:
-    head = ClassificationHead(trunk.dim, num_classes, pool, token_dim, dropout)
-    return PointClassifier(_encoder(in_dims, embed_dim, coord_scale, trunk, stages), head)
-
-
 def _encoder(
     in_dims: int, embed_dim: int, coord_scale: float, trunk: Trunk, stages: dict[int, GroupingStage]
 ) -> PointEncoder:
@@ -236,47 +224,40 @@ NANO = {"dim": 96, "num_heads": 3, "num_latents": 32, "drop_path": 0.0}
 PICO = {**NANO, "num_latents": 16}
 LEVELS = {"embed_dim": 64, "widths": (128, 192, 256, 384)}
 LIGHT = {"neighbors": 24, "group_blocks": 0, "mlp_ratio": 2.0}  # no MLP on every neighbour
+SMALL_CLS = {**LIGHT, "pool": "both"}
+SMALL_PARTSEG = {**LIGHT, "dropout": 0.2, "decoder_blocks": 1, "head_dim": 64}
 
-# Family and sizes of every name.
-VARIANTS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
-    "bixt_ti_cls": (classifier, {**TI, "depth": 12}),
-    "bixt_nano_cls": (classifier, {**NANO, "depth": 4}),
-    "sequential_ti_cls": (classifier, {**TI, "depth": 12, "attention": "sequential"}),
-    "perceiver_ti_cls": (perceiver_classifier, {**TI, "num_blocks": 8, "self_attends_per_block": 6}),
-    "bixt_ti_cls_grouping": (
-        classifier,
-        {**TI, "depth": 12, "group_layers": (0, 3, 6, 9), "coord_scale": GROUPED_COORD_SCALE},
-    ),
-    "bixt_ti_cls_hierarchy": (
-        hierarchy_classifier,
-        {**TI, **LEVELS, "reductions": (2, 2, 2, 2), "neighbors": 24},
-    ),
-    "bixt_nano_cls_hierarchy": (
-        hierarchy_classifier,
-        {**NANO, "dim": 128, "num_heads": 4, "embed_dim": 64, "widths": (64, 128, 256)}
-        | {"reductions": (4, 2, 2), **LIGHT, "pool": "both"},
-    ),
-    "bixt_pico_cls_hierarchy": (
-        hierarchy_classifier,
-        {**PICO, "embed_dim": 48, "widths": (64, 128), "reductions": (4, 4), **LIGHT, "pool": "both"},
-    ),
-    "bixt_ti_partseg": (part_segmenter, {**TI, "depth": 12}),
-    "bixt_nano_partseg": (part_segmenter, {**NANO, "depth": 5}),
-    "bixt_ti_partseg_encdec": (
-        encdec_part_segmenter,
-        {**TI, **LEVELS, "reductions": (4, 4, 4, 4), "neighbors": 32, "decoder_widths": (256, 192, 128, 128)},
-    ),
-    "bixt_nano_partseg_encdec": (
-        encdec_part_segmenter,
-        {**NANO, "embed_dim": 48, "widths": (64, 96, 128), "reductions": (4, 4, 2), **LIGHT, "dropout": 0.2}
-        | {"decoder_widths": (96, 96, 64), "decoder_blocks": 1, "head_dim": 64},
-    ),
-    "bixt_pico_partseg_encdec": (
-        encdec_part_segmenter,
-        {**PICO, "embed_dim": 32, "widths": (64, 96), "reductions": (4, 4), **LIGHT, "dropout": 0.2}
-        | {"neighbors": 16, "decoder_widths": (96, 64), "decoder_blocks": 1, "head_dim": 64},
-    ),
+# Sizes of every name, by family.
+SIZES: dict[Family, dict[str, dict[str, Any]]] = {
+    classifier: {
+        "bixt_ti_cls": {**TI, "depth": 12},
+        "bixt_nano_cls": {**NANO, "depth": 4},
+        "sequential_ti_cls": {**TI, "depth": 12, "attention": "sequential"},
+        "bixt_ti_cls_grouping": {**TI, "depth": 12, "group_layers": (0, 3, 6, 9)}
+        | {"coord_scale": GROUPED_COORD_SCALE},
+    },
+    hierarchy_classifier: {
+        "bixt_ti_cls_hierarchy": {**TI, **LEVELS, "reductions": (2, 2, 2, 2), "neighbors": 24},
+        "bixt_nano_cls_hierarchy": {**NANO, "dim": 128, "num_heads": 4, "embed_dim": 64, **SMALL_CLS}
+        | {"widths": (64, 128, 256), "reductions": (4, 2, 2)},
+        "bixt_pico_cls_hierarchy": {**PICO, "embed_dim": 48, **SMALL_CLS}
+        | {"widths": (64, 128), "reductions": (4, 4)},
+    },
+    perceiver_classifier: {"perceiver_ti_cls": {**TI, "num_blocks": 8, "self_attends_per_block": 6}},
+    part_segmenter: {
+        "bixt_ti_partseg": {**TI, "depth": 12},
+        "bixt_nano_partseg": {**NANO, "depth": 5},
+    },
+    encdec_part_segmenter: {
+        "bixt_ti_partseg_encdec": {**TI, **LEVELS, "reductions": (4, 4, 4, 4), "neighbors": 32}
+        | {"decoder_widths": (256, 192, 128, 128)},
+        "bixt_nano_partseg_encdec": {**NANO, "embed_dim": 48, **SMALL_PARTSEG}
+        | {"widths": (64, 96, 128), "reductions": (4, 4, 2), "decoder_widths": (96, 96, 64)},
+        "bixt_pico_partseg_encdec": {**PICO, "embed_dim": 32, **SMALL_PARTSEG, "neighbors": 16}
+        | {"widths": (64, 96), "reductions": (4, 4), "decoder_widths": (96, 64)},
+    },
 }
+VARIANTS = {name: (family, sizes) for family, names in SIZES.items() for name, sizes in names.items()}
 
 
 def builder_of(name: str) -> Callable[..., nn.Module]:
