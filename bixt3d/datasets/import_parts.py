@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bixt3d.datasets.features import channel_count, parse_features
 from bixt3d.datasets.part_table import TABLE, list_path
-from bixt3d.datasets.readers import is_cloud_file, load_cloud
+from bixt3d.datasets.readers import clouds_in, load_cloud
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.yaml import parse_yaml
 
@@ -65,9 +65,9 @@ def import_parts(
 
     A label a point is what a file calls label, part, class, classification or the like, CloudCompare's scalar
     fields included, or the last column of a file whose columns have no names. Points with a label below 0 are
-    left out. Categories are the folders in ``source``; without any, all is one category of its name. Folders
-    train, val and test, where all are of these, are kept as splits; else shapes are drawn, category by
-    category, by the seed: a fifth for test, a tenth for val.
+    left out. Categories are the folders in ``source``; without any, all is one category of its name. Where
+    all lie in folders train, val and test, these are kept as splits. What is missing of test and val is drawn
+    from the rest, category by category, by the seed: a fifth for test, a tenth for val.
 
     Args:
         source: The folder of the files.
@@ -171,7 +171,7 @@ def _find(source: Path) -> list[Source]:
     """Lists the files with their categories and splits."""
     if not source.is_dir():
         raise FileNotFoundError(f"no folder {source}")
-    files = [path for path in sorted(source.rglob("*")) if is_cloud_file(path)]
+    files = clouds_in(source)
     if not files:
         raise FileNotFoundError(f"{source}: expected meshes or clouds with labels, found none")
     folders = [path.relative_to(source).parts[:-1] for path in files]
@@ -241,18 +241,13 @@ def _number(
 
 
 def _split(sources: Sequence[Source], random: np.random.Generator) -> dict[Source, str]:
-    """Draws the split of each shape: test and val are never empty, nor train."""
-    found = {at: at.split for at in sources}
-    if any(found.values()):
-        missing = [name for name in ("train", "val", "test") if name not in found.values()]
-        if missing:
-            raise ValueError(f"expected folders train, val and test, or none of them, got no {missing[0]}")
-        return found
+    """Returns the split of each shape: that of its folder, else a draw; test and val are never empty."""
+    found = {at: at.split or "train" for at in sources}
+    wanted = {name: share for name, share in SHARES.items() if name not in found.values()}
     for category in sorted({at.category for at in sources}):
-        own = [at for at in sources if at.category == category]
+        own = [at for at in sources if at.category == category and found[at] == "train"]
         order = [own[place] for place in random.permutation(len(own))]
-        found.update(dict.fromkeys(own, "train"))
-        for name, share in SHARES.items():
+        for name, share in wanted.items():
             count = min(max(1, round(share * len(own))), len(order) - 1) if len(own) >= 3 else 0
             found.update(dict.fromkeys(order[:count], name))
             order = order[count:]
@@ -261,6 +256,8 @@ def _split(sources: Sequence[Source], random: np.random.Generator) -> dict[Sourc
             train = [at for at in sources if found[at] == "train"]
             most = max(train, key=lambda at: sum(other.category == at.category for other in train))
             found[most] = name
+    if "train" not in found.values():
+        raise ValueError("expected shapes in train, got none there")
     return found
 
 

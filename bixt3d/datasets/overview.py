@@ -12,7 +12,7 @@ from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.holdout import hold_out
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
-from bixt3d.datasets.readers import is_cloud_file
+from bixt3d.datasets.readers import clouds_in
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import Survey, find_notes, survey_files, survey_split
 
@@ -95,11 +95,13 @@ def brief(splits: Mapping[str, Split]) -> list[str]:
 
 def recognize(base: Path) -> dict[str, Path]:
     """Return the data sets in a folder with their places, by files that only they have; else ``folder``."""
+    from bixt3d.datasets import list_datasets
+
     found = {
         name: place
         for name, (folder, marker) in MARKERS.items()
         for place in (base / folder, base)
-        if (place / marker).is_file()
+        if name in list_datasets() and (place / marker).is_file()
     }
     return found or {"folder": base}
 
@@ -121,7 +123,7 @@ def _own_folder(name: str, base: Path) -> Path:
 
 
 def _some_files(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.rglob("*")) if path.parent != folder and is_cloud_file(path)]
+    files = [path for path in clouds_in(folder) if path.parent != folder]
     return files[:: max(1, len(files) // LOOKED_AT)]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from bixt3d.datasets.features import FeatureError, channel_count, columns_of, mend_features
 from bixt3d.datasets.normals import estimate_normals
 from bixt3d.datasets.preprocess import Preprocess
-from bixt3d.datasets.readers import SUFFIXES, is_cloud_file, read_cloud
+from bixt3d.datasets.readers import SUFFIXES, clouds_in, read_cloud
 from bixt3d.datasets.spheres import LARGEST, check_extent
 from bixt3d.ops.validate import check_points, describe
 
@@ -35,18 +35,15 @@ def find_clouds(paths: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [
-            one
-            for one in sorted(path.rglob("*"))
-            if one.is_file() and not any(part.startswith(".") for part in one.relative_to(path).parts)
-        ]
-        clouds = [one for one in inside if is_cloud_file(one)]
+        clouds = clouds_in(path)
         if not clouds:
             raise FileNotFoundError(
                 f"{path}: expected meshes or clouds ({', '.join(SUFFIXES)}), found none in this folder"
             )
         found += clouds
-        others += [one for one in inside if not is_cloud_file(one)]
+        known = set(clouds)
+        inside = [one for one in sorted(path.rglob("*")) if one.is_file() and one not in known]
+        others += [one for one in inside if not any(p.startswith(".") for p in one.relative_to(path).parts)]
     return found, others
 
 

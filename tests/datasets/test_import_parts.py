@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,20 @@ def test_folders_of_splits_are_kept(tmp_path: Path) -> None:
     done = import_parts(tmp_path / "in", tmp_path / "out")
     assert done.counts == {"train": 2, "val": 1, "test": 1} and list(done.parts) == ["lamp"]
     assert open_dataset("shapenetpart", tmp_path / "out", "val").names == ("lamp/2",)
+
+
+def test_val_is_drawn_where_folders_have_none(tmp_path: Path) -> None:
+    for number, split in enumerate(["train"] * 8 + ["test"] * 2):
+        write(tmp_path / f"in/{split}/lamp/{number}.txt", number)
+    (tmp_path / "in/.cache").mkdir()
+    np.savez(tmp_path / "in/.cache/hidden.npz", xyz=np.eye(3), label=np.arange(3))
+    done = import_parts(tmp_path / "in", tmp_path / "out")
+    assert done.counts == {"train": 7, "val": 1, "test": 2}
+    assert set(open_dataset("shapenetpart", tmp_path / "out", "test").names) == {"lamp/8", "lamp/9"}
+    shutil.rmtree(tmp_path / "in/train")
+    write(tmp_path / "in/val/lamp/0.txt", 0)
+    with pytest.raises(ValueError, match="expected shapes in train, got none there"):
+        import_parts(tmp_path / "in", tmp_path / "other")
 
 
 @pytest.mark.parametrize("form", ["flat", "by category", "json", "yaml"])

@@ -94,6 +94,7 @@ def test_part_that_no_training_shape_has(tmp_path: Path) -> None:
     parts.write_text('{"in": {"body": 0, "tail": 1, "wing": 2}}')
     said = info(tmp_path / "out")
     assert "note: no training shape has the part wing of in" in said
+    assert info(tmp_path / "out") == said  # the cache that lies in it now is no cloud
 
 
 def test_brief_lines_of_a_training() -> None:

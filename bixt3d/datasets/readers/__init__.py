@@ -93,6 +93,14 @@ def is_cloud_file(path: Path) -> bool:
     return known and not (suffix == ".bin" and is_part_of_gltf(path))
 
 
+def clouds_in(folder: Path) -> list[Path]:
+    """Return the files to be read in a folder at any depth, sorted; hidden folders are passed over."""
+    files = [path for path in sorted(folder.rglob("*")) if is_cloud_file(path)]
+    return [
+        path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
 def load_cloud(
     path: Path, num_samples: int = 2048, seed: int = 0, notes: list[str] | None = None
 ) -> FileCloud:
