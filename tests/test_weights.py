@@ -54,8 +54,8 @@ def ask_again(
     """Open the shapes of the slice as an evaluation opens its split, and ask the model again."""
     sizes = []
 
-    def open_some(*arguments: Any) -> Split:
-        whole = open_dataset(*arguments)
+    def open_some(*arguments: Any, **options: Any) -> Split:
+        whole = open_dataset(*arguments, **options)
         sizes.append(len(whole))
         assert stored["shapes"].max() < len(whole)
         return whole.select(torch.from_numpy(stored["shapes"]))
