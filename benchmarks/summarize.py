@@ -20,7 +20,8 @@ from bixt3d.tasks import metric_titles
 from bixt3d.training import load_checkpoint
 from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.files import text_table, write_confusion
-from bixt3d.visualize.plots import confusion_matrix, read_metrics, training_curves
+from bixt3d.visualize.plots import confusion_matrix, training_curves
+from bixt3d.visualize.runs import read_metrics
 
 
 def main() -> None:

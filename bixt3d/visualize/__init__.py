@@ -4,7 +4,8 @@ from bixt3d.visualize.bars import class_bars, throughput
 from bixt3d.visualize.file_clouds import FileClouds
 from bixt3d.visualize.gallery import Gallery
 from bixt3d.visualize.pictures import part_picture
-from bixt3d.visualize.plots import confusion_matrix, read_metrics, training_curves
+from bixt3d.visualize.plots import confusion_matrix, training_curves
+from bixt3d.visualize.runs import read_metrics
 from bixt3d.visualize.scene import LabelledCloud
 
 __all__ = [

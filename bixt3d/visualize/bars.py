@@ -66,12 +66,8 @@ def class_bars(tables: Mapping[str, ClassScores], path: str | Path, order: Seque
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
         order: All names of a comparison whose runs are not all drawn here, so that each keeps its colour.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there is no table, the tables cannot be compared, or the suffix is unknown.
-        ImportError: If matplotlib is not installed.
     """
     check_comparable(tables)
     looks = styles(list(tables), order)
@@ -186,13 +182,9 @@ def throughput(rows: Sequence[Mapping[str, Any]], path: str | Path) -> Path:
             several devices, each model has a bar for each.
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there is no measurement, a row lacks something or measures what another row measures,
             or the suffix is unknown.
-        ImportError: If matplotlib is not installed.
     """
     speeds, devices = _speeds(rows)
     figure = new_figure()
@@ -267,12 +259,8 @@ def symmetry_picture(models: Mapping[str, Sequence[Any]], path: str | Path) -> P
             bar is their mean, the line one standard deviation to both sides.
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there is no model, or none has a layer with both directions.
-        ImportError: If matplotlib is not installed.
     """
     layers = max((len(values) for values in models.values()), default=0)
     if not layers:

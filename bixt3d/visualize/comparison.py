@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bixt3d.visualize.bars import check_comparable, class_bars
+from bixt3d.visualize.bars import class_bars
+from bixt3d.visualize.pictures import file_name
 from bixt3d.visualize.plots import confusion_matrix, training_curves
 from bixt3d.visualize.runs import ClassScores, Run, read_confusion, read_metrics, read_scores
 
@@ -13,13 +14,15 @@ from bixt3d.visualize.runs import ClassScores, Run, read_confusion, read_metrics
 def plot_runs(
     runs: Sequence[Run], out: str | Path, suffix: str = ".png", convention: str = "pointnet2"
 ) -> list[str]:
-    """Draw training curves, scores of every class, and of a single classifier the confusion matrix.
+    """Draw training curves, scores of every class, and of each classifier the confusion matrix.
 
-    A run keeps its colour in all pictures. What a run lacks leaves it out of a picture, and is said.
+    A run keeps its colour in all pictures. Runs whose scores cannot be compared have bars apart, as
+    those of other tasks. What a run lacks leaves it out of a picture, and is said.
 
     Args:
         runs: As `find_runs` gives them.
-        out: The folder of the pictures `curves`, `per_class` and `confusion`; made if missing.
+        out: The folder of the pictures `curves`, `per_class` and `confusion`, the last two with the name of a
+            run behind where there are several; made if missing.
         suffix: Their format: .png, .pdf or .svg.
         convention: Which mean IoU of the parts of a category, `pointnet2` or `pointmlp`.
 
@@ -28,7 +31,6 @@ def plot_runs(
 
     Raises:
         ValueError: If a file is damaged, before anything is drawn, or if there is nothing to draw.
-        ImportError: If matplotlib is not installed.
     """
     names = [run.name for run in runs]
     metrics, tables, matrices = {}, {}, {}
@@ -48,7 +50,7 @@ def plot_runs(
             lacking.setdefault(why, []).append(run.name)
         if run.confusion.is_file():
             matrices[run.name] = read_confusion(run.confusion)
-        elif len(runs) == 1 and not (table and tables[run.name].kind == "category"):
+        elif table and tables[run.name].kind == "class" and tables[run.name].measure == "accuracy":
             why = "no confusion matrix without confusion.csv, which bixt3d evaluate writes"
             lacking.setdefault(why, []).append(run.name)
     missing = [f"{reason}: {', '.join(of)}" for reason, of in lacking.items()]
@@ -59,24 +61,21 @@ def plot_runs(
     out, done = Path(out).expanduser(), []
     if metrics:
         done.append(f"{training_curves(metrics, out / f'curves{suffix}', names)}{count(len(metrics))}")
-    reason = _incomparable(tables)
-    if reason:
-        missing.append(f"no bars: {reason}")
-    elif tables:
-        done.append(f"{class_bars(tables, out / f'per_class{suffix}', names)}{count(len(tables))}")
-    if matrices and len(runs) == 1:
-        done.append(str(confusion_matrix(*matrices[names[0]], out / f"confusion{suffix}")))
-    elif matrices:
-        missing.append(f"no confusion matrix: it shows one run, and {len(runs)} are named")
+    groups = _comparable(tables)
+    for group in groups:
+        ending = "" if len(groups) == 1 else f"_{file_name(next(iter(group)))}"
+        done.append(f"{class_bars(group, out / f'per_class{ending}{suffix}', names)}{count(len(group))}")
+    for name, matrix in matrices.items():
+        ending = "" if len(runs) == 1 else f"_{file_name(name)}"
+        done.append(str(confusion_matrix(*matrix, out / f"confusion{ending}{suffix}")))
     if not done:
         raise ValueError(f"nothing to draw; {'; '.join(missing)}")
     return done + missing
 
 
-def _incomparable(tables: dict[str, ClassScores]) -> str:
-    try:
-        if tables:
-            check_comparable(tables)
-    except ValueError as error:
-        return str(error)
-    return ""
+def _comparable(tables: Mapping[str, ClassScores]) -> list[dict[str, ClassScores]]:
+    """Return the tables in groups that measure the same of the same classes, in the order of their firsts."""
+    groups: dict[tuple[str, frozenset[str]], dict[str, ClassScores]] = {}
+    for name, table in tables.items():
+        groups.setdefault((table.measure, frozenset(table.names)), {})[name] = table
+    return list(groups.values())

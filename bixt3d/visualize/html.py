@@ -60,9 +60,6 @@ def write_page(
         title: Of the page.
         latents: How many latents of each layer to keep.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there are no clouds, a cloud holds values that are not finite or parts that its
             category does not have, ``latents`` is less than 1, or the path is a folder.

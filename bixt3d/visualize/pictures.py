@@ -74,12 +74,8 @@ def write_panels(
         across: How many rows stand beside each other.
         title: What stands above all.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there is no row, or no such format.
-        ImportError: If matplotlib is not installed.
     """
     if not rows:
         raise ValueError("no clouds to draw: give at least one")
@@ -196,12 +192,8 @@ def cloud_picture(cloud: LabelledCloud, path: str | Path) -> Path:
         cloud: What to draw.
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there is no such format.
-        ImportError: If matplotlib is not installed.
     """
     cloud = cloud.thinned()
     known = [mode for mode in cloud.modes if mode != "attention"]
@@ -234,12 +226,8 @@ def part_picture(
         modes: What is shown of each, of the modes that all of them have.
         across: How many stand beside each other.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there are no clouds, or one lacks a mode.
-        ImportError: If matplotlib is not installed.
     """
     rows = []
     for whole in clouds:
@@ -270,12 +258,8 @@ def attention_picture(
         title: What stands above all.
         up: The axis of the points that points up; y if None.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: For a latent that the model does not have.
-        ImportError: If matplotlib is not installed.
     """
     heads, count, _ = attention.maps[0].shape
     chosen = different_latents(attention.maps) if latents is None else list(latents)
@@ -324,7 +308,6 @@ def write_pictures(
         The paths written.
 
     Raises:
-        ImportError: If matplotlib is not installed.
         OSError: If the folder cannot be written.
         ValueError: If none of the clouds can be shown, or ``count`` is less than one.
     """

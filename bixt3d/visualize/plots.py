@@ -10,20 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from bixt3d.visualize.figure import legend_below, new_figure, plain_axes, save_figure, styles
-from bixt3d.visualize.runs import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
-
-__all__ = [
-    "confusion_matrix",
-    "new_figure",
-    "read_metrics",
-    "robustness_curves",
-    "save_figure",
-    "training_curves",
-]
 
 COUNTS_UP_TO = 12  # classes: with more of them a number no longer fits its cell
 WIDTH = 13.0  # inches, of the curves
@@ -47,13 +37,9 @@ def confusion_matrix(confusion: Tensor | NDArray[Any], classes: Sequence[str], p
         classes: Names of the K classes, in the order of the rows.
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If `confusion` is not a square table of counts with one name per row, or the suffix is
             unknown.
-        ImportError: If matplotlib is not installed.
     """
     counts = _counts(confusion, classes)
     figure = new_figure()
@@ -119,12 +105,8 @@ def training_curves(
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
         order: All names of a comparison whose runs are not all drawn here, so that each keeps its colour.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there is no run, a run has no row with an epoch, or the suffix is unknown.
-        ImportError: If matplotlib is not installed.
     """
     if not runs:
         raise ValueError("no runs to draw: give at least one, as {name: rows of its metrics.jsonl}")
@@ -199,13 +181,9 @@ def robustness_curves(
         path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
         order: All names of a comparison whose models are not all drawn here, so that each keeps its colour.
 
-    Returns:
-        The path written.
-
     Raises:
         ValueError: If there is no model or corruption, a corruption lacks a model or a severity that another
             has, or the suffix is unknown.
-        ImportError: If matplotlib is not installed.
     """
     if not scores or not clean:
         raise ValueError("nothing to draw: give at least one model and one corruption")

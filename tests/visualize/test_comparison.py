@@ -74,6 +74,7 @@ def test_a_run_that_lacks_something_leaves_others_their_colours(
         f"{tmp_path / 'curves.pdf'}: 2 of 3 runs",
         f"{tmp_path / 'per_class.pdf'}: 2 of 3 runs",
         "no curves, as no epoch is finished: first",
+        "no confusion matrix without confusion.csv, which bixt3d evaluate writes: first, third",
         "no bars without last_test.csv, which bixt3d evaluate can replace: second",
     ]
     metrics, _, order = calls["training_curves"]
@@ -90,18 +91,37 @@ def test_parts_under_the_convention_asked_for(tmp_path: Path, calls: dict[str, A
     assert said == [str(tmp_path / "curves.png"), str(tmp_path / "per_class.png")]  # no word of confusions
 
 
-def test_other_tasks_share_their_curves_only(tmp_path: Path, calls: dict[str, Any]) -> None:
-    runs = [make(tmp_path / "cls", last_test=CLASSES), make(tmp_path / "parts", last_test=CATEGORIES)]
-    said = plot_runs(find_runs(runs), tmp_path)
-    assert list(calls) == ["training_curves"]
-    assert said[1].startswith("no bars: cls has the accuracy of classes, parts the mIoU (pointnet2) of cat")
+def test_other_tasks_share_their_curves_and_have_bars_apart(tmp_path: Path) -> None:
+    """What the README shows: curves, bars and confusions of a classifier and a part-segmentation model."""
+    runs = [
+        make(tmp_path / "cls", last_test=CLASSES, last_test__confusion=CONFUSION),
+        make(tmp_path / "parts", last_test=CATEGORIES),
+        make(tmp_path / "other parts", last_test=CATEGORIES),
+    ]
+    out = tmp_path / "out"
+    said = plot_runs(find_runs(runs), out, ".svg")
+    assert said == [
+        f"{out / 'curves.svg'}: 3 of 3 runs",
+        f"{out / 'per_class_cls.svg'}: 1 of 3 runs",
+        f"{out / 'per_class_parts.svg'}: 2 of 3 runs",
+        str(out / "confusion_cls.svg"),
+    ]
+    assert "cls, mean 87.5%" in (out / "per_class_cls.svg").read_text()
+    assert "OA 83.33%" in (out / "confusion_cls.svg").read_text()
+    bars = (out / "per_class_parts.svg").read_text()
+    assert "parts, mean 60.0%" in bars and "other parts, mean 60.0%" in bars and "cls" not in bars
 
 
-def test_confusions_are_of_one_run(tmp_path: Path, calls: dict[str, Any]) -> None:
+def test_a_confusion_for_each_run(tmp_path: Path) -> None:
     runs = [make(tmp_path / name, last_test__confusion=CONFUSION) for name in "ab"]
-    said = plot_runs(find_runs(runs), tmp_path)
-    assert "confusion_matrix" not in calls
-    assert said[-1] == "no confusion matrix: it shows one run, and 2 are named"
+    plot_runs(find_runs(runs), tmp_path / "out", ".svg")
+    assert {path.name for path in (tmp_path / "out").glob("conf*")} == {"confusion_a.svg", "confusion_b.svg"}
+
+
+def test_table_of_a_task_of_ones_own(tmp_path: Path) -> None:
+    run = make(tmp_path / "x", last_test="depth,error in mm\nnear,12.5\nfar,40\n")
+    assert plot_runs(find_runs([run]), tmp_path, ".svg")[1:] == [str(tmp_path / "per_class.svg")]
+    assert "error in mm of every depth" in (tmp_path / "per_class.svg").read_text()
 
 
 def test_an_evaluation_alone(tmp_path: Path, calls: dict[str, Any]) -> None:
