@@ -20,6 +20,7 @@ from bixt3d.inference.clouds import Cloud, as_list, check_count, each_category, 
 from bixt3d.inference.loading import open_model
 
 Category = str | int | None
+MOST_TOGETHER = 4_000_000  # points of a batch: the system ends a process that takes too much for it
 logger = logging.getLogger(__name__)
 
 
@@ -188,10 +189,11 @@ class Predictor(Attentive):
         found = [attempt(cloud, self._take, cloud, category) for cloud, category in pairs]
         ready = [place for place, taken in enumerate(found) if not isinstance(taken, Exception)]
         taken = [found[place] for place in ready]
-        answers = attempt(clouds[ready[0]], self._predict, taken) if ready else []
+        fits = sum(len(points) for points, _ in taken) <= MOST_TOGETHER
+        answers = attempt(clouds[ready[0]], self._predict, taken) if ready and fits else []
         if isinstance(answers, Exception) and len(ready) == 1:
             answers = [answers]
-        elif isinstance(answers, Exception):
+        elif isinstance(answers, Exception) or not fits:
             alone = [attempt(clouds[place], self._predict, [found[place]]) for place in ready]
             answers = [one if isinstance(one, Exception) else one[0] for one in alone]
         for place, answer in zip(ready, answers, strict=True):

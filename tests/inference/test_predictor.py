@@ -571,6 +571,19 @@ class TestSeveral:
         assert_equal(seen[2], expected[2])
         assert isinstance(seen[1], RuntimeError) and "cloud ran out of memory (CUDA out" in str(seen[1])
 
+    def test_scans_that_are_large_together_go_alone(
+        self, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("bixt3d.inference.predictor.MOST_TOGETHER", 90)
+        predictor = Predictor(checkpoint, "cpu", batch_size=4)
+        clouds, seen = [some_cloud(50, seed) for seed in range(3)], []
+        predictor.model.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        alone = Predictor(checkpoint, "cpu")
+        for cloud, answer in zip(clouds, predictor(clouds), strict=True):
+            assert_equal(answer, alone(cloud), 1e-6)
+        predictor([some_cloud(), some_cloud(seed=1)])
+        assert seen == [1, 1, 1, 2]
+
     def test_damaged_weights_are_told(self, checkpoint: Path) -> None:
         predictor = Predictor(checkpoint, "cpu", batch_size=2)
         with torch.no_grad():
