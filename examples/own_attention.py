@@ -37,7 +37,7 @@ class CosineAttention(BidirectionalCrossAttention):
 def cosine_cls(
     num_classes: int = 40, in_dims: int = 3, *, dim: int = 24, depth: int = 3, num_latents: int = 8
 ) -> PointClassifier:
-    # The usual last layer, one_sided, is no bi-directional one: with "full" all layers attend by the block.
+    # The usual last layer, one_sided, attends by a class of its own, which the block names: `one_sided`.
     sizes = {"num_heads": 2, "num_latents": num_latents, "last_layer": "full"}
     trunk = bixt3d.BiXT(dim, depth, block=CosineAttention, **sizes)
     encoder = PointEncoder(SinusoidalTokenizer(in_dims, dim), trunk)
