@@ -20,7 +20,7 @@ from bixt3d.commands.options import UsageError, add_machine, add_settings
 if TYPE_CHECKING:
     from bixt3d.config import Config
 
-STOPPED = "stopped; a training goes on from its last saved epoch with --resume"
+STOPPED = "stopped; continue from the last saved epoch with --resume"
 DOORS = {"shapes": "train_cls", "points": "seg_shapenetpart"}  # of tools/, which train one kind of task each
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +91,15 @@ def test_evaluate_takes_a_segmenter_too(workplace: Workplace, run_dir: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--set", "data.root=nowhere"], ["no data set shapenetcore_partanno", "nowhere"]),
+        (
+            ["--set", "data.root=nowhere", "run.dir=runs/new"],
+            ["no data set shapenetcore_partanno", "nowhere"],
+        ),
         (["--set", "data.order=fps"], ["data.order", "random"]),
-        (["--set", "model.args.dimm=3", "data.root=data/shapes"], ["no argument 'dimm'", "mean 'dim'"]),
+        (
+            ["--set", "model.args.dimm=3", "data.root=data/shapes", "run.dir=runs/new"],
+            ["no argument 'dimm'", "mean 'dim'"],
+        ),
         (["--checkpoint", "runs/none", "--split", "test"], ["no checkpoint runs/none"]),
     ],
     ids=lambda value: " ".join(value),
@@ -134,10 +141,13 @@ def test_own_files_get_their_parts(workplace: Workplace, run_dir: Path, tmp_path
     np.testing.assert_array_equal(cloud, seen.points[:, :3])
 
 
-def test_predict_needs_a_category_that_exists(workplace: Workplace, run_dir: Path) -> None:
+def test_predict_needs_a_category_that_exists(workplace: Workplace, run_dir: Path, tmp_path: Path) -> None:
+    mesh = tmp_path / "shape.off"  # in a folder that is named for none
+    shutil.copy(workplace.meshes[0], mesh)
     for options, words in (((), "needs to be told it"), (("--category", "chiar"), "'chair'")):
-        outcome = workplace.run("predict", workplace.meshes[0], "--checkpoint", run_dir, *options)
-        outcome.refused("category", words)
+        workplace.run("predict", mesh, "--checkpoint", run_dir, *options).refused("category", words)
+    named = workplace.run("predict", workplace.meshes[0], "--checkpoint", run_dir, "--format", "json")
+    assert json.loads(named.succeeded().out)[0]["category"] == workplace.meshes[0].parent.name
 
 
 def test_attention_is_drawn_and_its_directions_compared(

@@ -61,7 +61,7 @@ def test_interrupt_says_how_to_go_on_and_resume_does(workplace: Workplace) -> No
     finally:
         process.kill()
     assert process.returncode == 130, err
-    assert re.search(r"stopped by SIGINT: the state at step \d+ of 500,000 is saved, go on with", err)
+    assert re.search(r"stopped by SIGINT: the state at step \d+ of 500,000 is saved, continue with", err)
     assert "Traceback" not in err, err
     epochs = len(rows_of(run_dir))
     assert epochs >= 2
