@@ -47,7 +47,8 @@ def test_throughput(workplace: Workplace, tmp_path: Path) -> None:
         "plot", "--throughput", tmp_path / "speed.json", "--out", tmp_path, "--format", "svg"
     )
     assert outcome.succeeded().out.splitlines() == [str(tmp_path / "throughput.svg")]
-    assert {"tiny", "512", "1,024", "clouds a second"} <= set(texts(tmp_path / "throughput.svg"))
+    drawn = {"tiny", "512 points", "195.3", "1,024 points", "97.66", "clouds a second"}
+    assert drawn <= set(texts(tmp_path / "throughput.svg"))
 
 
 def test_lines_fit_the_terminal(workplace: Workplace) -> None:
