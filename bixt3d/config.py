@@ -102,7 +102,8 @@ class ModelConfig(Section):
     section: ClassVar[str] = "model"
     name: str = "bixt_ti_cls"
     args: dict[str, Any] = field(default_factory=dict)
-    # An official ImageNet BiXT checkpoint whose trunk the model starts from.
+    # Weights that the model starts from: a checkpoint, a run's folder or a name of `bixt3d.list_weights` (all
+    # but a head of other classes), or an official ImageNet BiXT checkpoint (the trunk).
     init_from: str | None = None
 
 
@@ -114,6 +115,8 @@ class OptimConfig(Section):
     section: ClassVar[str] = "optim"
     name: Literal["adamw", "muon", "sgd", "adam"] = "adamw"
     lr: float = 1e-3
+    # The learning rate of all but the head (and the embedding of categories) is multiplied by it.
+    body_lr_factor: float = 1.0
     min_lr: float = 1e-6
     momentum: float = 0.9
     weight_decay: float = 0.05
@@ -132,7 +135,8 @@ class OptimConfig(Section):
 
     def check(self) -> None:
         """Raise ValueError for a value out of its range."""
-        self.expect("more than 0", lambda value: 0 < value < inf, "lr", "step_epochs", "step_factor")
+        more = ("lr", "body_lr_factor", "step_epochs", "step_factor")
+        self.expect("more than 0", lambda value: 0 < value < inf, *more)
         self.expect("0 <= value < 1", lambda value: 0 <= value < 1, "label_smoothing", "momentum")
         self.expect(f"at most optim.lr={self.lr}", lambda value: value <= self.lr, "min_lr")
         zero_or_more = ("weight_decay", "warmup_epochs", "clip_norm", "min_lr")
@@ -165,6 +169,8 @@ class TrainConfig(Section):
     max_skipped: int = 10
     # Over several processes, batch norms in training take the statistics of all, as a single process does.
     sync_batchnorm: bool = True
+    # Parts of the model that stay as they are, by the names of modules: [encoder] trains the head alone.
+    freeze: tuple[str, ...] = ()
     seed: int = 42
 
     def check(self) -> None:
@@ -292,8 +298,9 @@ def override(config: Config, **sections: Any) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """Return the settings as dictionaries of JSON's and YAML's own kinds."""
     sections = asdict(config)
-    features = sections["data"]["features"]
-    sections["data"]["features"] = None if features is None else list(features)
+    for section in sections.values():
+        for name, value in section.items() if isinstance(section, dict) else ():
+            section[name] = list(value) if isinstance(value, tuple) else value
     return sections
 
 

@@ -96,6 +96,7 @@ class TestDefaults:
         others = {
             "data.features": ("color", "intensity"),
             "data.up": "-z",
+            "train.freeze": ("encoder",),
             "augment.feature_dropout": {"color": 0.5},
             "augment.feature_jitter": {"color": 3.0},
             "model.args": {"dim": 5},

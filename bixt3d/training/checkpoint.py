@@ -117,7 +117,7 @@ def load_checkpoint(
         ValueError: If the file is truncated, of another kind, or of another model than it says.
     """
     path = find_checkpoint(path)
-    state, meta = _read(path)
+    state, meta = read_checkpoint(path)
     description = Description.from_dict(meta)
     if model is None:
         model = _build(path, state, description)
@@ -190,7 +190,12 @@ def load_model(
     return result
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a checkpoint, and what it says of them.
+
+    Raises:
+        ValueError: If the file is truncated, of another kind, or its description is damaged.
+    """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load
 

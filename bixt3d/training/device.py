@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,6 +31,13 @@ def pick_device(name: str | None = None) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from None
     return device
+
+
+@contextmanager
+def kept_random() -> Iterator[None]:
+    """Leave torch's random state, on the CPU and on GPUs, as it was before."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        yield
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,17 @@ from bixt3d.models.factory import create_model, takes
 from bixt3d.tasks import Description, Task
 from bixt3d.tasks.description import OWN
 from bixt3d.training.checkpoint import load_checkpoint
-from bixt3d.training.device import pick_device
+from bixt3d.training.device import kept_random, pick_device
 from bixt3d.training.distributed import Workers, join_workers
 from bixt3d.training.evaluate import evaluate, scores
 from bixt3d.training.files import write_csv, write_result
 from bixt3d.training.guards import StopSignals
-from bixt3d.training.pretrained import start_from_official
+from bixt3d.training.pretrained import start_from
 from bixt3d.training.resume import check_folder
 from bixt3d.training.splits import build_task, open_all
 from bixt3d.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,10 @@ def train(
     made.set_facts(made.facts(splits[chosen]))
     named = "" if train is not None else None
     description = describe(config, splits[chosen], stored_points, made, model, named)
-    net = build_model(config, description, resume) if model is None else model
+    say = print if workers.first else lambda line: None
+    net = build_model(config, description, resume, say) if model is None else model
+    if model is not None and config.model.init_from is not None:
+        say(f"model.init_from={config.model.init_from} is not used: a model was given")
     odd = [name for name, value in net.state_dict().items() if not isinstance(value, torch.Tensor)]
     if odd:
         raise ValueError(f"model: expected tensors alone in its state_dict, which is saved, got {odd[0]}")
@@ -124,9 +131,14 @@ def train(
         source = "given clouds" if own else config.data.name
         name = description.model["name"] or type(net).__name__
         print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}", *brief(splits), sep="\n")
+    asked = [(value, value.requires_grad) for value in net.parameters()]
     trainer = Trainer(config, net, made, splits[chosen], splits.get("val"), run_dir, description, resume)
     before = trainer.seconds
-    trainer.fit()
+    try:
+        trainer.fit()
+    finally:
+        for weights, gradient in asked:  # a model that was given is as free as before
+            weights.requires_grad_(gradient)
     with StopSignals() as signals, signals.at_once(workers.world_size == 1):
         trained, scored = _test(config, where, splits.get("test"), made, workers, run_dir, model)
     minutes = round((before + time.perf_counter() - start) / 60, 2)
@@ -163,7 +175,13 @@ def describe(
         built = {"name": config.model.name, "args": _arguments(config, split, task)}
     else:  # what a checkpoint has described can be built again
         known = getattr(model, "description", None)
-        built = dict(known.model) if isinstance(known, Description) else {"name": "", "args": {}}
+        built = {"name": "", "args": {}}
+        if isinstance(known, Description):  # its head may have been changed by hand since
+            sizes = {**known.model["args"], **task.model_args(split)}
+            built = {
+                "name": known.model["name"],
+                "args": {key: sizes[key] for key in known.model["args"]},
+            }
     data = config.data
     preprocess = Preprocess(
         data.num_points, data.order, stored_points, split.features, data.up, data.estimate_normals
@@ -200,17 +218,29 @@ def _arguments(config: Config, split: Split, task: Task) -> dict[str, Any]:
     return {**given, **stated}
 
 
-def build_model(config: Config, description: Description, resume: bool = False) -> nn.Module:
-    """Build the experiment's model from its seed, and start its trunk from a checkpoint if one is named.
+def build_model(
+    config: Config,
+    description: Description,
+    resume: bool = False,
+    say: Callable[[str], object] = logger.info,
+) -> nn.Module:
+    """Build the experiment's model from its seed, and start it from other weights if some are named.
+
+    Args:
+        config: The settings.
+        description: Says which model.
+        resume: Whether its weights come from the run's state, and not from ``model.init_from``.
+        say: Is told what came from there.
 
     Raises:
         ValueError: For an unknown model or argument, or a checkpoint that does not fit.
         FileNotFoundError: If the checkpoint is missing.
     """
-    torch.manual_seed(config.train.seed)
-    model = create_model(description.model["name"], **description.model["args"])
+    with kept_random():
+        torch.manual_seed(config.train.seed)
+        model = create_model(description.model["name"], **description.model["args"])
     if config.model.init_from is not None and not resume:
-        start_from_official(model, config.model.init_from)
+        say(start_from(model, config.model.init_from, description.facts))
     return model
 
 

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 NEWTON_SCHULZ_STEPS = 5
 A, B, C = 3.4445, -4.7750, 2.0315
 EPSILON = 1e-7
+# Parameters whose sizes follow from the labels: the head, and the embedding of categories.
+OUTPUTS = ("head.", "embedding.")
 
 
 def learning_rate(step: int, config: OptimConfig, epochs: int, steps_per_epoch: int) -> float:
@@ -47,24 +49,47 @@ def build_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.
 
     ``muon`` orthogonalises the updates of hidden matrices (K. Jordan, 2024), at AdamW's learning rate and
     update size; everything else, tokenizer, embedding and head included, goes to AdamW beside it.
+
+    With ``body_lr_factor`` a group's ``lr_factor`` is what its learning rate is multiplied by.
+
+    Raises:
+        ValueError: For ``body_lr_factor`` where a model has no head.
     """
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    factor = config.body_lr_factor
     spared: set[str] = set()
+    if factor != 1.0 and not any(name.startswith(OUTPUTS) for name, _ in named):
+        raise ValueError(
+            "optim.body_lr_factor: expected a model with parameters under "
+            f"{' or '.join(OUTPUTS)}, got {type(model).__name__} with none that are trained"
+        )
     if not config.decay_all:
         own = getattr(model, "no_weight_decay", None)
         spared = own() if callable(own) else {name for name, value in named if value.ndim < 2}
     optimizers: list[torch.optim.Optimizer] = []
     if config.name == "muon":
-        ends = ("head.", "encoder.tokenizer.", "embedding.")
+        ends = (*OUTPUTS, "encoder.tokenizer.")
         hidden = [(n, v) for n, v in named if v.ndim == 2 and not n.startswith(ends)]
         taken = dict(hidden)
         named = [(n, v) for n, v in named if n not in taken]
         if hidden:
             matrices = [v for _, v in hidden]
             optimizers.append(Muon(matrices, lr=config.lr, weight_decay=config.weight_decay))
-    groups = [
-        {"params": [v for n, v in named if n not in spared], "weight_decay": config.weight_decay},
-        {"params": [v for n, v in named if n in spared], "weight_decay": 0.0},
+            optimizers[0].param_groups[0]["lr_factor"] = factor
+    decays = {False: config.weight_decay, True: 0.0}
+    parts = ((True, 1.0), (False, factor)) if factor != 1.0 else ((None, 1.0),)
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [
+                value
+                for name, value in named
+                if (name in spared) == few and head in (None, name.startswith(OUTPUTS))
+            ],
+            "weight_decay": decay,
+            "lr_factor": share,
+        }
+        for head, share in parts
+        for few, decay in decays.items()
     ]
     groups = [group for group in groups if group["params"]]
     if config.name == "sgd":

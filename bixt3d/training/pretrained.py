@@ -1,25 +1,80 @@
-"""Models that start from weights of another training: official ImageNet checkpoints."""
+"""Fine-tuning: models that start from weights of another training, and parts of them that are frozen."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.official import initialize_from
+from bixt3d.suggest import nearest
+from bixt3d.tasks import Description
+from bixt3d.training.checkpoint import find_checkpoint, read_checkpoint
+from bixt3d.training.optim import OUTPUTS
+
+OFFICIAL = (".pth", ".pt", ".bin")
 
 
-def start_from_official(model: nn.Module, source: str | Path) -> None:
-    """Start a model's trunk from an official BiXT checkpoint.
+def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | None = None) -> str:
+    """Start a model from the weights of another training.
+
+    An official BiXT checkpoint (.pth) gives its trunk. A checkpoint of this package, a run's folder or a
+    shipped name gives everything; the head and the embedding of categories are new where their sizes, or the
+    names of the classes or parts, are others.
+
+    Args:
+        model: The model.
+        source: A file, a run's folder, or a name of `bixt3d.list_weights`.
+        facts: What the model's outputs mean, as `bixt3d.tasks.Task.facts` says.
+
+    Returns:
+        A line that says what was taken and what was not.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or does not fit the model.
+        ValueError: If it cannot be read, or anything but the head does not fit, naming the first misfit.
     """
     path = Path(source).expanduser()
+    if path.suffix in OFFICIAL or (path.is_file() and path.suffix != ".safetensors"):
+        return _start_from_official(model, path)
+    try:
+        state, meta = read_checkpoint(find_checkpoint(source))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"model.init_from: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"model.init_from: {error}") from None
+    known, wanted = Description.from_dict(meta), model.state_dict()
+    told = {key: value for key, value in (facts or {}).items() if isinstance(value, list)}
+    other = {key for key, value in told.items() if known.facts.get(key) != value}
+    fresh = set()
+    for name in sorted({*wanted, *state}):
+        fits = name in wanted and name in state and wanted[name].shape == state[name].shape
+        renamed = name.startswith(("head.linear.", "embedding.")) and other
+        if fits and not renamed:
+            continue
+        if not name.startswith(OUTPUTS):
+            shapes = (tuple(of[name].shape) if name in of else "none" for of in (state, wanted))
+            raise ValueError(
+                "model.init_from: {} ({}) does not fit this model: {} is {} there, {} here; everything but "
+                "the head has to fit".format(source, known.model["name"] or "of one's own", name, *shapes)
+            )
+        fresh.add(name)
+    taken = {name: value for name, value in state.items() if name not in fresh}
+    model.load_state_dict({**wanted, **taken})
+    new = sorted(fresh & set(wanted))
+    left = sorted(fresh - set(wanted))
+    what = f"; new: {', '.join(new)}" if new else "; nothing is new"
+    what += f"; left out: {', '.join(left)}" if left else ""
+    origin = f" (trained on {known.dataset})" if known.dataset else ""
+    return f"start: {len(taken)} of {len(wanted)} tensors from {source}{origin}{what}"
+
+
+def _start_from_official(model: nn.Module, path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"model.init_from: no file {path}, an official BiXT checkpoint (.pth)")
     if not isinstance(model, PointModel):
@@ -29,8 +84,41 @@ def start_from_official(model: nn.Module, source: str | Path) -> None:
         with torch.serialization.safe_globals([argparse.Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
-        if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        if not all(isinstance(value, Tensor) for value in state.values()):
             raise ValueError("it holds other things than tensors")
     except Exception as error:  # torch raises several kinds for a damaged or foreign file
         raise ValueError(f"model.init_from: {path} cannot be read ({error})") from None
-    initialize_from(model, state)
+    left = initialize_from(model, state)
+    count = len(model.encoder.trunk.state_dict())
+    return f"start: the trunk's {count} tensors from {path}; left out: {', '.join(left) or 'nothing'}"
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> list[nn.Module]:
+    """Let parts of a model stay as they are: no gradients, and evaluation also while the rest trains.
+
+    Args:
+        model: The model; its parameters of those parts no longer ask for gradients.
+        prefixes: Names of modules or parameters, such as ``encoder`` or ``encoder.trunk.layers.0``.
+
+    Returns:
+        The modules that are frozen, to be kept in evaluation mode: batch norms keep their statistics.
+
+    Raises:
+        ValueError: For a name that the model does not have, with the nearest, or if nothing is left to train.
+    """
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    frozen = []
+    for prefix in prefixes:
+        if not prefix or (prefix not in modules and prefix not in parameters):
+            known = [name for name in (*modules, *parameters) if name]
+            top = ", ".join(name for name in known if "." not in name)
+            raise ValueError(
+                f"train.freeze: the model has no {prefix!r}{nearest(prefix, known)}; at the top it has {top}"
+            )
+        frozen += list(modules[prefix].modules()) if prefix in modules else []
+        for name, value in parameters.items():
+            if name == prefix or name.startswith(f"{prefix}."):
+                value.requires_grad_(False)
+    if prefixes and not any(value.requires_grad for value in parameters.values()):
+        raise ValueError(f"train.freeze: {', '.join(prefixes)} leave nothing to train")
+    return frozen

@@ -171,6 +171,9 @@ def _fixed(config: Config, clouds: int) -> dict[str, Any]:
         "train.batch_size x train.accumulate": config.train.batch_size * config.train.accumulate,
         "train.seed": config.train.seed,
         "train.ema": config.train.ema_decay > 0,
+        # Which optimisers there are, and of what; runs of before have neither.
+        **({"train.freeze": list(config.train.freeze)} if config.train.freeze else {}),
+        **({"optim.body_lr_factor": True} if config.optim.body_lr_factor != 1.0 else {}),
     }
 
 

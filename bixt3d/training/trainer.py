@@ -19,12 +19,13 @@ from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description, Task
 from bixt3d.training import resume as run_state
 from bixt3d.training.checkpoint import save_model
-from bixt3d.training.device import autocast, keep_freed_memory
+from bixt3d.training.device import autocast, keep_freed_memory, kept_random
 from bixt3d.training.distributed import Workers, join_workers, share_batchnorm
 from bixt3d.training.evaluate import Evaluation, evaluate
 from bixt3d.training.guards import Diverged, FiniteGuard, OutOfMemory, Stopped, StopSignals, guard_memory
 from bixt3d.training.log import RunLog
 from bixt3d.training.optim import MovingAverage, average_decay, build_optimizers, learning_rate, log_schedule
+from bixt3d.training.pretrained import freeze
 from bixt3d.training.splits import fit_batches, training_loader
 
 # Modes of torch.compile that record CUDA graphs on a GPU; elsewhere they only compile.
@@ -61,6 +62,7 @@ class TrainState:
         self.autocast = autocast(device, settings.amp)
         if workers.world_size > 1 and settings.sync_batchnorm:
             share_batchnorm(model)
+        self.frozen = freeze(model, settings.freeze)
         self.optimizers = build_optimizers(model, config.optim)
         self.average = MovingAverage(model) if settings.ema_decay > 0 else None
         self.parameters = [value for value in model.parameters() if value.requires_grad]
@@ -115,7 +117,7 @@ class TrainState:
         skipped = self.workers.all_reduce(self.guard.is_bad(loss, norm)).clamp_(max=1.0)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("lr_factor", 1.0)
             optimizer.found_inf = skipped  # type: ignore[attr-defined]  # torch's own, of GradScaler
             optimizer.step()
         self.model.zero_grad(set_to_none=not self.keep_grads)
@@ -124,6 +126,12 @@ class TrainState:
             self.average.update(average_decay(settings.ema_decay, step))
         self.between_steps = True
         return loss, counts, skipped
+
+    def train_mode(self) -> None:
+        """Put the model in training mode, all but what is frozen."""
+        self.model.train()
+        for module in self.frozen:
+            module.training = False
 
     def is_finite(self) -> bool:
         """Return whether weights, statistics and their average are finite; a GPU is waited for."""
@@ -224,7 +232,7 @@ class Trainer:
             if self.step == 0:
                 run_state.save(self)  # so that --resume works from here on
         self.log.start(self.step, epochs * self.steps_per_epoch)
-        with StopSignals(self.workers.world_size > 1) as signals:
+        with kept_random(), StopSignals(self.workers.world_size > 1) as signals:
             try:
                 while self.epoch < epochs:
                     self._train_epoch(signals)
@@ -277,7 +285,7 @@ class Trainer:
     def _train_steps(self, signals: StopSignals) -> None:
         """Take the steps that are left of an epoch; wait for a GPU once in ``max_skipped`` of them."""
         totals, most = self.totals, self.config.train.max_skipped
-        self.model.train()
+        self.state.train_mode()
         taken = totals.steps * self.config.train.accumulate
         batches = itertools.islice(self.loader.epoch(self.epoch), taken, None)
         start = time.perf_counter()
