@@ -213,6 +213,65 @@ def mean_over_categories(total: Tensor, shapes: Tensor) -> dict[str, float | lis
     }
 
 
+def calibration(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:
+    """Count answers by their confidence: (M,) in [0, 1], (M,) bool -> (bins, 3) float64, of equal widths.
+
+    The columns are how many answers, the sum of their confidence, and how many are right; counts of several
+    batches add up.
+    """
+    place = (confidence.double() * bins).long().clamp(0, bins - 1)  # (M,)
+    values = torch.stack([torch.ones_like(confidence), confidence, right.to(confidence)], 1)  # (M, 3)
+    empty = torch.zeros(bins, 3, dtype=torch.float64, device=confidence.device)
+    return empty.index_add(0, place, values.double())
+
+
+def calibration_error(counts: Tensor) -> float:
+    """Return the expected calibration error of counts (bins, 3): mean |accuracy - confidence| over answers.
+
+    Raises:
+        ValueError: If nothing is counted.
+    """
+    if not counts[:, 0].sum() > 0:
+        raise ValueError("calibration: expected at least one answer, got none")
+    return float((counts[:, 2] - counts[:, 1]).abs().sum() / counts[:, 0].sum())
+
+
+def retrieval(vectors: Tensor, label: Tensor, chunk: int = 256) -> dict[str, float]:
+    """Compute how well each cloud finds those of its class among all others, by cosine.
+
+    Args:
+        vectors: One of each cloud (S, D), such as `bixt3d.Predictor.embed` returns.
+        label: (S,) int64.
+        chunk: Clouds that search at a time.
+
+    Returns:
+        ``map``: the mean over clouds of the average precision of the whole ranking; ``nearest``: the share
+        whose nearest other cloud is of their class. Clouds without another of their class do not search.
+
+    Raises:
+        ValueError: If no class has two clouds, or the two differ in length.
+    """
+    if vectors.ndim != 2 or label.shape != vectors.shape[:1]:
+        raise ValueError(
+            f"vectors and label: expected (S, D), (S,), got {describe(vectors)}, {describe(label)}"
+        )
+    unit = torch.nn.functional.normalize(vectors.float(), dim=1)  # (S, D)
+    precision, nearest = [], []
+    for rows in torch.split(torch.arange(len(unit), device=unit.device), chunk):
+        near = unit[rows] @ unit.T  # (s, S)
+        near[torch.arange(len(rows)), rows] = -torch.inf  # itself comes last
+        order = near.argsort(dim=1, descending=True, stable=True)[:, :-1]
+        same = (label[order] == label[rows, None]).double()  # (s, S - 1)
+        rank = torch.arange(1, same.shape[1] + 1, device=unit.device)
+        found = same.sum(1)
+        each = (same * same.cumsum(1) / rank).sum(1) / found.clamp_min(1)  # (s,)
+        precision.append(each[found > 0])
+        nearest.append(same[found > 0, :1].flatten())
+    if not sum(map(len, precision)):
+        raise ValueError("retrieval: expected a class of two clouds or more, got none")
+    return {"map": float(torch.cat(precision).mean()), "nearest": float(torch.cat(nearest).mean())}
+
+
 def _check_parts(
     logits: Tensor,
     parts: Tensor,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
+from bixt3d import metrics
 from bixt3d.metrics import classification, confusion_matrix
 
 
@@ -118,3 +119,41 @@ class TestClassification:
     def test_no_counts(self, empty: torch.Tensor) -> None:
         with pytest.raises(ValueError, match="confusion: expected at least one count, all are zero"):
             classification(empty)
+
+
+def test_calibration_counts_add_up() -> None:
+    confidence, right = torch.tensor([0.0, 0.49, 0.5, 0.51, 1.0]), torch.tensor([0, 0, 1, 1, 1]).bool()
+    counts = metrics.calibration(confidence, right, 2)
+    assert torch.allclose(counts, torch.tensor([[2, 0.49, 0], [3, 2.01, 3]], dtype=torch.float64))
+    halves = metrics.calibration(confidence[:2], right[:2], 2) + metrics.calibration(
+        confidence[2:], right[2:], 2
+    )
+    assert torch.allclose(counts, halves)
+    assert metrics.calibration_error(counts) == pytest.approx((0.49 + 0.99) / 5)
+    with pytest.raises(ValueError, match="at least one answer"):
+        metrics.calibration_error(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 256])
+def test_retrieval_is_the_mean_average_precision(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(11, 4, generator=generator)
+    label = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 3, 1])  # nothing is like the only 3
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    each, nearest = [], []
+    for query in range(11):
+        others = sorted((n for n in range(11) if n != query), key=lambda n: -float(unit[query] @ unit[n]))
+        hits = [rank for rank, other in enumerate(others, 1) if label[other] == label[query]]
+        if hits:
+            each.append(sum(number / rank for number, rank in enumerate(hits, 1)) / len(hits))
+            nearest.append(hits[0] == 1)
+    found = metrics.retrieval(vectors, label, chunk)
+    assert len(each) == 10
+    assert found == {"map": pytest.approx(sum(each) / 10), "nearest": pytest.approx(sum(nearest) / 10)}
+
+
+def test_retrieval_needs_two_of_a_class() -> None:
+    with pytest.raises(ValueError, match="a class of two clouds"):
+        metrics.retrieval(torch.randn(3, 2), torch.tensor([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"expected \(S, D\), \(S,\)"):
+        metrics.retrieval(torch.randn(3, 2), torch.tensor([0, 1]))

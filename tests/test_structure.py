@@ -21,9 +21,10 @@ TOOLS = sorted((ROOT / "tools").glob("*.py"))
 # may import itself and these ("" is the package itself, for its version); inference reads the checkpoints
 # that training writes, and visualize draws what inference says. Error messages everywhere use suggest, which
 # is held to the standard library. OUTSIDE: the packages beyond it that a part may import, where limited.
-LOWER = {"suggest", "ops", "config", "metrics", "mistakes"}
+LOWER = {"suggest", "progress", "ops", "config", "metrics", "mistakes"}
 MAY_IMPORT = {
     "suggest": set(),
+    "progress": set(),
     "shipped": {"suggest"},
     "ops": {"suggest"},
     "yaml": set(),
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "mistakes": {"shipped"},
     "metrics": {"suggest", "ops"},
     "models": {"suggest", "ops"},
-    "datasets": {"suggest", "ops", "yaml"},
+    "datasets": {"suggest", "progress", "ops", "yaml"},
     "tasks": {"models", "datasets"} | LOWER,
     "training": {"tasks", "models", "datasets", "yaml", "shipped"} | LOWER,
     "inference": {"training", "tasks", "models", "datasets"} | LOWER,

@@ -1,7 +1,8 @@
 """Evaluate a checkpoint on a split: scores, and those of every class.
 
-It also draws a classifier's confusion matrix and, with --picture, shapes that a
-part segmenter has labelled.
+It writes every shape's prediction, and report.html: the worst shapes, the most
+confused pairs, accuracy against confidence. Data with some of the model's
+classes alone will do.
 
 Examples:
   bixt3d evaluate runs/modelnet40_cpu
@@ -55,19 +56,38 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate."""
     from bixt3d.training.device import pick_device
     from bixt3d.training.evaluate import evaluate_checkpoint
-    from bixt3d.training.files import write_confusion
+    from bixt3d.training.files import write_confusion, write_csv, write_result
     from bixt3d.visualize.plots import confusion_matrix
+    from bixt3d.visualize.report import Report
 
     checkpoint = checkpoint_of(args)
     args.ending.folder = folder_of(checkpoint)
-    device = pick_device(args.device)
-    scored = evaluate_checkpoint(checkpoint, args.split or "test", args.cfg, args.set, device, args.out)
+    device, report, which = pick_device(args.device), Report(), args.split or "test"
+    scored = evaluate_checkpoint(checkpoint, which, args.cfg, args.set, device, args.out, report.watch)
+    out, pictures = scored.out, {}
+    for name, rows in (("predictions", report.predictions), ("part_iou", report.part_scores)):
+        if rows:
+            write_csv(rows, out / f"{name}.csv")
     if confusion := scored.task.confusion(scored.seen.counts):
-        write_confusion(*confusion, scored.out / "confusion.csv")
-        print(f"confusion matrix: {confusion_matrix(*confusion, scored.out / 'confusion.png')}")
+        write_confusion(*confusion, out / "confusion.csv")
+        pictures["Confusion matrix"] = confusion_matrix(*confusion, out / "confusion.png")
+        print(f"confusion matrix: {pictures['Confusion matrix']}")
+    if worst := report.write_worst(out / "worst.png"):
+        print(f"the worst: {worst}")
     if scored.task.per_point and args.picture != 0:
         draw_parts(checkpoint, scored, device, args.picture)
-    print(f"tables and scores are in {scored.out}")
+    shown = {
+        scored.task.titles.get(name, name): scored.task.show(v) for name, v in scored.seen.metrics.items()
+    }
+    about = f"{len(scored.split):,} shapes, {which} split"
+    rows = scored.task.table(scored.seen.counts)
+    if (error := report.calibration_error) is not None:
+        stated = {"split": which, "shapes": len(scored.split), **scored.seen.metrics}
+        write_result(out / "result.json", {**stated, "calibration_error": error})
+        shown["calibration error"] = f"{error:.2%}"
+        print(f"expected calibration error  {error:.2%}")
+    print(f"report: {report.write_page(out / 'report.html', checkpoint, about, shown, rows, pictures)}")
+    print(f"tables and scores are in {out}")
 
 
 def draw_parts(checkpoint: str, scored: Scored, device: torch.device, categories: int | None) -> None:

@@ -85,7 +85,7 @@ def read_folder(
     """
     check_request(split, num_points)
     base = Path(root).expanduser().absolute()
-    listings = list_splits(base)
+    listings = list_splits(base, split)
     if split == "test" and "test" not in listings:
         raise FileNotFoundError(
             f"no folder {base / 'test'}: move files of each class there from {base / 'train'}, a fifth say"
@@ -127,6 +127,8 @@ def read_folder(
 
 def _classes(base: Path, listings: dict[str, Listing]) -> tuple[str, ...]:
     """Names the classes, which all have training shapes: raises ValueError for one that has none."""
+    if "train" not in listings:  # test shapes alone
+        return tuple(sorted({one_class for listing in listings.values() for one_class in listing.classes()}))
     known = listings["train"].classes()
     for split, listing in listings.items():
         for one_class in listing.classes():

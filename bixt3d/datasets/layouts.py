@@ -46,8 +46,10 @@ def class_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def list_splits(base: Path) -> dict[str, Listing]:
+def list_splits(base: Path, wanted: str = "train") -> dict[str, Listing]:
     """Finds the shapes of each split of a folder, whichever of the layouts it has, and logs which.
+
+    ``wanted`` is the split that is asked for: a folder of test shapes alone has that one.
 
     Raises:
         FileNotFoundError: The folder, or training shapes in it, are missing.
@@ -56,7 +58,7 @@ def list_splits(base: Path) -> dict[str, Listing]:
     folders = _folders(base)
     splits = _split_folders(base, folders)
     if splits:
-        if "train" not in splits:
+        if "train" not in splits and wanted not in splits:
             raise FileNotFoundError(f"no folder {base / 'train'}: expected {_expected(base)}")
         used = (name if one.name == name else f"{one.name} as {name}" for name, one in splits.items())
         layout = f"<split>/<class>, with {', '.join(used)}"

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from bixt3d.datasets.augment import draw_points
 from bixt3d.datasets.split import Split
 from bixt3d.ops import farthest_point_sample, gather_points
+from bixt3d.progress import progress
 
 ORDERS = ("stored", "fps", "random")
 
@@ -63,8 +64,12 @@ def arrange(
         return torch.arange(num_points, device=points.device).expand(points.shape[0], -1)
     if order == "random":
         return draw_points(points, count, num_points, Generator(points.device).manual_seed(0))
-    parts = torch.split(points[..., :3], chunk)
-    chosen = torch.cat([farthest_point_sample(part, num_points) for part in parts])  # (S, num_points)
+    found = []
+    with progress("ordering points", len(points)) as done:
+        for part in torch.split(points[..., :3], chunk):
+            found.append(farthest_point_sample(part, num_points))
+            done(len(part))
+    chosen = torch.cat(found)  # (S, num_points)
     if count is None:
         return chosen
     # A cloud all of whose own points are taken begins again, instead of with its first point over and over.

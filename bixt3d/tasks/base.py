@@ -195,11 +195,20 @@ class Task:
         told = zip(clouds, categories, strict=True)
         return [self.predict(model, points, preprocess, category) for points, category in told]
 
+    def answers(self, logits: Tensor, batch: Batch) -> list[Any]:
+        """Return what `predict` says of each cloud of a batch, from its logits; none for tasks without.
+
+        An evaluation lists and draws them.
+        """
+        return []
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Let a task with a `predict` of its own answer batches by that, not by its parent's for several."""
         super().__init_subclass__(**options)
         if "predict" in vars(cls) and "predict_batch" not in vars(cls):
             cls.predict_batch = Task.predict_batch  # type: ignore[method-assign]
+        if "predict" in vars(cls) and "answers" not in vars(cls):
+            cls.answers = Task.answers  # type: ignore[method-assign]
 
     def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
         """Return what one pass of the model takes of a cloud (N, C): points (1, n, C), and whatever else."""

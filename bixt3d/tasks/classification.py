@@ -132,13 +132,24 @@ class ClassificationTask(Task):
         found: list[Any] = [None] * len(seen)
         for places in alike([cloud.shape[1] for cloud in seen]):
             logits = model(torch.cat([seen[place] for place in places]))  # (B, K)
-            probabilities = logits.float().softmax(-1).cpu()  # (B, K)
-            check_output(probabilities)
-            for place, shares in zip(places, probabilities, strict=True):
-                index = int(shares.argmax())
-                label = self.classes[index] if self.classes else str(index)
-                points = seen[place][0].cpu().numpy()
-                found[place] = Prediction(label, index, shares.numpy(), points, preprocess.up)
+            answers = self._named(logits, [seen[place][0] for place in places], preprocess.up)
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = answer
+        return found
+
+    def answers(self, logits: Tensor, batch: Batch) -> list[Prediction]:
+        """Return the class of each cloud of a batch; see `Task.answers`."""
+        return self._named(logits, list(batch.points))
+
+    def _named(self, logits: Tensor, clouds: Sequence[Tensor], up: str | None = None) -> list[Prediction]:
+        """Return what logits (B, K) say of clouds (n_i, C)."""
+        probabilities = logits.float().softmax(-1).cpu()  # (B, K)
+        check_output(probabilities)
+        found = []
+        for cloud, shares in zip(clouds, probabilities, strict=True):
+            index = int(shares.argmax())
+            label = self.classes[index] if self.classes else str(index)
+            found.append(Prediction(label, index, shares.numpy(), cloud.cpu().numpy(), up))
         return found
 
     def view(self, answer: Prediction, truth: Any = None) -> dict[str, Any]:

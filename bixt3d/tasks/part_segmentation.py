@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -24,8 +23,8 @@ from bixt3d.models.segmenter import segment_all_points
 from bixt3d.ops import gather_points
 from bixt3d.suggest import nearest
 from bixt3d.tasks.base import Task, smoothing_of
-from bixt3d.tasks.results import Segmentation, check_output
-from bixt3d.tasks.together import label_points
+from bixt3d.tasks.results import Segmentation
+from bixt3d.tasks.together import label_points, name_parts
 
 
 class PartSegmentationTask(Task):
@@ -238,17 +237,16 @@ class PartSegmentationTask(Task):
         """Label every point of each cloud (N_i, C), those of as many passes together."""
         numbers = [self.category_number(category) for category in categories]
         seen = [preprocess.normalize(points) for points in clouds]
-        labelled, found = label_points(partial(self._call, model), seen, numbers, preprocess.num_points), []
-        for points, logits, number in zip(clouds, labelled, numbers, strict=True):
-            logits = logits.float()[None]  # (1, N, P)
-            check_output(logits)
-            if number is not None:
-                told = torch.tensor([number], device=logits.device)
-                logits = metrics.mask_logits(logits, told, self.parts_of_category)
-            shares, parts = (value[0].cpu().numpy() for value in logits.softmax(-1).max(-1))
-            names = np.array(self.part_names)[parts]
-            found.append(Segmentation(parts, names, shares, points.cpu().numpy(), number, preprocess.up))
-        return found
+        labelled = label_points(partial(self._call, model), seen, numbers, preprocess.num_points)
+        told, tables = zip(labelled, clouds, numbers, strict=True), (self.parts_of_category, self.part_names)
+        return [name_parts(*one, *tables, preprocess.up) for one in told]
+
+    def answers(self, logits: Tensor, batch: Batch) -> list[Segmentation]:
+        """Return the parts of each cloud of a batch, among those of its category; see `Task.answers`."""
+        (_, category), valid = _part_data(batch), _valid(batch)
+        tables = (self.parts_of_category, self.part_names)
+        told = zip(logits, batch.points, category.tolist(), valid, strict=True)
+        return [name_parts(own[kept], points[kept], number, *tables) for own, points, number, kept in told]
 
     def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
         """Return a draw of the points (1, n, C), and the category (1,) if the model is told it."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from bixt3d import metrics
 from bixt3d.models.segmenter import segment_all_points
+from bixt3d.tasks.results import Segmentation, check_output
 
 
 def alike(keys: Sequence[Hashable]) -> list[list[int]]:
@@ -45,3 +48,21 @@ def label_points(
         for place, own, of_cloud in zip(places, rows, logits, strict=True):
             found[place] = of_cloud[:own]
     return found
+
+
+def name_parts(
+    logits: Tensor,
+    points: Tensor,
+    category: int | None,
+    parts_of_category: Sequence[Sequence[int]],
+    names: Sequence[str],
+    up: str | None = None,
+) -> Segmentation:
+    """Return what logits (N, P) say of a cloud (N, C), among its category's parts where that is known."""
+    logits = logits.float()[None]  # (1, N, P)
+    check_output(logits)
+    if category is not None:
+        told = torch.tensor([category], device=logits.device)
+        logits = metrics.mask_logits(logits, told, parts_of_category)
+    shares, parts = (value[0].cpu().numpy() for value in logits.softmax(-1).max(-1))
+    return Segmentation(parts, np.array(names)[parts], shares, points.cpu().numpy(), category, up)

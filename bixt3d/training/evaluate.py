@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from bixt3d.config import config_from, load_config, override
-from bixt3d.datasets.loader import CloudLoader
+from bixt3d.datasets.loader import Batch, CloudLoader
+from bixt3d.datasets.relabel import match_labels
 from bixt3d.datasets.split import Split
+from bixt3d.progress import progress
 from bixt3d.tasks import Description, Task, compare_facts
 from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint
 from bixt3d.training.device import autocast
@@ -40,6 +44,8 @@ def evaluate(
     batch_size: int = 64,
     amp: bool = False,
     workers: Workers | None = None,
+    watch: Callable[[Tensor, Batch], object] | None = None,
+    what: str = "",
 ) -> Evaluation:
     """Evaluate a model once on every cloud of a split, without augmentation.
 
@@ -50,6 +56,8 @@ def evaluate(
         batch_size: Clouds at a time in each process.
         amp: Use bfloat16 autocast, on devices that are faster with it.
         workers: Processes that share the split; every cloud is counted exactly once.
+        watch: Is shown the logits and the batch of each step, in order.
+        what: What the progress is called, such as "evaluating"; none is shown if empty.
 
     Returns:
         Mean loss over all clouds, metrics as fractions of 1, and the summed counts.
@@ -65,14 +73,18 @@ def evaluate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
 
-    what = f"evaluation with {batch_size} clouds of {split.num_points:,} points"
+    work = f"evaluation with {batch_size} clouds of {split.num_points:,} points"
     try:
         # Autocast around all batches, to cast weights once; not in inference_mode.
-        with autocast(device, amp), guard_memory(what, "lower train.eval_batch_size"):
+        shown = progress(what, len(split)) if what and workers.first else nullcontext(lambda count: None)
+        with autocast(device, amp), guard_memory(work, "lower train.eval_batch_size"), shown as done:
             for batch in loader:
                 logits = task.forward(model, batch)
                 loss += task.loss(logits, batch).double() * len(batch.label)
                 counts += task.count(logits, batch)
+                if watch is not None:
+                    watch(logits, batch)
+                done(len(batch.label) * workers.world_size)
     finally:
         for module, training in modes:
             module.training = training
@@ -103,8 +115,11 @@ def evaluate_checkpoint(
     overrides: Sequence[str] = (),
     device: torch.device | str | None = None,
     out: Path | None = None,
+    watch: Callable[[Task, Split, Tensor, Batch], object] | None = None,
 ) -> Scored:
     """Evaluate a checkpoint on a split, print its table, and write ``result.json`` and ``table.csv``.
+
+    Data that have some of the model's classes alone, or in another order, are matched to it by name.
 
     Args:
         checkpoint: Weights file, its name without suffix, or a run's folder.
@@ -113,6 +128,7 @@ def evaluate_checkpoint(
         overrides: Settings that go before the file's.
         device: Where to compute.
         out: Folder for the results; one beside the checkpoint if None.
+        watch: Is shown the task, the split, and the logits and the batch of each step.
 
     Returns:
         The evaluation with its counts on the CPU, the split, the folder, and the task.
@@ -129,11 +145,13 @@ def evaluate_checkpoint(
         config, model={"name": known.model["name"]}, data={"features": known.preprocess.features}
     )
     task = build_task(config, config.task or known.task)
-    split = open_splits(config, device, (split_name,), task=task)[0][split_name]
+    split = match_labels(open_splits(config, device, (split_name,), task=task)[0][split_name], known.facts)
     compare_facts(str(path), known.facts, task.facts(split), config.data.name)
     task.set_facts({**task.facts(split), **known.facts})
     task.bind_model(model)
-    seen = evaluate(model, split, task, config.train.eval_batch_size, config.train.amp)
+    look = None if watch is None else partial(watch, task, split)
+    size, amp = config.train.eval_batch_size, config.train.amp
+    seen = evaluate(model, split, task, size, amp, watch=look, what="evaluating")
     rows = task.table(seen.counts.cpu())
     epoch = known.metrics.get("epoch", "unknown")
     print(f"{text_table(rows)}\n\n{split_name}: {len(split)} shapes of {config.data.name}, epoch {epoch}")

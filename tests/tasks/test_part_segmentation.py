@@ -385,8 +385,16 @@ def test_other_parts_than_the_checkpoint_knows_are_refused(data: Path, tmp_path:
     trainer.fit()
     parts = {"Mug": {"body": 0, "handle": 2}, "Table": {"top": 1, "leg": 3, "shelf": 4}}
     other = write_parts(tmp_path / "other", parts=parts, points=(60, 80))
-    with pytest.raises(ValueError, match="knows 2 parts_of_category .*, shapenetpart has 2"):
-        evaluate_checkpoint(tmp_path / "run" / "last", overrides=[f"data.root={other}"])
+    same = write_parts(tmp_path / "same", points=(60, 80))
+    known, renumbered = (
+        evaluate_checkpoint(tmp_path / "run" / "last", overrides=[f"data.root={root}"]).seen.metrics
+        for root in (same, other)
+    )
+    assert renumbered == known  # parts are matched by name
+    parts = {"Mug": {"body": 0, "lid": 2}, "Table": {"top": 1, "leg": 3, "shelf": 4}}
+    named = write_parts(tmp_path / "named", parts=parts, points=(60, 80))
+    with pytest.raises(ValueError, match="Mug: expected the parts .* got body, lid; the model knows body, h"):
+        evaluate_checkpoint(tmp_path / "run" / "last", overrides=[f"data.root={named}"])
     with pytest.raises(ValueError, match="cannot resume .* with other settings: parts_of_category was"):
         make_trainer(make_config(other, "train.epochs=2"), tmp_path / "run", resume=True)
 

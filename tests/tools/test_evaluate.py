@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,40 @@ def test_files_lie_beside_the_checkpoint(trained: Trained, outcome: Outcome, con
     assert str(folder / "confusion.png") in outcome.out and f"are in {folder}" in outcome.out
 
 
+def test_every_shape_has_a_row(trained: Trained, outcome: Outcome, confusion: torch.Tensor) -> None:
+    folder = trained.run_dir / "last_test"
+    with open(folder / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    counts = torch.zeros(10, 10, dtype=torch.int64)
+    for row in rows:
+        counts[CATEGORIES.index(row["truth"]), CATEGORIES.index(row["label"])] += 1
+        assert (row["right"] == "yes") == (row["truth"] == row["label"])
+    assert torch.equal(counts, confusion)
+    error = json.loads((folder / "result.json").read_text())["calibration_error"]
+    assert 0 <= error <= 1 and f"calibration error  {100 * error:.2f}%" in outcome.out
+    page = (folder / "report.html").read_text()
+    assert page.count("<figure>") == 20 and f"report: {folder / 'report.html'}" in outcome.out
+
+
+def test_some_of_the_classes_in_a_folder_of_test_shapes(
+    workplace: Workplace, trained: Trained, tmp_path: Path
+) -> None:
+    """Of meshes, without a train folder: their labels are the model's by name."""
+    meshes = [mesh for mesh in workplace.meshes if mesh.parent.name in CATEGORIES[3:6]]
+    for mesh in meshes:
+        (tmp_path / "own/test" / mesh.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(mesh, tmp_path / "own/test" / mesh.parent.name / mesh.name)
+    asked = ["data.name=folder", f"data.root={tmp_path / 'own'}"]
+    workplace.run("evaluate", trained.run_dir, "--out", tmp_path / "out", "--set", *asked).succeeded()
+    with open(tmp_path / "out/predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(meshes) == 6
+    assert all(row["truth"] == row["file"].split("/")[0] for row in rows)
+    with open(tmp_path / "out/table.csv", newline="") as file:
+        table = {row["class"]: row["shapes"] for row in csv.DictReader(file)}
+    assert table == {name: "2" if name in CATEGORIES[3:6] else "0" for name in CATEGORIES}
+
+
 def test_scores_are_those_that_training_told(trained: Trained, outcome: Outcome) -> None:
     told = json.loads((trained.run_dir / "result.json").read_text())["last"]
     seen = json.loads((trained.run_dir / "last_test" / "result.json").read_text())
@@ -73,8 +108,11 @@ def test_other_split_settings_and_folder(workplace: Workplace, trained: Trained,
     assert {p.name for p in (tmp_path / "a" / "b").iterdir()} == {
         "confusion.csv",
         "confusion.png",
+        "predictions.csv",
+        "report.html",
         "result.json",
         "table.csv",
+        "worst.png",
     }
 
 
