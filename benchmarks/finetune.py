@@ -84,8 +84,9 @@ def run(args: argparse.Namespace, scratch: Path) -> None:
     text = (
         f"# Fine-tuning on few shapes\n\n{summary(rows)}\n\nMean and standard deviation over the seeds "
         f"{', '.join(map(str, args.seeds))}, of the last epoch of {args.epochs}, on the "
-        f"{len(splits['test'])} test shapes of {len(classes)} classes ({', '.join(classes)}) of `{Path(args.root).name}`. All "
-        f"trainings have the settings of `modelnet40_cpu.yaml` but {', '.join(COMMON)}; beside them "
+        f"{len(splits['test'])} test shapes of {len(classes)} classes ({', '.join(classes)}) of "
+        f"`{Path(args.root).name}`. All trainings have the settings of `modelnet40_cpu.yaml` but "
+        f"{', '.join(COMMON)}; beside them "
         + "; ".join(f"{start}: {', '.join(stated) or 'nothing'}" for start, stated in STARTS.items())
         + f".\n\n`{command_line('benchmarks.finetune')}`\n\n{environment_line(torch.device('cpu'))}\n"
     )

@@ -31,7 +31,8 @@ def number(pattern: str, text: str) -> float:
 
 
 def test_all_of_them_are_run() -> None:
-    names = {"own_attention", "own_counting", "own_dataset", "own_features", "own_loop", "own_task"}
+    own = {f"own_{kind}" for kind in ("attention", "counting", "dataset", "features", "loop", "task")}
+    names = own | {"finetune"}
     assert {path.stem for path in EXAMPLES} == names
 
 
@@ -80,6 +81,17 @@ def test_own_features(tmp_path: Path) -> None:
 
 def test_own_task(tmp_path: Path) -> None:
     assert number(r"test accuracy ([\d.]+) %", run("own_task", tmp_path)) > 90
+
+
+def test_finetune(tmp_path: Path) -> None:
+    said = run("finetune", tmp_path)
+    scratch, tuned, head = (
+        number(rf"{start}: test accuracy ([\d.]+) %", said)
+        for start in ("scratch", "fine-tuned", "head alone")
+    )
+    assert tuned >= 90 and head >= 90 and tuned > scratch
+    assert said.count("start: 139 of 141 tensors from modelnet40_cpu") == 2
+    assert said.strip().endswith("a new cloud is a box")
 
 
 def test_own_counting(tmp_path: Path) -> None:

@@ -40,13 +40,13 @@ class PointClassifier(PointModel):
     def reset_classifier(self, num_classes: int, classes: Sequence[str] | None = None) -> None:
         """Put a new head for ``num_classes`` in place of the old, starting at zero.
 
-        The model's description then names the new classes: ``classes``, or numbers.
+        The model's description then names the new classes: ``classes``, or class_0 and so on.
 
         Raises:
             ValueError: For fewer than one class, or another number of names.
         """
         count = at_least_one("num_classes", num_classes)
-        names = output_names("classes", count, classes, "{}")
+        names = output_names("classes", count, classes, "class_{}")
         self.head = self.head.renewed(count)
         if self.description is not None:
             self.description = self.description.resized({"num_classes": count}, {"classes": names})

@@ -61,7 +61,9 @@ def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | 
             shapes = (tuple(of[name].shape) if name in of else "none" for of in (state, wanted))
             raise ValueError(
                 "model.init_from: {} ({}) does not fit this model: {} is {} there, {} here; everything but "
-                "the head has to fit".format(source, known.model["name"] or "of one's own", name, *shapes)
+                "the head has to fit{}".format(
+                    source, known.model["name"] or "of one's own", name, *shapes, _features(name, known)
+                )
             )
         fresh.add(name)
     taken = {name: value for name, value in state.items() if name not in fresh}
@@ -72,6 +74,13 @@ def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | 
     what += f"; left out: {', '.join(left)}" if left else ""
     origin = f" (trained on {known.dataset})" if known.dataset else ""
     return f"start: {len(taken)} of {len(wanted)} tensors from {source}{origin}{what}"
+
+
+def _features(name: str, known: Description) -> str:
+    """Return which features weights were trained with, where these are what does not fit."""
+    if not name.startswith("encoder.tokenizer."):
+        return ""
+    return f"; it was trained with data.features=[{','.join(known.preprocess.features)}]"
 
 
 def _start_from_official(model: nn.Module, path: Path) -> str:

@@ -230,11 +230,12 @@ class TestAnotherHead:
         np.testing.assert_array_equal(again(some_cloud()).probabilities, seen.probabilities)
         assert Predictor(classifier, "cpu").classes == CLASSES  # the file is as it was
 
-    def test_classes_without_names_are_numbers(self, classifier: Path) -> None:
+    def test_classes_without_names_are_numbered(self, classifier: Path) -> None:
         model: Any = bixt3d.load_model(classifier, "cpu")
         model.reset_classifier(3)
         seen = Predictor(model, "cpu")(some_cloud())
-        assert seen.label == str(seen.index) and Predictor(model, "cpu").classes == ("0", "1", "2")
+        assert seen.label == f"class_{seen.index}"
+        assert Predictor(model, "cpu").classes == ("class_0", "class_1", "class_2")
         assert model.description.model["args"]["num_classes"] == 3
         assert model.description.preprocess == Preprocess(POINTS)
 

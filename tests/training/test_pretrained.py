@@ -108,6 +108,13 @@ def test_everything_else_has_to_fit(trained: Path, setting: str, first: str) -> 
         started(trained, make_split(), setting)
 
 
+def test_other_features_are_named(trained: Path) -> None:
+    split = make_split()
+    six = Split(torch.cat([split.points] * 2, -1), split.label, CLASSES, features=("direction:3",))
+    with pytest.raises(ValueError, match=r"encoder\.tokenizer.* it was trained with data\.features=\[\]$"):
+        started(trained, six)
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"model\.init_from: no checkpoint .*did you mean 'modelnet40_cpu'"

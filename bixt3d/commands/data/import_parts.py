@@ -48,4 +48,4 @@ def run(args: argparse.Namespace) -> None:
         print(f"  {category}: {', '.join(parts)}")
     for line in done.left_out:
         print(f"left out: {line}")
-    print(f"train: bixt3d train shapes_partseg --set data.root={done.folder} run.dir=runs/NAME")
+    print(f"train: bixt3d train own_parts --set data.root={done.folder} run.dir=runs/NAME")
