@@ -1,4 +1,4 @@
-# Five jobs, and each sets up what it needs first: demo, check, test, lint, bench.
+# Each job sets up what it needs first.
 # The set-up is a virtual environment in .venv, brought up to date when pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
@@ -10,13 +10,14 @@ BIXT3D := $(VENV)/bin/bixt3d
 PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo check test lint bench
+.PHONY: help demo check test lint docs bench
 
 help:
 	@echo "make demo    train a small classifier and a part segmenter on the CPU, evaluate them, predict one shape"
 	@echo "make check   lint, types, and the tests that need no training and no window: under 3 minutes on two cores"
 	@echo "make test    lint, types and all tests"
 	@echo "make lint    lint, format and types"
+	@echo "make docs    build the site in site/: open site/index.html"
 	@echo "make bench   measure models, and the operations against their plain twins (DEVICE=cuda: on a GPU)"
 	@echo "Another Python: make PYTHON=python3.12 demo"
 
@@ -43,6 +44,9 @@ lint: $(VENV)/.dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
+docs: $(VENV)/.docs
+	$(VENV)/bin/zensical build --config-file mkdocs.yml --clean
+
 bench: DEVICE ?= cpu
 bench: $(VENV)/.dev
 	$(BIXT3D) benchmark --device $(DEVICE) \
@@ -66,7 +70,11 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	$(PIP_INSTALL) --quiet --editable ".[plots]"
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP_INSTALL) --quiet --editable ".[docs]"
+	@touch $@
+
 # What the tests need on top.
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP_INSTALL) --quiet --editable ".[las,plots,logs,viewer,web,export,triton,dev]"
+	$(PIP_INSTALL) --quiet --editable ".[las,plots,logs,viewer,web,export,triton,docs,dev]"
 	@touch $@
