@@ -9,16 +9,13 @@ from collections.abc import Sequence
 
 import torch
 
+from bixt3d.training import files
 from bixt3d.training.log import environment
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a markdown table with aligned columns."""
-    cells = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return files.markdown_table([head, *rows])
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "tasks": {"models", "datasets"} | LOWER,
     "training": {"tasks", "models", "datasets", "yaml", "shipped"} | LOWER,
     "inference": {"training", "tasks", "models", "datasets"} | LOWER,
-    "visualize": {"inference", "tasks", "models", "datasets"} | LOWER,
+    "visualize": {"inference", "tasks", "models", "datasets", "yaml"} | LOWER,
     "commands": {"training", "inference", "visualize", "tasks", "models", "datasets", "shipped", "yaml"}
     | LOWER,
     "cli": {"commands", "suggest", ""},

@@ -15,6 +15,7 @@ COMMANDS = (
     "predict",
     "view",
     "attention",
+    "compare",
     "plot",
     "export",
     "data",

@@ -66,9 +66,24 @@ def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> No
 
 def write_csv(rows: Sequence[Sequence[Any]], path: Path) -> None:
     """Write rows as a CSV table: numbers as numbers, "-" for None."""
+    text = csv_text(rows).encode()
+    write_atomically(path, lambda temporary: temporary.write_bytes(text))
+
+
+def csv_text(rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as the text of a CSV table, as `write_csv` writes it."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows([_cell(value, "{:.6g}".format) for value in row] for row in rows)
-    write_atomically(path, lambda temporary: temporary.write_bytes(text.getvalue().encode()))
+    return text.getvalue()
+
+
+def markdown_table(rows: Sequence[Sequence[object]]) -> str:
+    """Return rows, the head first, as a Markdown table with aligned columns."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
 
 
 def text_table(rows: Sequence[Sequence[Any]]) -> str:
