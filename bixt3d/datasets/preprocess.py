@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from bixt3d.datasets.features import channel_count, parse_features
 from bixt3d.datasets.loader import ORDERS, arrange
@@ -16,6 +16,19 @@ from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.ops import gather_points
 
 STORED_POINTS = 2048  # as many as ModelNet40 stores of a shape
+MIX = (1540483477, 668265263, 374761393)  # odd, and below 2^31, so that products fit an int64
+
+
+def scatter_keys(index: Tensor) -> Tensor:
+    """Return a number for each index below 2^32, no two alike, whose order is that of a draw.
+
+    Whole-number arithmetic alone, so that an exported graph draws what `Preprocess.choose` does.
+    """
+    key = index
+    for factor in MIX:
+        key = (key * factor + 12345) % (1 << 32)
+        key = key ^ (key // (1 << 16))
+    return key
 
 
 @dataclass(frozen=True)
@@ -58,10 +71,10 @@ class Preprocess:
         return channel_count(self.features)
 
     def normalize(self, points: Tensor) -> Tensor:
-        """Return points (N, C) with y up and xyz moved into the unit sphere, float32."""
+        """Return points (..., N, C) with y up and xyz moved into the unit sphere, float32."""
         points = turn(points, self.up, self.features)
         # In double precision: coordinates of a map lose their shape in single precision.
-        return torch.cat([unit_sphere(points[:, :3]), points[:, 3:]], -1).float()
+        return torch.cat([unit_sphere(points[..., :3]), points[..., 3:]], -1).float()
 
     def choose(self, points: Tensor) -> Tensor:
         """Return the points (n, C) that a model of whole clouds sees, of normalised ones (N, C).
@@ -75,8 +88,8 @@ class Preprocess:
         if own > stored or (self.order == "stored" and stored > own > wanted):
             # A scan may be stored line by line, and its first points be one corner of it; and training chose
             # the farthest ones among so many, not among millions.
-            generator = Generator().manual_seed(0)
-            points = points[torch.randperm(own, generator=generator)[:stored].to(points.device)]
+            drawn = scatter_keys(torch.arange(own, device=points.device)).argsort()  # (N,)
+            points = points[drawn[:stored]]
         count = None
         if own < wanted:  # as `folder` stores them
             points = points[torch.arange(wanted, device=points.device) % own]

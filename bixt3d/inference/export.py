@@ -1,12 +1,14 @@
-"""Trained models as files that run without this package: ONNX, and torch's own exported programs."""
+"""Trained models with their preprocessing as files that run elsewhere: ONNX, torch's programs."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +19,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
-from bixt3d.inference.loading import open_model
+from bixt3d.inference.graph import RawModel, least_points
+from bixt3d.inference.loading import Loaded, open_model
 from bixt3d.tasks import Task
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -37,25 +40,25 @@ class Exported:
         inputs: Name, shape and type of each input.
         output: Those of the output.
         least_points: The fewest points that a cloud may have.
-        difference: The largest difference from the model, as a fraction of the largest logit; None if ONNX
-            Runtime, which runs the file, is not installed.
+        difference: The largest difference from the model, as a fraction of the largest logit.
     """
 
     path: Path
     inputs: tuple[str, ...]
     output: str
     least_points: int
-    difference: float | None
+    difference: float
 
 
 def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format: str = "onnx") -> Exported:
     """Write a model for other programs, and check that the file gives what the model gives.
 
-    Inputs are ``points`` (batch, points, C) float32, as the model takes them (xyz centred and scaled to the
-    unit sphere), and for a segmenter that is told it ``category`` (batch,) int64; the output is ``logits``,
-    (batch, K) or (batch, points, P) float32. Batch and number of points are free, farthest-point sampling and
-    neighbours included, from ``least_points`` up. Classes, parts and preprocessing travel as JSON: in ONNX's
-    metadata, or in the file ``bixt3d.json`` of the program.
+    The file does what `Predictor` does: inputs are ``points`` (batch, points, 3 + F) float32, xyz and the
+    features as a file has them, of any place, size, order and number from ``least_points`` up, and for a
+    segmenter that is told it ``category`` (batch,) int64. It turns, centres, scales, orders and cuts them
+    itself, see `bixt3d.inference.graph.RawModel`. The output is ``logits``, (batch, K) or
+    (batch, points, P) float32. Classes, parts, features and up axis travel as JSON: in ONNX's metadata, or in
+    the file ``bixt3d.json`` of the program.
 
     Args:
         model_or_path: A classifier, a segmenter or a checkpoint.
@@ -66,30 +69,30 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
         ValueError: For an unknown format or kind of model, or a file that differs from its model; nothing is
             left then.
         FileNotFoundError: If there is no such checkpoint.
-        ImportError: If onnx or onnxscript is not installed.
+        ImportError: If onnx, onnxscript or onnxruntime is not installed.
     """
     if format not in FORMATS:
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
-    model, task, _, preprocess = open_model(model_or_path, torch.device("cpu"), share=True)
-    channels = preprocess.channels
+    loaded = open_model(model_or_path, torch.device("cpu"), share=True)
+    task, channels = loaded.task, loaded.preprocess.channels
+    model = RawModel(loaded.model, loaded.preprocess, task.per_point).eval()
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    least = least_points(model)
-    names = tuple(task.example(model, 2, least, channels))
-    about = json.dumps(_metadata(model, names, least))
-    example = partial(_example, task, model, channels)
+    least = least_points(loaded.model, loaded.preprocess)
+    names = tuple(task.example(loaded.model, 2, least, channels))
+    about = _metadata(loaded, names, least)
+    example = partial(_example, task, loaded.model, channels)
     with torch.no_grad():
         width = model(*example(1, least)).shape[-1]
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     if temporary.suffix != FORMATS[format]:
         temporary = temporary.with_name(temporary.name + FORMATS[format])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's exporters, about themselves
+        with _quiet():
             program = _program(model, example, names, least)
             run = (_write_onnx if format == "onnx" else _write_torch)(program, temporary, names, about)
-        difference = None if run is None else _difference(model, run, example, least)
-        if difference is not None and not difference <= TOLERANCE:
+        difference = _difference(model, run, example, least)
+        if not difference <= TOLERANCE:
             raise ValueError(
                 f"the exported file differs from the model by {difference:.1e} of its largest logit, more "
                 f"than {TOLERANCE:.0e}; nothing was written. Try another format: {', '.join(FORMATS)}"
@@ -102,9 +105,20 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     return Exported(path, inputs, f"logits {output.format(width)} float32", least, difference)
 
 
-def least_points(model: nn.Module) -> int:
-    """Return the fewest points of a cloud for which every layer has the neighbours that it looks for."""
-    return int(getattr(model, "least_points", 2))
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what torch's exporters say of themselves."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _about_input(name: str, value: Tensor) -> str:
@@ -116,7 +130,8 @@ def _about_input(name: str, value: Tensor) -> str:
 def _program(model: nn.Module, example: Example, names: Sequence[str], least: int) -> ExportedProgram:
     batch, points = Dim("batch", min=1), Dim("points", min=least)
     inputs = example(2, max(2 * least, 128))
-    shapes = tuple({0: batch, 1: points} if name == "points" else {0: batch} for name in names)
+    told = tuple({0: batch} for _ in names[1:])
+    shapes = ({0: batch, 1: points}, *((told,) if told else ()))
     with torch.no_grad():
         program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     for module in program.graph_module.modules():  # the body of farthest-point sampling is one of its own
@@ -127,14 +142,15 @@ def _program(model: nn.Module, example: Example, names: Sequence[str], least: in
 
 
 def _write_onnx(
-    program: ExportedProgram, path: Path, names: Sequence[str], about: str
-) -> Callable[..., Tensor] | None:
+    program: ExportedProgram, path: Path, names: Sequence[str], about: Mapping[str, Any]
+) -> Callable[..., Tensor]:
     try:
         import onnx
+        import onnxruntime
         import onnxscript  # noqa: F401, torch's exporter is written in it
     except ImportError as error:
         install = 'pip install "bixt3d[export]"'
-        raise ImportError(f"ONNX files need onnx and onnxscript ({error}): {install}") from None
+        raise ImportError(f"ONNX files need onnx, onnxscript and onnxruntime ({error}): {install}") from None
     written = torch.onnx.export(
         program,
         dynamo=True,
@@ -149,14 +165,12 @@ def _write_onnx(
     )
     assert written is not None
     written.save(str(path), external_data=False)
-    file = onnx.load(str(path))
-    onnx.helper.set_model_props(file, {METADATA: about})
+    file = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+    _tidy(file.graph, names)
+    shown = {name: json.dumps(about[name]) for name in ("classes", "features", "up") if name in about}
+    onnx.helper.set_model_props(file, {METADATA: json.dumps(about), **shown})
     onnx.checker.check_model(file)
     onnx.save(file, str(path))
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> Tensor:
@@ -166,10 +180,39 @@ def _write_onnx(
     return run
 
 
+def _tidy(graph: Any, names: Sequence[str]) -> None:
+    """Name the free axes of a graph, and leave out what its exporter says of itself.
+
+    A CastLike becomes the Cast that it is: ONNX Runtime warns of each that it cannot work out beforehand.
+    """
+    import onnx
+
+    of_points = next(value for value in graph.input if value.name == "points")
+    free = (axis.dim_param for axis in of_points.type.tensor_type.shape.dim[:2])
+    axes = dict(zip(free, ("batch", "points"), strict=True))
+    for value in (*graph.input, *graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = axes.get(axis.dim_param, axis.dim_param)
+    graphs = [graph]
+    for inner in graphs:
+        values = (*inner.input, *inner.output, *inner.value_info)
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        types |= {value.name: value.data_type for value in inner.initializer}
+        for part in (*values, *inner.node, *inner.initializer):
+            del part.metadata_props[:]
+        for node in inner.node:
+            graphs += [one.g for one in node.attribute if one.HasField("g")]
+            if node.op_type == "CastLike" and node.input[1] in types:
+                node.attribute.append(onnx.helper.make_attribute("to", types[node.input.pop()]))
+                node.op_type = "Cast"
+        del inner.value_info[:], inner.metadata_props[:]
+
+
 def _write_torch(
-    program: ExportedProgram, path: Path, names: Sequence[str], about: str
+    program: ExportedProgram, path: Path, names: Sequence[str], about: Mapping[str, Any]
 ) -> Callable[..., Tensor]:
-    torch.export.save(program, path, extra_files={f"{METADATA}.json": about})
+    torch.export.save(program, path, extra_files={f"{METADATA}.json": json.dumps(about)})
     run: Callable[..., Tensor] = torch.export.load(path).module()
     return run
 
@@ -190,8 +233,10 @@ def _example(task: Task, model: nn.Module, channels: int, batch: int, count: int
     return tuple(task.example(model, batch, count, channels).values())
 
 
-def _metadata(model: nn.Module, inputs: Sequence[str], least: int) -> dict[str, Any]:
-    description: Any = getattr(model, "description", None)
+def _metadata(loaded: Loaded, inputs: Sequence[str], least: int) -> dict[str, Any]:
+    description: Any = getattr(loaded.model, "description", None)
     about = {} if description is None else description.to_dict()
     kept = {key: value for key, value in about.items() if key not in ("model", "config", "metrics")}
-    return {"inputs": list(inputs), "output": "logits", "least_points": least, **kept}
+    seen = loaded.preprocess
+    told = {"features": list(seen.features), "up": seen.up, "preprocess": seen.to_dict()}
+    return {"inputs": list(inputs), "output": "logits", "least_points": least, **kept, **told}

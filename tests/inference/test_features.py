@@ -186,8 +186,8 @@ def test_export_of_a_model_with_features(form: str, checkpoint: Path, tmp_path: 
     done = export_model(checkpoint, tmp_path / "model", form)
     assert done.inputs == ("points (batch, points, 7) float32",)
     assert done.output == "logits (batch, 4) float32" and done.difference is not None
-    seen = Predictor(checkpoint, "cpu")(some_cloud())
-    points: Any = torch.from_numpy(seen.points)[None]
+    points: Any = torch.from_numpy(some_cloud()).float()[None]
+    seen = Predictor(checkpoint, "cpu")(points[0])
     if form == "onnx":
         import onnxruntime
 

@@ -1,0 +1,91 @@
+"""A model with its preprocessing as one module of plain tensor operations, which exports as one graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bixt3d.datasets.preprocess import Preprocess, scatter_keys
+from bixt3d.ops import farthest_point_sample, gather_points
+
+
+class RawModel(nn.Module):
+    """A model that takes clouds as they are in a file, and does itself what `Predictor` does before it.
+
+    Clouds are turned, centred and scaled to the unit sphere in double precision. A model of whole clouds then
+    sees the points that `Preprocess.choose` takes, in their order; one that labels points sees them all in
+    passes of as many as in training, and its logits are in the order of the input.
+
+    Args:
+        model: The model.
+        preprocess: What was done to clouds in training.
+        per_point: Whether it labels points.
+    """
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess, per_point: bool) -> None:
+        """Keep the parts."""
+        super().__init__()
+        self.model, self.preprocess, self.per_point = model, preprocess, per_point
+
+    def forward(self, points: Tensor, *told: Tensor) -> Tensor:
+        """Map points (B, N, 3 + F), and a category (B,) where the model is told it, to logits."""
+        seen = self.preprocess.normalize(points.double())  # (B, N, C)
+        if self.per_point:
+            return self._label(seen, told)
+        logits: Tensor = self.model(self._choose(seen), *told)
+        return logits
+
+    def _choose(self, points: Tensor) -> Tensor:
+        """Return what `Preprocess.choose` does of each cloud: (B, N, C) -> (B, n, C), for any N."""
+        own, order, wanted = points.shape[1], self.preprocess.order, self.preprocess.num_points
+        if wanted is None:
+            if order == "stored":
+                return points
+            return gather_points(points, farthest_point_sample(points[..., :3], own, validate=False))
+        stored = max(self.preprocess.stored_points, wanted)
+        row = torch.arange(own, device=points.device)  # (N,)
+        count = row[-1:] + 1  # N as a tensor: comparing the number would bind the graph to the answer
+        if order == "fps":
+            draws = count > stored
+        else:
+            draws = (count > wanted) & (count != (stored if order == "stored" else 0))
+        _, drawn = torch.where(draws, scatter_keys(row), row).topk(own, largest=False, sorted=True)  # (N,)
+        if order != "fps":
+            return points[:, drawn[torch.arange(wanted, device=points.device) % count]]  # (B, n, C)
+        # Rows that repeat others are at distance 0, so they are chosen after all others.
+        points = points[:, drawn[torch.arange(stored, device=points.device) % count]]  # (B, stored, C)
+        chosen = farthest_point_sample(points[..., :3], wanted, validate=False)  # (B, n)
+        return gather_points(points, chosen[:, torch.arange(wanted, device=points.device) % count])
+
+    def _label(self, points: Tensor, told: tuple[Tensor, ...]) -> Tensor:
+        """Return logits (B, N, P), as `bixt3d.models.segmenter.segment_all_points` makes its passes."""
+        size = self.preprocess.num_points
+        if size is None:
+            whole: Tensor = self.model(points, *told)
+            return whole
+        batch, own, _ = points.shape
+        passes = (own + size - 1) // size  # of each cloud; the last reaches back for points of the one before
+        row = torch.arange(own, device=points.device)  # (N,)
+        _, drawn = scatter_keys(row).topk(own, largest=False, sorted=True)  # (N,)
+        count = row[-1:] + 1  # N as a tensor
+        last = (count - size).clamp_min(0)  # where the last pass begins
+        number = torch.arange(batch * passes, device=points.device)  # (B * passes,)
+        each = (count + size - 1) // size  # passes as a tensor
+        cloud, begin = number // each, torch.minimum(number % each * size, last)
+        place = begin[:, None] + torch.arange(size, device=points.device)  # (B * passes, n)
+        index = cloud[:, None] * own + drawn[place % count]  # (B * passes, n)
+        seen = F.embedding(index, points.flatten(0, 1))  # (B * passes, n, C)
+        logits = self.model(seen, *(one[cloud] for one in told)).flatten(0, 1)  # (B * passes * n, P)
+        _, rank = drawn.topk(own, largest=False, sorted=True)  # (N,), where each point was drawn
+        chunk = rank // size * size
+        answer = chunk + rank - torch.minimum(chunk, last)  # (N,)
+        first = torch.arange(batch, device=points.device)[:, None] * passes * size  # (B, 1)
+        return F.embedding(first + answer, logits)  # (B, N, P)
+
+
+def least_points(model: Any, preprocess: Preprocess) -> int:
+    """Return the fewest points of a cloud that a `RawModel` takes: two where it repeats what is missing."""
+    return 2 if preprocess.num_points is not None else int(getattr(model, "least_points", 2))
