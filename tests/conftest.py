@@ -34,11 +34,12 @@ def fixed_seed() -> None:
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models, data sets and tasks that a test registers are forgotten after it."""
-    from bixt3d import datasets, tasks
+    from bixt3d import tasks
+    from bixt3d.datasets import registry
     from bixt3d.models import factory
 
     monkeypatch.setattr(factory, "MODELS", dict(factory.MODELS))
-    monkeypatch.setattr(datasets, "_READERS", dict(datasets._READERS))
+    monkeypatch.setattr(registry, "_READERS", dict(registry._READERS))
     monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import trimesh
 
+from bixt3d import Predictor, create_model
+from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.inference.export import export_model
+from bixt3d.tasks import Description
+from bixt3d.training.checkpoint import save_model
 from tests.markers import slow
+from tests.training.tiny import CLASSES, NAIVE, awaken
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -98,6 +107,34 @@ def test_own_counting(tmp_path: Path) -> None:
     said = run("own_counting", tmp_path)
     assert number(r"([\d.]+) % within a half", said) > 50
     assert 2 < number(r"three blobs: ([\d.]+)", said) < 4
+
+
+@slow
+def test_serve(tmp_path: Path) -> None:
+    """It answers as Predictor does, where nothing can import PyTorch."""
+    pytest.importorskip("onnxruntime")
+    model, names = create_model("bixt_ti_cls", num_classes=4, in_dims=6, **NAIVE), list(CLASSES)
+    preprocess = Preprocess(64, "fps", 200, ("normal",), "z")
+    args = {"num_classes": 4, "in_dims": 6, **NAIVE}
+    about = Description(
+        "classification", {"name": "bixt_ti_cls", "args": args}, {"classes": names}, preprocess
+    )
+    save_model(tmp_path / "last.safetensors", awaken(model), about)
+    export_model(tmp_path / "last.safetensors", tmp_path / "model.onnx")
+    trimesh.creation.box((1, 2, 3)).export(tmp_path / "box.off")
+    draw = np.random.default_rng(0).normal(size=(300, 6))
+    draw[:, 3:] /= np.linalg.norm(draw[:, 3:], axis=1, keepdims=True)
+    draw[:, :3] += (5e6, 4e5, 100)  # of a map
+    np.savetxt(tmp_path / "scan.txt", draw)
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
+    files, script = ["box.off", "scan.txt"], str(ROOT / "examples" / "serve.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, script, "model.onnx", *files]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    answers = [Predictor(tmp_path / "last.safetensors", "cpu")(tmp_path / file) for file in files]
+    expected = [f"{file}: {a.label} ({a.confidence:.1%})" for file, a in zip(files, answers, strict=True)]
+    assert done.stdout.splitlines() == expected
 
 
 @slow

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    # Points may be either: what is done to them is written for both, so that files are read without PyTorch.
+    Points = TypeVar("Points", Tensor, np.ndarray[Any, Any])
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +86,7 @@ def columns_of(features: Sequence[str]) -> dict[str, slice]:
     return columns
 
 
-def assumed_features(points: Tensor) -> tuple[str, ...]:
+def assumed_features(points: Points) -> tuple[str, ...]:
     """Return the features of points (..., C) of which none are named: normals, where six channels hold them.
 
     Raises:
@@ -97,7 +102,7 @@ def assumed_features(points: Tensor) -> tuple[str, ...]:
     )
 
 
-def check_features(points: Tensor, features: Sequence[str], where: str) -> None:
+def check_features(points: Points, features: Sequence[str], where: str) -> None:
     """Check that numbers can be the features that they are said to be.
 
     Args:
@@ -115,7 +120,7 @@ def check_features(points: Tensor, features: Sequence[str], where: str) -> None:
             f"{_unlike(points[..., columns['normal']])}; name what they are, such as data.features=[color]"
         )
     if "color" in columns:
-        low, high = (float(value) for value in torch.aminmax(points[..., columns["color"]]))
+        low, high = _range(points[..., columns["color"]])
         if low < 0 or high > 1 + 1e-6:
             raise FeatureError(
                 f"{where}: feature color: expected red, green and blue from 0 to 1, got {low:g} to {high:g}"
@@ -124,8 +129,8 @@ def check_features(points: Tensor, features: Sequence[str], where: str) -> None:
 
 
 def mend_features(
-    points: Tensor, features: Sequence[str], where: str, notes: list[str] | None = None
-) -> Tensor:
+    points: Points, features: Sequence[str], where: str, notes: list[str] | None = None
+) -> Points:
     """Return points (N, C) of a file whose features are in their usual range.
 
     Normals of another length are scaled to length 1 where they can be normals at all, which a cloud of
@@ -144,18 +149,19 @@ def mend_features(
     normal, color = columns.get("normal"), columns.get("color")
     said: list[str] = [] if notes is None else notes
     if normal is not None and not _unit(points[..., normal]) and bool((points[..., normal] < 0).any()):
-        points = points.clone()
-        points[..., normal] = F.normalize(points[..., normal], dim=-1)
+        points = deepcopy(points)
+        length = _length(points[..., normal])[..., None]
+        points[..., normal] /= length + (length == 0)
         said.append(f"{where}: normals of other lengths are scaled to length 1")
     if color is not None:
-        low, high = (float(value) for value in torch.aminmax(points[..., color]))
+        low, high = _range(points[..., color])
         if low >= 0 and 2 < high <= 255:
             if bool((points[..., color] != points[..., color].round()).any()):
                 raise FeatureError(
                     f"{where}: feature color: expected numbers from 0 to 1, or whole ones up to 255, got "
                     f"fractions up to {high:g}: are the features in the order of the columns?"
                 )
-            points = points.clone()
+            points = deepcopy(points)
             points[..., color] /= 255
             said.append(f"{where}: colours up to {high:g} are divided by 255")
     check_features(points, features, where)
@@ -170,22 +176,33 @@ def log_notes(notes: Sequence[str]) -> None:
         logger.warning("%s%s", notes[0], f" (and {len(notes) - 1} more files)" if len(notes) > 1 else "")
 
 
-def _unit(vectors: Tensor) -> bool:
+def _length(vectors: Any) -> Any:
+    """Return the lengths of vectors (..., 3): (...)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (vectors * vectors).sum(-1) ** 0.5
+
+
+def _range(values: Any) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
+
+
+def _unit(vectors: Any) -> bool:
     """Tell whether vectors (..., 3) are of length 1, some perhaps 0 where they are not known."""
-    length = vectors.norm(dim=-1)
-    return bool(((length - 1).abs() <= LENGTH_OFF).logical_or_(length == 0).all())
+    length = _length(vectors)
+    return bool(((abs(length - 1) <= LENGTH_OFF) | (length == 0)).all())
 
 
-def _unlike(vectors: Tensor) -> str:
+def _unlike(vectors: Any) -> str:
     """Name the first vector (..., 3) that is of another length than 1 and 0, for an error."""
     flat = vectors.reshape(-1, vectors.shape[-1])
-    length = flat.norm(dim=-1)
-    bad = (((length - 1).abs() > LENGTH_OFF) & (length != 0)).nonzero()
-    if vectors.shape[-1] != 3 or not len(bad):
+    length = _length(flat)
+    bad = (abs(length - 1) > LENGTH_OFF) & (length != 0)
+    if vectors.shape[-1] != 3 or not bool(bad.any()):
         return ""
-    numbers = ", ".join(f"{value:g}" for value in flat[int(bad[0])].tolist())
+    first = int((bad * 1).argmax())
+    numbers = ", ".join(f"{value:g}" for value in flat[first].tolist())
     positive = " as colours have" if bool((vectors >= 0).all()) else ""
-    return f", got numbers such as ({numbers}),{positive} of length {float(length[int(bad[0])]):.3g}"
+    return f", got numbers such as ({numbers}),{positive} of length {float(length[first]):.3g}"
 
 
 def _split(feature: Any) -> tuple[str, int | None]:

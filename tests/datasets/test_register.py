@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import bixt3d
-from bixt3d import datasets, open_dataset, register_dataset
+from bixt3d import open_dataset, register_dataset
 from bixt3d.config import config_from
-from bixt3d.datasets import Split, hold_out, list_datasets
+from bixt3d.datasets import Split, hold_out, list_datasets, registry
 from bixt3d.training.splits import open_splits
 
 SIZES = {"train": 6, "val": 3, "test": 4, "trainval": 9}
@@ -24,7 +24,7 @@ SIZES = {"train": 6, "val": 3, "test": 4, "trainval": 9}
 @pytest.fixture(autouse=True)
 def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is forgotten after it."""
-    monkeypatch.setattr(datasets, "_READERS", dict(datasets._READERS))
+    monkeypatch.setattr(registry, "_READERS", dict(registry._READERS))
 
 
 def made(split: str, points: int = 10) -> Split:

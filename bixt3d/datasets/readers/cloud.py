@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bixt3d.datasets.features import (
@@ -21,7 +20,6 @@ from bixt3d.datasets.features import (
     parse_features,
     width_of,
 )
-from bixt3d.datasets.spheres import heights
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +194,7 @@ class FileCloud:
                     unnamed.append(f"{name_of(feature)} is column {begin + 4}{last}")
                 begin += width
             if values is None and feature == "height":
-                values = heights(torch.from_numpy(np.asarray(self.xyz, dtype=np.float64))).numpy()
+                values = _heights(np.asarray(self.xyz, dtype=np.float64))
             if values is None:
                 raise FeatureError(f"{path}: it has no feature {name_of(feature)}; {self._has()}")
             parts[name_of(feature)] = values
@@ -217,7 +215,7 @@ class FileCloud:
         if not wanted:
             return points
         try:
-            return mend_features(torch.from_numpy(points), wanted, str(path), notes).numpy()
+            return mend_features(points, wanted, str(path), notes)
         except FeatureError as error:
             taken = f" ({', '.join(unnamed)})" if unnamed else ""
             raise FeatureError(f"{error}{taken}") from None
@@ -247,6 +245,14 @@ def _note(notes: list[str] | None, text: str) -> None:
 def _columns(values: NDArray[Any]) -> NDArray[Any]:
     """A feature (N, ...) as columns, (N, width); the width may be 0."""
     return values.reshape(len(values), math.prod(values.shape[1:]))
+
+
+def _heights(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each point is above the lowest along y, in radii: `spheres.heights` without torch, (N, 1)."""
+    with np.errstate(all="ignore"):  # what is not finite is refused afterwards, by its row
+        radius = np.linalg.norm(xyz - xyz.mean(axis=0), axis=1).max()
+        above: NDArray[np.float64] = (xyz[:, 1:2] - xyz[:, 1].min()) / (radius or 1.0)
+    return above
 
 
 def _colors(values: NDArray[Any]) -> NDArray[Any]:

@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from numpy.typing import NDArray
 
 from bixt3d.datasets.features import FeatureError
 from bixt3d.datasets.readers import MESHES, SUFFIXES, read_cloud
+from bixt3d.datasets.spheres import heights
 from tests.datasets.readers.test_pcd import pcd
 
+ROOT = Path(__file__).resolve().parents[3]
 EXTENTS = np.array([1.0, 2.0, 4.0])
 CENTRE = np.array([10.0, -3.0, 0.5])
 
@@ -393,3 +398,23 @@ def test_face_without_its_vertex(tmp_path: Path) -> None:
     path = tmp_path / "hole.off"
     path.write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n")
     refused(path)
+
+
+def test_files_are_read_without_torch(tmp_path: Path) -> None:
+    """Features included, so that an exported model is served where PyTorch is not installed."""
+    rows = np.random.default_rng(0).normal(size=(50, 6))
+    rows[:, 3:] *= 3 / np.linalg.norm(rows[:, 3:], axis=1, keepdims=True)
+    np.savetxt(tmp_path / "scan.xyz", rows, header="x y z nx ny nz", comments="")
+    program = (
+        "import sys; sys.modules['torch'] = None; import numpy;"
+        "from bixt3d.datasets.readers import read_cloud;"
+        "points = read_cloud(sys.argv[1], ('normal', 'height'));"
+        "numpy.save(sys.argv[2], points)"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "scan.xyz"), str(tmp_path / "read.npy")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "read.npy")
+    np.testing.assert_allclose(found[:, :3], rows[:, :3])
+    np.testing.assert_allclose(found[:, 3:6], rows[:, 3:] / 3, atol=1e-6)
+    np.testing.assert_allclose(found[:, 6:], heights(torch.from_numpy(rows[:, :3])).numpy())
