@@ -13,6 +13,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "predict",
+    "search",
     "view",
     "attention",
     "compare",

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from bixt3d.training.evaluate import Scored
 
 
+RETRIEVAL = {"map": "retrieval mAP", "nearest": "nearest shape of its class"}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bixt3d evaluate``."""
     add_checkpoint(parser)
@@ -44,6 +47,11 @@ def add_results(parser: argparse.ArgumentParser) -> None:
         "--out", type=place, metavar="FOLDER", help="for the results (default: beside the checkpoint)"
     )
     parser.add_argument(
+        "--retrieval",
+        action="store_true",
+        help="also of a classifier: how well each shape finds those of its class, by its embedding",
+    )
+    parser.add_argument(
         "--picture",
         type=int,
         default=0,
@@ -54,8 +62,10 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate."""
+    from bixt3d.inference import Predictor
+    from bixt3d.metrics import retrieval
     from bixt3d.training.device import pick_device
-    from bixt3d.training.evaluate import evaluate_checkpoint
+    from bixt3d.training.evaluate import embed_split, evaluate_checkpoint
     from bixt3d.training.files import write_confusion, write_csv, write_result
     from bixt3d.visualize.plots import confusion_matrix
     from bixt3d.visualize.report import Report
@@ -63,6 +73,9 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = checkpoint_of(args)
     args.ending.folder = folder_of(checkpoint)
     device, report, which = pick_device(args.device), Report(), args.split or "test"
+    searcher = Predictor(checkpoint, device) if args.retrieval else None
+    if searcher is not None and searcher.task.per_point:
+        raise ValueError(f"--retrieval is for classifiers; {checkpoint} labels points")
     scored = evaluate_checkpoint(checkpoint, which, args.cfg, args.set, device, args.out, report.watch)
     out, pictures = scored.out, {}
     for name, rows in (("predictions", report.predictions), ("part_iou", report.part_scores)):
@@ -81,11 +94,18 @@ def run(args: argparse.Namespace) -> None:
     }
     about = f"{len(scored.split):,} shapes, {which} split"
     rows = scored.task.table(scored.seen.counts)
+    stated = {"split": which, "shapes": len(scored.split), **scored.seen.metrics}
     if (error := report.calibration_error) is not None:
-        stated = {"split": which, "shapes": len(scored.split), **scored.seen.metrics}
-        write_result(out / "result.json", {**stated, "calibration_error": error})
+        stated["calibration_error"] = error
         shown["calibration error"] = f"{error:.2%}"
         print(f"expected calibration error  {error:.2%}")
+    if searcher is not None:
+        vectors = embed_split(searcher.model, scored.split)
+        for name, value in retrieval(vectors, scored.split.label).items():
+            stated[f"retrieval_{name}"] = value
+            shown[RETRIEVAL[name]] = f"{value:.2%}"
+            print(f"{RETRIEVAL[name]}  {value:.2%}")
+    write_result(out / "result.json", stated)
     print(f"report: {report.write_page(out / 'report.html', checkpoint, about, shown, rows, pictures)}")
     print(f"tables and scores are in {out}")
 

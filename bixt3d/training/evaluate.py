@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,24 @@ def evaluate(
             module.training = training
     counts, loss = workers.all_reduce(counts), workers.all_reduce(loss)
     return Evaluation(float(loss) / len(split), task.metrics(counts), counts)
+
+
+@torch.no_grad()
+def embed_split(model: nn.Module, split: Split, batch_size: int = 64) -> Tensor:
+    """Return a vector of each cloud of a split (S, D), float32: the mean of the model's latents.
+
+    Raises:
+        ValueError: For a model without ``forward_features``.
+    """
+    forward: Any = getattr(model, "forward_features", None)
+    if forward is None:
+        raise ValueError(f"expected a model with forward_features, got {type(model).__name__}")
+    rows = []
+    with progress("embedding", len(split)) as done:
+        for batch in CloudLoader(split, batch_size):
+            rows.append(forward(batch.points)[0].float().mean(1))  # (B, D)
+            done(len(batch.label))
+    return torch.cat(rows)
 
 
 class Scored(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from bixt3d import load_model, open_dataset
 from bixt3d.datasets.loader import arrange_split
 from bixt3d.datasets.synthetic.shapes import CATEGORIES
+from bixt3d.metrics import retrieval
 from tests.tools.conftest import Outcome, Trained, Workplace
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -136,3 +137,18 @@ def test_mistake_ends_with_one_line(
     arguments: list[str], words: list[str], workplace: Workplace, trained: Trained
 ) -> None:
     workplace.run("evaluate", *arguments).refused(*words)
+
+
+def test_retrieval_stands_beside_the_accuracy(workplace: Workplace, trained: Trained, tmp_path: Path) -> None:
+    told = (
+        workplace.run("evaluate", trained.run_dir / "last", "--retrieval", "--out", tmp_path).succeeded().out
+    )
+    split = arrange_split(open_dataset("shapes", workplace.folder / "data", "test"), 48, "fps")
+    model = load_model(trained.run_dir / "last", "cpu")
+    with torch.no_grad():
+        vectors = model.forward_features(split.points)[0].mean(1)
+    wanted = retrieval(vectors, split.label)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["retrieval_map"] == pytest.approx(wanted["map"], abs=1e-4)
+    assert f"retrieval mAP  {100 * result['retrieval_map']:.2f}%" in told
+    assert "retrieval mAP" in (tmp_path / "report.html").read_text()
