@@ -1,4 +1,4 @@
-"""Get, make, import or describe data sets.
+"""Get, make, import, sample or describe data sets.
 
 Examples:
   bixt3d data get modelnet40
@@ -6,4 +6,4 @@ Examples:
   bixt3d data info my_meshes
 """
 
-COMMANDS = ("get", "make", "import-parts", "info")
+COMMANDS = ("get", "make", "import-parts", "sample", "info")
