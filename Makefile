@@ -3,10 +3,12 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 RUN := $(VENV)/bin/python
 BIXT3D := $(VENV)/bin/bixt3d
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadfile  # one thread a worker: more only wait
 PIP_INSTALL := $(RUN) -m pip install --disable-pip-version-check --constraint constraints.txt
 
 .DELETE_ON_ERROR:
@@ -34,10 +36,10 @@ train = @if [ -f $(2)/result.json ]; then echo "$(2) is trained; to train it aga
   else set -x; $(BIXT3D) train --cfg $(1) $$([ -f $(2)/resume.pt ] && echo --resume) --set run.dir=$(2); fi
 
 check: lint
-	$(RUN) -m pytest -m "not slow and not training" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not training" $(PYTEST_ARGS)
 
 test: lint
-	$(RUN) -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(RUN) -m ruff check .
