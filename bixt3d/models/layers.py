@@ -12,7 +12,7 @@ from torch.nn import functional as F
 NORM_EPS = 1e-6
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # Rows of a feed-forward block in evaluation. Its inside is four times as wide as what it maps: for a million
-# tokens that would be all the memory of a laptop, and a CPU has small pieces of memory at hand.
+# tokens that would be all the memory of a laptop, and a CPU reuses small pieces of memory.
 ROWS = {"cpu": 1 << 12, "cuda": 1 << 17}
 
 
@@ -20,6 +20,7 @@ def is_plain(*layers: nn.Module) -> bool:
     """Return whether the layers compute what their weights say, so that a fused path may read the weights.
 
     Layers that are quantised, pruned, parametrised, wrapped (LoRA) or hooked are not plain: they are called.
+    Hooks on all modules at once, as a counter of operations sets them, watch what runs and change nothing.
     """
     return all(
         type(layer) in PLAIN

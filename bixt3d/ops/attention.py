@@ -95,7 +95,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, backend: str = "auto") 
     if not _fit((query,), (key, value)):
         raise ValueError(
             "expected query (B, H, M, d), key and value (B, H, N, d), none empty, of one floating-point "
-            f"dtype on one device; got {_came(query=query, key=key, value=value)}"
+            f"dtype on one device; got {_described(query=query, key=key, value=value)}"
         )
     if backend == "triton":
         scale = query.shape[-1] ** -0.5
@@ -117,10 +117,10 @@ def _explicit_is_faster(query: Tensor, key: Tensor) -> bool:
 
 def _check(r_lat: Tensor, v_lat: Tensor, r_tok: Tensor, v_tok: Tensor) -> None:
     if not _fit((r_lat, v_lat), (r_tok, v_tok)):
-        came = _came(r_lat=r_lat, v_lat=v_lat, r_tok=r_tok, v_tok=v_tok)
+        found = _described(r_lat=r_lat, v_lat=v_lat, r_tok=r_tok, v_tok=v_tok)
         raise ValueError(
             "expected r_lat and v_lat (B, H, M, d), r_tok and v_tok (B, H, N, d), none empty, of one "
-            f"floating-point dtype on one device; got {came}"
+            f"floating-point dtype on one device; got {found}"
         )
 
 
@@ -137,7 +137,7 @@ def _fit(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
     )
 
 
-def _came(**tensors: Tensor) -> str:
+def _described(**tensors: Tensor) -> str:
     return ", ".join(f"{name}: {describe(value)}" for name, value in tensors.items())
 
 
