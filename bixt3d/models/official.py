@@ -118,9 +118,9 @@ def initialize_from(model: PointModel, state_dict: Mapping[str, Tensor]) -> list
         _take_token_half(state, f"layers.{trunk.depth - 1}.cross", trunk.dim)
     wrong = [n for n, value in wanted.items() if n not in state or state[n].shape != value.shape]
     if wrong:
-        found = {n: tuple(state[n].shape) if n in state else "missing" for n in wrong[:3]}
+        got = {n: tuple(state[n].shape) if n in state else "missing" for n in wrong[:3]}
         raise ValueError(
-            f"the checkpoint does not fit this trunk in {len(wrong)} of {len(wanted)} tensors, first {found}; "
+            f"the checkpoint does not fit this trunk in {len(wrong)} of {len(wanted)} tensors, first {got}; "
             "it needs the same width, latents and kind of attention, and layers of the same kinds"
         )
     with torch.no_grad():
