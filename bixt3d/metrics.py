@@ -10,13 +10,30 @@ import torch
 from torch import Tensor
 
 from bixt3d.ops.validate import describe
+from bixt3d.retrieval import retrieval as retrieval
 
 # What a shape's part IoU is averaged over: see `part_iou`.
 CONVENTIONS = ("pointnet2", "pointmlp")
 
 
-def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
+def is_labelled(label: Tensor, ignore: int | Sequence[int] = -1) -> Tensor:
+    """Say which labels count: int64 of any shape -> bool of that shape, False for those to ignore."""
+    kept = torch.ones_like(label, dtype=torch.bool)
+    for number in (ignore,) if isinstance(ignore, int) else ignore:
+        kept &= label != number
+    return kept
+
+
+def confusion_matrix(
+    prediction: Tensor, label: Tensor, num_classes: int, ignore: int | Sequence[int] = ()
+) -> Tensor:
     """Count predictions: (S,), (S,) int64 -> (K, K) int64, rows = truth, columns = prediction.
+
+    Args:
+        prediction: Predicted labels, of any shape.
+        label: True labels, of the same shape.
+        num_classes: Number of labels K.
+        ignore: True labels that are not counted, such as -1.
 
     Raises:
         ValueError: If the two do not have the same shape, or (looked at on the CPU only, as it would make
@@ -27,15 +44,16 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
             f"prediction and label: expected the same shape, got {describe(prediction)}, {describe(label)}"
         )
     both = torch.stack([label.flatten(), prediction.flatten()])  # (2, S)
-    if both.device.type == "cpu" and both.numel():
-        low, high = int(both.min()), int(both.max())
+    kept = is_labelled(both[0], ignore)  # (S,)
+    if both.device.type == "cpu" and bool(kept.any()):
+        low, high = (int(extreme) for extreme in torch.aminmax(both[:, kept]))
         if low < 0 or high >= num_classes:
             raise ValueError(
                 f"prediction and label: expected 0 to {num_classes - 1} (num_classes={num_classes}), got "
                 f"{low} to {high}"
             )
     counts = torch.zeros(num_classes * num_classes, dtype=torch.int64, device=label.device)
-    counts.index_add_(0, both[0] * num_classes + both[1], torch.ones_like(both[0]))
+    counts.index_add_(0, torch.where(kept, both[0] * num_classes + both[1], 0), kept.long())
     return counts.view(num_classes, num_classes)  # (K, K)
 
 
@@ -65,6 +83,32 @@ def classification(confusion: Tensor) -> dict[str, float | list[float]]:
         "oa": float(correct.sum() / total),
         "macc": float(per_class[support > 0].mean()),
         "per_class": per_class.tolist(),
+    }
+
+
+def segmentation(confusion: Tensor) -> dict[str, float | list[float]]:
+    """Compute the accuracies and the mean IoU of points, or of anything else, from their counts.
+
+    Args:
+        confusion: Counts (K, K), rows = truth, such as `confusion_matrix` makes without ignored labels.
+
+    Returns:
+        ``oa`` and ``macc`` as `classification`; ``per_class``: the IoU of each class, NaN where neither the
+        truth nor a prediction is of it; ``miou``: the mean of those. Fractions of 1.
+
+    Raises:
+        ValueError: As `classification`.
+    """
+    accuracy = classification(confusion)
+    counts = confusion.double().cpu()
+    right = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - right
+    iou = right / union  # (K,), NaN without points
+    return {
+        "oa": accuracy["oa"],
+        "macc": accuracy["macc"],
+        "miou": float(iou[union > 0].mean()),
+        "per_class": iou.tolist(),
     }
 
 
@@ -105,6 +149,7 @@ def part_iou(
     parts_of_category: Sequence[Sequence[int]],
     convention: str,
     valid: Tensor | None = None,
+    ignore: int | Sequence[int] = (),
 ) -> Tensor:
     """Compute the part IoU of each shape, averaged over its parts: (S,) float64, fractions of 1.
 
@@ -120,14 +165,15 @@ def part_iou(
         parts_of_category: For each category the part ids that it may hold.
         convention: ``"pointnet2"`` or ``"pointmlp"``.
         valid: Which points count (S, N), bool; all if None.
+        ignore: True parts, such as -1, whose points do not count, nor the part itself.
 
     Raises:
         ValueError: For shapes that do not fit, a true part that the category does not have (looked at on the
             CPU only, as it would make a GPU wait), or an unknown convention.
     """
-    _check_parts(logits, parts, category, parts_of_category, convention)
+    _check_parts(logits, parts, category, parts_of_category, convention, ignore)
     prediction = predict_parts(logits, category, parts_of_category, convention)  # (S, N)
-    return iou_of(prediction, parts, category, parts_of_category, convention, logits.shape[-1], valid)
+    return iou_of(prediction, parts, category, parts_of_category, convention, logits.shape[-1], valid, ignore)
 
 
 def iou_of(
@@ -138,9 +184,13 @@ def iou_of(
     convention: str,
     num_parts: int,
     valid: Tensor | None = None,
+    ignore: int | Sequence[int] = (),
 ) -> Tensor:
     """Compute what `part_iou` returns from predicted parts (S, N), by `predict_parts` of that convention."""
-    counted = torch.ones_like(parts) if valid is None else valid.to(parts.dtype)
+    ignore = (ignore,) if isinstance(ignore, int) else ignore
+    kept = is_labelled(parts, ignore)  # (S, N)
+    counted = (kept if valid is None else kept & valid).to(parts.dtype)
+    parts = torch.where(kept, parts, 0)  # a number that is one; it is not counted
     both = torch.where(prediction == parts, counted, 0)
     empty = torch.zeros(len(parts), num_parts, dtype=torch.int64, device=parts.device)
     intersection = empty.scatter_add(1, parts, both)  # (S, P)
@@ -150,7 +200,8 @@ def iou_of(
     if convention == "pointmlp":
         averaged = truth > 0
     else:
-        averaged = allowed_parts(category, parts_of_category, num_parts)
+        averaged = allowed_parts(category, parts_of_category, num_parts).clone()
+        averaged[:, [number for number in ignore if 0 <= number < num_parts]] = False
     return (iou * averaged).sum(1) / averaged.sum(1).clamp_min(1)
 
 
@@ -161,6 +212,7 @@ def part_miou(
     parts_of_category: Sequence[Sequence[int]],
     convention: str,
     valid: Tensor | None = None,
+    ignore: int | Sequence[int] = (),
 ) -> dict[str, float | list[float]]:
     """Compute the mean part IoU over shapes and over categories.
 
@@ -172,6 +224,8 @@ def part_miou(
         convention: ``"pointnet2"`` or ``"pointmlp"``, see `part_iou`.
         valid: Which points count (S, N), bool; all if None. Where shapes repeat points to be as long as
             others, ``torch.arange(N) < split.count[:, None]``.
+        ignore: True parts, such as -1, whose points do not count, nor the part itself; a shape of which none
+            counts is left out.
 
     Returns:
         ``instance_miou``: the mean over all shapes; ``class_miou``: the mean over the categories that occur
@@ -181,8 +235,9 @@ def part_miou(
     Raises:
         ValueError: As `part_iou`.
     """
-    iou = part_iou(logits, parts, category, parts_of_category, convention, valid)
-    return mean_over_categories(*sum_by_category(iou, category, len(parts_of_category)))
+    iou = part_iou(logits, parts, category, parts_of_category, convention, valid, ignore)
+    kept = is_labelled(parts, ignore) if valid is None else is_labelled(parts, ignore) & valid
+    return mean_over_categories(*sum_by_category(iou, category, len(parts_of_category), kept.any(1)))
 
 
 def shape_iou(prediction: Any, truth: Any, ids: Sequence[int]) -> float:
@@ -192,12 +247,16 @@ def shape_iou(prediction: Any, truth: Any, ids: Sequence[int]) -> float:
     return float(iou_of(predicted, true, category, [ids], "pointnet2", max(ids) + 1)[0])
 
 
-def sum_by_category(values: Tensor, category: Tensor, num_categories: int) -> tuple[Tensor, Tensor]:
-    """Add up one value a shape (S,) over each category, and count its shapes: two tensors (C,), float64."""
+def sum_by_category(
+    values: Tensor, category: Tensor, num_categories: int, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Add up one value a shape (S,) over each category, and count its shapes: two tensors (C,), float64.
+
+    Only shapes that are ``counted`` (S,), all if None.
+    """
     empty = torch.zeros(num_categories, dtype=torch.float64, device=values.device)
-    return empty.index_add(0, category, values.double()), empty.index_add(
-        0, category, torch.ones_like(values, dtype=torch.float64)
-    )
+    number = torch.ones_like(values, dtype=torch.float64) if counted is None else counted.double()
+    return empty.index_add(0, category, values * number), empty.index_add(0, category, number)
 
 
 def mean_over_categories(total: Tensor, shapes: Tensor) -> dict[str, float | list[float]]:
@@ -236,48 +295,13 @@ def calibration_error(counts: Tensor) -> float:
     return float((counts[:, 2] - counts[:, 1]).abs().sum() / counts[:, 0].sum())
 
 
-def retrieval(vectors: Tensor, label: Tensor, chunk: int = 256) -> dict[str, float]:
-    """Compute how well each cloud finds those of its class among all others, by cosine.
-
-    Args:
-        vectors: One of each cloud (S, D), such as `bixt3d.Predictor.embed` returns.
-        label: (S,) int64.
-        chunk: Clouds that search at a time.
-
-    Returns:
-        ``map``: the mean over clouds of the average precision of the whole ranking; ``nearest``: the share
-        whose nearest other cloud is of their class. Clouds without another of their class do not search.
-
-    Raises:
-        ValueError: If no class has two clouds, or the two differ in length.
-    """
-    if vectors.ndim != 2 or label.shape != vectors.shape[:1]:
-        raise ValueError(
-            f"vectors and label: expected (S, D), (S,), got {describe(vectors)}, {describe(label)}"
-        )
-    unit = torch.nn.functional.normalize(vectors.float(), dim=1)  # (S, D)
-    precision, nearest = [], []
-    for rows in torch.split(torch.arange(len(unit), device=unit.device), chunk):
-        near = unit[rows] @ unit.T  # (s, S)
-        near[torch.arange(len(rows)), rows] = -torch.inf  # itself comes last
-        order = near.argsort(dim=1, descending=True, stable=True)[:, :-1]
-        same = (label[order] == label[rows, None]).double()  # (s, S - 1)
-        rank = torch.arange(1, same.shape[1] + 1, device=unit.device)
-        found = same.sum(1)
-        each = (same * same.cumsum(1) / rank).sum(1) / found.clamp_min(1)  # (s,)
-        precision.append(each[found > 0])
-        nearest.append(same[found > 0, :1].flatten())
-    if not sum(map(len, precision)):
-        raise ValueError("retrieval: expected a class of two clouds or more, got none")
-    return {"map": float(torch.cat(precision).mean()), "nearest": float(torch.cat(nearest).mean())}
-
-
 def _check_parts(
     logits: Tensor,
     parts: Tensor,
     category: Tensor,
     parts_of_category: Sequence[Sequence[int]],
     convention: str,
+    ignore: int | Sequence[int],
 ) -> None:
     if convention not in CONVENTIONS:
         raise ValueError(f"convention: expected one of {', '.join(CONVENTIONS)}, got {convention!r}")
@@ -298,11 +322,14 @@ def _check_parts(
     low, high = int(category.min()), int(category.max())
     if low < 0 or high >= len(parts_of_category):
         raise ValueError(f"category: expected 0 to {len(parts_of_category) - 1}, got {low} to {high}")
-    low, high = int(parts.min()), int(parts.max())
+    kept = is_labelled(parts, ignore)  # (S, N)
+    if not kept.any():
+        return
+    low, high = (int(extreme) for extreme in torch.aminmax(parts[kept]))
     inside = 0 <= low and high < logits.shape[-1]
     if inside:
         allowed = allowed_parts(category, parts_of_category, logits.shape[-1])  # (S, P)
-        inside = bool(allowed.gather(1, parts).all())
+        inside = bool((allowed.gather(1, torch.where(kept, parts, 0)) | ~kept).all())
     if not inside:
         raise ValueError(
             f"parts: expected parts of each shape's own category, got others (they go from {low} to {high})"

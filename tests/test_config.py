@@ -96,6 +96,9 @@ class TestDefaults:
         others = {
             "data.features": ("color", "intensity"),
             "data.up": "-z",
+            "data.fold": "2/3",
+            "loss.class_weights": "balanced",
+            "loss.ignore": (3,),
             "train.freeze": ("encoder",),
             "augment.feature_dropout": {"color": 0.5},
             "augment.feature_jitter": {"color": 3.0},

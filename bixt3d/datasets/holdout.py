@@ -43,8 +43,46 @@ def hold_out(label: Tensor, fraction: float = 0.1, seed: int = 0) -> tuple[Tenso
     return torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
 
 
-def cut_train(whole: Split, split: str) -> Split:
+def hold_out_fold(label: Tensor, fold: int, folds: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Cuts shapes into train and val, where val is one of so many folds of each class.
+
+    Folds differ by one shape of a class at most; over all of them every shape is in val once.
+
+    Args:
+        label: (S,) int64 class of each shape.
+        fold: Which, from 1 to ``folds``.
+        folds: How many.
+        seed: Another seed gives other folds.
+
+    Returns:
+        Train and val positions, as `hold_out`.
+
+    Raises:
+        ValueError: The fold is out of range, or holds no shape.
+    """
+    if not 1 <= fold <= folds:
+        raise ValueError(f"fold: expected 1 to {folds}, got {fold}")
+    draw, labels = np.random.RandomState(seed), label.cpu().numpy()
+    place, before = np.zeros(len(labels), dtype=int), 0
+    for one_class in np.unique(labels):
+        members = draw.permutation(np.flatnonzero(labels == one_class))
+        # Going on where the class before ended, small classes do not all fill the first folds.
+        place[members] = (before + np.arange(len(members))) % folds
+        before += len(members)
+    held = place == fold - 1
+    if not held.any():
+        raise ValueError(f"fold: expected at most as many folds as shapes, got {folds} and {len(labels)}")
+    return torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
+
+
+def cut_train(whole: Split, split: str, seed: int = 0, fold: tuple[int, int] | None = None) -> Split:
     """Cuts train or val from an official train set that has no val split of its own; "trainval" is all of it.
+
+    Args:
+        whole: All of it.
+        split: train, val or trainval.
+        seed: Another seed cuts others.
+        fold: Which fold is val, from 1, and of how many; None: a tenth of each class.
 
     Raises:
         ValueError: `split` is another name, or no class has the two shapes that a val split needs.
@@ -53,7 +91,9 @@ def cut_train(whole: Split, split: str) -> Split:
         return whole
     if split not in ("train", "val"):
         raise ValueError(f"split: expected train, val or trainval, got {split!r}")
-    train_index, val_index = hold_out(whole.label)
+    train_index, val_index = (
+        hold_out(whole.label, seed=seed) if fold is None else hold_out_fold(whole.label, *fold, seed)
+    )
     if val_index.numel() == 0:
         raise ValueError("cannot cut a val split: no class has two or more shapes; ask for split='trainval'")
     return whole.select(train_index if split == "train" else val_index)

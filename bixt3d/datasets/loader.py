@@ -93,6 +93,8 @@ class CloudLoader:
         split: The clouds.
         batch_size: Clouds in a batch of this process.
         shuffle: Draw a new order every epoch.
+        groups: Of each cloud (S,), such as its class: an order draws as many clouds of each, those of small
+            groups several times. None: every cloud once.
         drop_last: Leave out a last batch that is not full.
         choose: ``choose(points, generator, count) -> indices (B, n)`` of the points that a batch takes, or
             None for all.
@@ -114,6 +116,7 @@ class CloudLoader:
         batch_size: int,
         *,
         shuffle: bool = False,
+        groups: Tensor | None = None,
         drop_last: bool = False,
         choose: Callable[[Tensor, Generator, Tensor | None], Tensor | None] | None = None,
         mix: Callable[[Tensor, Generator], tuple[Tensor, Tensor, Tensor]] | None = None,
@@ -135,6 +138,7 @@ class CloudLoader:
             )
         if mix is not None and split.parts is not None:
             raise ValueError("mix: expected clouds without parts, whose points would bring their own labels")
+        self.groups = groups
         self.split, self.batch_size, self.shuffle, self.drop_last = split, batch_size, shuffle, drop_last
         self.choose, self.mix, self.augment, self.seed = choose, mix, augment, seed
         self.rank, self.world_size = rank, world_size
@@ -153,6 +157,8 @@ class CloudLoader:
         if self.shuffle:
             generator.manual_seed(_mix(self.seed, number, 0))
             order = torch.randperm(len(split), generator=generator, device=device)  # (S,)
+            if self.groups is not None:
+                order = draw_evenly(order, self.groups, generator)
         else:
             order = torch.arange(len(split), device=device)  # (S,)
         # Another stream for each process, so that no two change their clouds alike.
@@ -180,6 +186,25 @@ class CloudLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of epoch 0."""
         return self.epoch(0)
+
+
+def draw_evenly(order: Tensor, groups: Tensor, generator: Generator) -> Tensor:
+    """Return as many clouds as there are (S,), equally many of each group but for one.
+
+    Args:
+        order: The clouds in a random order (S,); those of a group follow one another in it, round and round.
+        groups: Of each cloud (S,), int64.
+        generator: Draws in which order the groups take turns.
+    """
+    order = order[groups[order].argsort(stable=True)]  # (S,), the groups one after the other
+    size = torch.unique(groups, return_counts=True)[1]  # (G,)
+    start = size.cumsum(0) - size
+    # Which group has one more than another is drawn too.
+    turn = torch.randperm(len(size), generator=generator, device=order.device)  # (G,)
+    slot = torch.arange(len(order), device=order.device)  # (S,)
+    group = turn[slot % len(size)]  # (S,)
+    drawn = order[start[group] + (slot // len(size)) % size[group]]  # (S,)
+    return drawn[torch.randperm(len(drawn), generator=generator, device=order.device)]
 
 
 def _mix(seed: int, epoch: int, stream: int) -> int:

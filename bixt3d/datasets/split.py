@@ -57,9 +57,9 @@ class Split:
 
     Attributes:
         points: (S, N, 3 + F) xyz and the features, float32.
-        label: (S,) int64, an index into `classes`.
+        label: (S,) int64, an index into `classes`, or -1 for a shape without a label.
         classes: Names of the classes.
-        parts: (S, N) int64 part of each point; part data only.
+        parts: (S, N) int64 part of each point, or -1 for one without a label; part data only.
         category: (S,) int64, an index into `categories`; part data only.
         categories: Names of the categories; part data only.
         parts_of_category: For each category the part ids that it may hold; part data only.
@@ -104,7 +104,7 @@ class Split:
         object.__setattr__(self, "features", features or assumed_features(self.points))
         shapes, num_points = self.points.shape[:2]
         check_names("classes", self.classes)
-        check_index("label", self.label, (shapes,), len(self.classes), "classes")
+        check_index("label", self.label, (shapes,), len(self.classes), "classes", least=-1)
         if self.names and len(self.names) != shapes:
             raise ValueError(
                 f"names: expected one for each of the {shapes} shapes, or none, got {len(self.names)}"
@@ -128,7 +128,7 @@ class Split:
         check_names("categories", self.categories)
         check_part_table(self.categories, self.parts_of_category)
         check_index("category", self.category, (len(self),), len(self.categories), "categories")
-        check_index("parts", self.parts, tuple(self.points.shape[:2]), self.num_parts, "part ids")
+        check_index("parts", self.parts, tuple(self.points.shape[:2]), self.num_parts, "part ids", least=-1)
         if self.part_names and len(self.part_names) != self.num_parts:
             raise ValueError(
                 f"part_names: expected {self.num_parts} names, one a part id, got {len(self.part_names)}"

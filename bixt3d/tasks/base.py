@@ -15,6 +15,7 @@ from bixt3d.datasets.loader import Batch, arrange_split
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.split import Split
+from bixt3d.metrics import is_labelled
 
 Choose = Callable[[Tensor, Generator, Tensor | None], Tensor | None]
 
@@ -33,6 +34,8 @@ class Task:
         shown: Metrics that the progress line shows.
         titles: Metrics by the names that people know.
         per_point: Whether it labels points, rather than whole clouds.
+        ignore: Labels that do not count: -1, and those of ``loss.ignore``.
+        class_weights: What each label weighs in the loss; None for all alike.
         optional_args: Arguments of a model that settings may state in place of `model_args`, and as what.
     """
 
@@ -42,6 +45,8 @@ class Task:
     titles: ClassVar[Mapping[str, str]] = {}
     per_point: bool = False
     optional_args: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    ignore: tuple[int, ...] = (-1,)
+    class_weights: Tensor | None = None
 
     def __init__(self) -> None:
         """Know nothing yet of settings and labels."""
@@ -54,6 +59,14 @@ class Task:
             ValueError: If they do not suit it.
         """
         self.config = config
+        self.ignore = (-1, *config.loss.ignore)
+
+    def look_at_training(self, split: Split) -> None:
+        """Take what the loss needs from the training split, such as the weights of its classes."""
+
+    def labelled(self, split: Split) -> Tensor:
+        """Say which clouds have a label that counts: (S,) bool; the others are left out."""
+        return is_labelled(split.label, self.ignore)
 
     def facts(self, split: Split) -> dict[str, Any]:
         """Return what the labels of a split mean, in JSON's own kinds: a checkpoint keeps it."""

@@ -15,6 +15,7 @@ from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.tasks.base import Task, smoothing_of
+from bixt3d.tasks.labels import class_weights
 from bixt3d.tasks.results import Prediction, check_output
 from bixt3d.tasks.together import alike
 
@@ -44,6 +45,12 @@ class ClassificationTask(Task):
         super().configure(config)
         if self.label_smoothing is None:
             self.label_smoothing = config.optim.label_smoothing
+
+    def look_at_training(self, split: Split) -> None:
+        """Take what the classes weigh in the loss (``loss.class_weights``)."""
+        if self.config is not None:
+            counts = split.label[self.labelled(split)].bincount(minlength=len(split.classes))
+            self.class_weights = class_weights(self.config.loss.class_weights, counts, split.classes)
 
     def set_facts(self, facts: Mapping[str, Any]) -> None:
         """Take the names of the classes."""
@@ -76,7 +83,9 @@ class ClassificationTask(Task):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of logits (B, K), a scalar.
 
-        Where clouds are mixed, it is the sum of those with either label, weighted by their shares.
+        Where clouds are mixed, it is the sum of those with either label, weighted by their shares. With
+        ``loss.class_weights`` each cloud's loss is multiplied by the weight of its label; one of an ignored
+        label has none.
 
         Raises:
             ValueError: If the logits are of another shape.
@@ -87,12 +96,20 @@ class ClassificationTask(Task):
                 f"model: expected logits ({len(batch.label)}, {self.num_classes}), one a class, got {got}"
             )
         if batch.share is None or batch.other_label is None:
-            return F.cross_entropy(logits.float(), batch.label, label_smoothing=self.smoothing)
-        own, other = (
-            F.cross_entropy(logits.float(), label, label_smoothing=self.smoothing, reduction="none")
-            for label in (batch.label, batch.other_label)
-        )
+            return self._losses(logits, batch.label).sum() / self._known(batch.label).sum().clamp_min(1)
+        own, other = (self._losses(logits, label) for label in (batch.label, batch.other_label))
         return (batch.share * own + (1.0 - batch.share) * other).mean()
+
+    def _known(self, label: Tensor) -> Tensor:
+        return metrics.is_labelled(label, self.ignore)
+
+    def _losses(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of each cloud (B,), 0 for those of an ignored label."""
+        label = torch.where(self._known(label), label, -1)
+        losses = F.cross_entropy(
+            logits.float(), label, label_smoothing=self.smoothing, reduction="none", ignore_index=-1
+        )
+        return losses if self.class_weights is None else losses * self.class_weights[label.clamp_min(0)]
 
     def start(self, device: torch.device) -> Tensor:
         """Return an empty confusion matrix (K, K)."""
@@ -103,7 +120,7 @@ class ClassificationTask(Task):
         label = batch.label
         if batch.share is not None and batch.other_label is not None:
             label = torch.where(batch.share >= 0.5, label, batch.other_label)
-        return metrics.confusion_matrix(logits.argmax(-1), label, self.num_classes)
+        return metrics.confusion_matrix(logits.argmax(-1), label, self.num_classes, self.ignore)
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         """Return ``oa`` and ``macc`` of a confusion matrix."""

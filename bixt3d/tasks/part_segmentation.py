@@ -23,6 +23,7 @@ from bixt3d.models.segmenter import segment_all_points
 from bixt3d.ops import gather_points
 from bixt3d.suggest import nearest
 from bixt3d.tasks.base import Task, smoothing_of
+from bixt3d.tasks.labels import category_rows, checked_table, class_weights, own_points, part_data
 from bixt3d.tasks.results import Segmentation
 from bixt3d.tasks.together import label_points, name_parts
 
@@ -92,6 +93,20 @@ class PartSegmentationTask(Task):
         if self.label_smoothing is None:
             self.label_smoothing = config.optim.label_smoothing
 
+    def labelled(self, split: Split) -> Tensor:
+        """Say which clouds have a point whose part counts: (S,) bool."""
+        self._require_parts(split)
+        assert split.parts is not None
+        return metrics.is_labelled(split.parts, self.ignore).any(1)
+
+    def look_at_training(self, split: Split) -> None:
+        """Take what the parts weigh in the loss (``loss.class_weights``), by how many points are of each."""
+        assert split.parts is not None
+        if self.config is not None:
+            kept = metrics.is_labelled(split.parts, self.ignore)
+            counts = split.parts[kept].bincount(minlength=split.num_parts)
+            self.class_weights = class_weights(self.config.loss.class_weights, counts, split.part_names)
+
     def facts(self, split: Split) -> dict[str, Any]:
         """Return categories and parts, with their names."""
         self._require_parts(split)
@@ -108,7 +123,7 @@ class PartSegmentationTask(Task):
             ValueError: If the tables are damaged.
         """
         self.categories = tuple(facts.get("classes", ()))
-        self.parts_of_category = _checked_table(facts.get("parts_of_category", ()))
+        self.parts_of_category = checked_table(facts.get("parts_of_category", ()))
         self.part_names = tuple(facts.get("part_names", ()))
 
     def bind_model(self, model: nn.Module) -> None:
@@ -180,13 +195,25 @@ class PartSegmentationTask(Task):
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the cross-entropy of logits (B, N, P): the mean over clouds of that over their points."""
-        parts, _ = _part_data(batch)
+        """Return the cross-entropy of logits (B, N, P): the mean over clouds of that over their points.
+
+        With ``loss.class_weights`` a point's loss is multiplied by the weight of its part; points of an
+        ignored part have none.
+        """
+        parts, valid = self._counted(batch)
         losses = F.cross_entropy(
             logits.float().transpose(1, 2), parts, label_smoothing=self.smoothing, reduction="none"
         )  # (B, N)
-        valid = _valid(batch)
-        return ((losses * valid).sum(1) / valid.sum(1)).mean()
+        if self.class_weights is not None:
+            losses = losses * self.class_weights[parts]
+        points = valid.sum(1)
+        return ((losses * valid).sum(1) / points.clamp_min(1)).sum() / (points > 0).sum().clamp_min(1)
+
+    def _counted(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the parts (B, N), 0 where they are ignored, and which points count (B, N)."""
+        parts = part_data(batch)[0]
+        kept = metrics.is_labelled(parts, self.ignore)
+        return torch.where(kept, parts, 0), kept & own_points(batch)
 
     def start(self, device: torch.device) -> Tensor:
         """Return empty counts (C + 1, 3).
@@ -198,13 +225,16 @@ class PartSegmentationTask(Task):
 
     def count(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the counts (C + 1, 3) of one batch."""
-        (parts, category), table = _part_data(batch), self.parts_of_category
-        valid = _valid(batch)
+        (parts, category), table = part_data(batch), self.parts_of_category
+        _, valid = self._counted(batch)
         counts = self.start(logits.device)
         for column, convention in enumerate(metrics.CONVENTIONS):
             prediction = metrics.predict_parts(logits, category, table, convention)  # (B, N)
-            iou = metrics.iou_of(prediction, parts, category, table, convention, logits.shape[-1], valid)
-            counts[:-1, column], counts[:-1, 2] = metrics.sum_by_category(iou, category, len(table))
+            iou = metrics.iou_of(
+                prediction, parts, category, table, convention, logits.shape[-1], valid, self.ignore
+            )
+            sums = metrics.sum_by_category(iou, category, len(table), valid.any(1))
+            counts[:-1, column], counts[:-1, 2] = sums
             counts[-1, column], counts[-1, 2] = ((prediction == parts) & valid).sum(), valid.sum()
         return counts
 
@@ -243,7 +273,7 @@ class PartSegmentationTask(Task):
 
     def answers(self, logits: Tensor, batch: Batch) -> list[Segmentation]:
         """Return the parts of each cloud of a batch, among those of its category; see `Task.answers`."""
-        (_, category), valid = _part_data(batch), _valid(batch)
+        (_, category), valid = part_data(batch), own_points(batch)
         tables = (self.parts_of_category, self.part_names)
         told = zip(logits, batch.points, category.tolist(), valid, strict=True)
         return [name_parts(own[kept], points[kept], number, *tables) for own, points, number, kept in told]
@@ -318,30 +348,3 @@ class PartSegmentationTask(Task):
             raise ValueError(
                 "part segmentation: expected data with a part for each point, got a split without"
             )
-
-
-def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[Any]]:
-    """Return a row for each category of counts (C + 1, 3): name, shapes, mIoU by each convention."""
-    rows: list[list[Any]] = [["category", "shapes", *(f"mIoU ({kind})" for kind in metrics.CONVENTIONS)]]
-    for name, (first, second, shapes) in zip(categories, counts[:-1].tolist(), strict=True):
-        rows.append([name, int(shapes), *(total / shapes if shapes else None for total in (first, second))])
-    return rows
-
-
-def _checked_table(table: Any) -> tuple[tuple[int, ...], ...]:
-    listed = isinstance(table, (list, tuple)) and all(isinstance(ids, (list, tuple)) for ids in table)
-    if not listed or not all(ids and all(type(part) is int and part >= 0 for part in ids) for ids in table):
-        raise ValueError(f"checkpoint: expected parts of a category, whole numbers from 0, got {table!r:.60}")
-    return tuple(tuple(ids) for ids in table)
-
-
-def _part_data(batch: Batch) -> tuple[Tensor, Tensor]:
-    assert batch.parts is not None and batch.category is not None
-    return batch.parts, batch.category
-
-
-def _valid(batch: Batch) -> Tensor:
-    """Say which points are their cloud's own: (B, N) bool."""
-    place = torch.arange(batch.points.shape[1], device=batch.points.device)  # (N,)
-    count = place.new_full((1,), len(place)) if batch.count is None else batch.count
-    return (place < count[:, None]).expand(batch.points.shape[:2])

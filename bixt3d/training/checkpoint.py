@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from bixt3d.config import MOST_POINTS
 from bixt3d.models.factory import create_model, find_builder, is_own
 from bixt3d.suggest import nearest
-from bixt3d.tasks import Description
+from bixt3d.tasks import Description, find_task, list_tasks
 from bixt3d.training.files import write_atomically
 from bixt3d.training.weights import checked, find_weights, list_weights
 
@@ -54,9 +54,13 @@ def save_model(path: Path, model: nn.Module, meta: Description | dict[str, Any])
         meta: The description, also as the dictionary that `load_checkpoint` returns.
 
     Raises:
+        ValueError: If the description is of a model with another number of classes or parts.
         OSError: If the file cannot be written; the previous one is untouched.
     """
     from safetensors.torch import save
+
+    about = meta if isinstance(meta, Description) else Description.from_dict(meta)
+    check_outputs(model, about)
 
     # Each on its own: weights may be tied.
     state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
@@ -64,6 +68,22 @@ def save_model(path: Path, model: nn.Module, meta: Description | dict[str, Any])
     header = {"bixt3d": json.dumps({"format": FORMAT, **stated})}
     # As bytes: save_file writes by a temporary file of a name of its own, which a kill would leave behind.
     write_atomically(path, lambda temporary: temporary.write_bytes(save(state, metadata=header)))
+
+
+def check_outputs(model: nn.Module, description: Description) -> None:
+    """Raise ValueError unless a model has as many outputs as its description says."""
+    count = getattr(model, "num_outputs", None)
+    for key in ("num_classes", "num_parts"):
+        stated = description.model["args"].get(key, count)
+        if count is not None and stated != count:
+            raise ValueError(
+                f"description: expected {key}={count}, as the model's head has, got {stated}: put a new head "
+                "on it by reset_classifier, which changes the description too"
+            )
+    if description.task in list_tasks():
+        task = find_task(description.task)
+        task.set_facts(description.facts)
+        task.bind_model(model)
 
 
 def find_checkpoint(path: str | Path) -> Path:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import signal
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bixt3d.config import Config
+from bixt3d.config import Config, to_dict
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description
+from bixt3d.training.checkpoint import save_model
 from bixt3d.training.distributed import Workers
 from bixt3d.training.files import flush, write_atomically
 from bixt3d.training.guards import Diverged, OutOfMemory, Stopped
@@ -77,6 +80,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "sums": dict(vars(trainer.totals)),
         "unwritten": trainer.log.unwritten,
         "best": trainer.best,
+        "best_epoch": trainer.best_epoch,
         "seconds": trainer.seconds,
         "fixed": _fixed(trainer.config, len(trainer.loader.split)),
         "clouds": fingerprint(trainer.loader.split),
@@ -91,6 +95,23 @@ def save(trainer: Trainer) -> None:
     """Write the state of a training to its folder; the one before it stays as ``resume.pt.previous``."""
     save_state(trainer.run_dir / FILE, collect(trainer), keep_previous=trainer.keep_previous)
     trainer.keep_previous = True
+
+
+def save_epoch(trainer: Trainer, row: dict[str, float]) -> None:
+    """Save the weights of an epoch whose log says ``row``, those of the best as well, and the state."""
+    goal = trainer.task.goal
+    score = row.get(f"val_{goal}", -math.inf)
+    names = [name[4:] for name in row if name.startswith("val_") and name != "val_loss"]
+    if names and goal not in names:
+        raise ValueError(f"task: goal: expected one of {', '.join(names)}, got {goal!r}")
+    is_best, trainer.best = score > trainer.best, max(trainer.best, score)
+    trainer.best_epoch = trainer.epoch if is_best else trainer.best_epoch
+    if not trainer.workers.first:
+        return
+    description = replace(trainer.description, config=to_dict(trainer.config), metrics=row)
+    for name in ("last", "best") if is_best else ("last",):
+        save_model(trainer.run_dir / f"{name}.safetensors", trainer.result, description)
+    save(trainer)
 
 
 def restore(trainer: Trainer) -> str:
@@ -118,6 +139,7 @@ def restore(trainer: Trainer) -> str:
         for group, values in zip(optimizer.param_groups, settings, strict=True):
             group.update(values)
     trainer.epoch, trainer.best, trainer.seconds = state["epoch"], state["best"], state["seconds"]
+    trainer.best_epoch = state.get("best_epoch", trainer.epoch)  # runs of before have none
     trainer.totals.restore(state["sums"], trainer.workers)
     unwritten: str = state["unwritten"]
     return unwritten
@@ -171,6 +193,7 @@ def _fixed(config: Config, clouds: int) -> dict[str, Any]:
         "train.batch_size x train.accumulate": config.train.batch_size * config.train.accumulate,
         "train.seed": config.train.seed,
         "train.ema": config.train.ema_decay > 0,
+        **({"data.balanced": True} if config.data.balanced else {}),
         # Which optimisers there are, and of what; runs of before have neither.
         **({"train.freeze": list(config.train.freeze)} if config.train.freeze else {}),
         **({"optim.body_lr_factor": True} if config.optim.body_lr_factor != 1.0 else {}),

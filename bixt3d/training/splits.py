@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bixt3d.config import Config, override
+from bixt3d.config import Config, fold_of, override
 from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
 from bixt3d.datasets.augment import augment, check_changes, mix_clouds
 from bixt3d.datasets.holdout import cut_train
@@ -59,7 +59,8 @@ def open_splits(
     task = build_task(config) if task is None else task
     opened, stored_points = {}, 0
     for name in names:
-        split = _open(config, name, name == train, task).to(device)
+        split = _open(config, name, name == train, task)
+        split = _labelled(name, split, task).to(device)
         stored_points = stored_points or split.num_points
         opened[name] = task.arrange(split, name == train)
     return opened, stored_points
@@ -68,11 +69,12 @@ def open_splits(
 def _open(config: Config, name: str, training: bool, task: Task) -> Split:
     """Open a split with the points that its task chooses among: all that are stored, or the first."""
     data = config.data
+    cut = name in ("train", "val") and (data.fold is not None or data.val_seed != 0)
     read = partial(
         open_dataset,
         data.name,
         data.root,
-        name,
+        "trainval" if cut else name,
         features=data.features,
         up=data.up,
         estimate_normals=data.estimate_normals,
@@ -84,7 +86,24 @@ def _open(config: Config, name: str, training: bool, task: Task) -> Split:
     if split.num_points < task.least_points:
         # a data set that samples surfaces has as many as are asked for; others say what they have
         split = read(num_points=task.least_points)
-    return split
+    return _cut_train(config, split, name) if cut else split
+
+
+def _cut_train(config: Config, whole: Split, name: str) -> Split:
+    data = config.data
+    return cut_train(whole, name, data.val_seed, None if data.fold is None else fold_of(data.fold))
+
+
+def _labelled(name: str, split: Split, task: Task) -> Split:
+    """Return the clouds of a split that have a label; how many have none is said."""
+    kept = task.labelled(split)
+    count = int(kept.sum())
+    if count == len(split):
+        return split
+    if not count:
+        raise ValueError(f"{name}: expected clouds with a label that counts, got {len(split)} without")
+    logger.warning("%s: %d of %d clouds have no label: left out", name, len(split) - count, len(split))
+    return split.select(kept)
 
 
 def open_all(
@@ -113,14 +132,15 @@ def open_all(
             name: prepare_split(split, data.features, data.up, data.estimate_normals)
             for name, split in given.items()
         }
+        given = {name: _labelled(name, split, task) for name, split in given.items()}
         own = given["train"].to(device)
         given = {**given, **_others(config, own, [name for name in wanted if name not in given])}
         if "val" in wanted and "val" not in given:
-            own, given = _cut(own, given)
+            own, given = _cut(config, own, given)
         splits, stored_points, chosen_split = {}, own.num_points, task.arrange(own, True)
     for name in wanted:
         if name in given:
-            split = given[name].to(device)
+            split = _labelled(name, given[name], task).to(device)
             if split.features != chosen_split.features:
                 raise ValueError(
                     f"{name}: expected features {', '.join(chosen_split.features) or 'none'}, as the "
@@ -153,14 +173,14 @@ def _others(config: Config, own: Split, names: Sequence[str]) -> dict[str, Split
     return found
 
 
-def _cut(own: Split, given: dict[str, Split]) -> tuple[Split, dict[str, Split]]:
+def _cut(config: Config, own: Split, given: dict[str, Split]) -> tuple[Split, dict[str, Split]]:
     try:
-        val = cut_train(own, "val")
+        val = _cut_train(config, own, "val")
     except ValueError:
         logger.info("no class has two clouds: none are held out for validation")
         return own, given
     logger.info("val: %d of the %d training clouds are held out", len(val), len(own))
-    return cut_train(own, "train"), {**given, "val": val}
+    return _cut_train(config, own, "train"), {**given, "val": val}
 
 
 def fit_batches(config: Config, clouds: int, processes: int = 1) -> Config:
@@ -200,6 +220,7 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
         train,
         size,
         shuffle=True,
+        groups=task.groups(train)[1] if config.data.balanced else None,
         drop_last=True,
         choose=task.choose(),
         mix=partial(mix_clouds, probability=mix) if mix else None,

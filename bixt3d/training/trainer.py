@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import time
@@ -13,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bixt3d.config import Config, check_config, to_dict
+from bixt3d.config import Config, check_config
 from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description, Task
 from bixt3d.training import resume as run_state
-from bixt3d.training.checkpoint import save_model
 from bixt3d.training.device import autocast, keep_freed_memory, kept_random
 from bixt3d.training.distributed import Workers, join_workers, share_batchnorm
 from bixt3d.training.evaluate import Evaluation, evaluate
@@ -40,7 +38,7 @@ class TrainState:
     Args:
         config: The settings.
         model: The model, on the device.
-        task: How the model is called, loss and counts.
+        task: Its call, loss and counts.
         device: Where it is.
         workers: Processes that share every batch.
         steps_per_epoch: Steps of an epoch, for the learning rate's schedule.
@@ -134,7 +132,7 @@ class TrainState:
             module.training = False
 
     def is_finite(self) -> bool:
-        """Return whether weights, statistics and their average are finite; a GPU is waited for."""
+        """Return whether weights, statistics and average are finite; a GPU is waited for."""
         return self.guard.is_finite(self.model, self.result)
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -185,22 +183,23 @@ class Trainer:
         self.config = config = fit_batches(check_config(config), len(train), self.workers.world_size)
         if task.config is None:
             task.configure(config)
+        task.look_at_training(train)
+        if config.train.patience and val is None:
+            raise ValueError("train.patience: expected a validation split to watch: data.train_split=train")
         if self.device.type == "cpu":
             keep_freed_memory()
         self.loader = training_loader(config, task, train, self.workers)
         self.steps_per_epoch = len(self.loader) // config.train.accumulate
         self.model = model.to(self.device)
         self.state = TrainState(config, self.model, task, self.device, self.workers, self.steps_per_epoch)
-        self.epoch, self.best, self.seconds = 0, -math.inf, 0.0
+        self.epoch, self.best, self.best_epoch, self.seconds = 0, -math.inf, 0, 0.0
         self.totals = run_state.EpochTotals(task.start(self.device))
         self.description, self.run_dir = description, Path(run_dir).expanduser()
         self.keep_previous = True  # the state before the last, when one is saved
         run_state.check_folder(self.run_dir, resume, self.workers)
         unwritten = run_state.restore(self) if resume else ""
-        active = self.workers.first
-        self.log = RunLog(
-            self.run_dir, config, self.device, self.epoch, unwritten, active, progress, task.shown
-        )
+        first, done = self.workers.first, self.epoch
+        self.log = RunLog(self.run_dir, config, self.device, done, unwritten, first, progress, task.shown)
 
     @property
     def step(self) -> int:
@@ -212,18 +211,23 @@ class Trainer:
         """The weights that are evaluated and saved; see `TrainState.result`."""
         return self.state.result
 
+    @property
+    def is_stale(self) -> bool:
+        """Whether the validation score, if looked at now, has not risen for ``train.patience`` epochs."""
+        patience, looked = self.config.train.patience, self.epoch % self.config.train.eval_every == 0
+        return 0 < patience <= self.epoch - self.best_epoch and looked
+
     def fit(self) -> None:
-        """Train to the last epoch, evaluating, logging and saving after each.
+        """Train to the last epoch, or until `is_stale`, evaluating, logging and saving after each.
 
         SIGINT (Ctrl-C) and SIGTERM end it after the current step, with everything saved.
 
         Raises:
             Stopped: At such a signal, in all processes.
-            Diverged: If ``train.max_skipped`` steps in a row, or all of an epoch, are skipped, or the
-                validation loss is not finite. The present weights, which may be what is wrong, go to
-                ``diverged.pt``; the last state stays.
+            Diverged: If ``train.max_skipped`` steps in a row, or all of an epoch, are skipped, or val loss
+                is not finite. The present weights go to ``diverged.pt``; the last state stays.
             OutOfMemory: Naming the settings to lower.
-            RuntimeError: If an update breaks the weights; the last saved state is from before.
+            RuntimeError: If an update breaks the weights; the last state is from before.
             OSError: If a checkpoint cannot be saved; the previous one is whole.
         """
         epochs = self.config.train.epochs
@@ -234,9 +238,11 @@ class Trainer:
         self.log.start(self.step, epochs * self.steps_per_epoch)
         with kept_random(), StopSignals(self.workers.world_size > 1) as signals:
             try:
-                while self.epoch < epochs:
+                while self.epoch < epochs and not self.is_stale:
                     self._train_epoch(signals)
                 self._stop_if_asked(signals)
+                if self.epoch < epochs and self.workers.first:
+                    print(f"no better {self.task.goal} since epoch {self.best_epoch}: train.patience is over")
             except (Stopped, Diverged, OutOfMemory) as error:
                 run_state.save_at_stop(self, error)
                 raise
@@ -246,8 +252,8 @@ class Trainer:
 
     def evaluate(self, split: Split) -> Evaluation:
         """Evaluate the weights that would be saved now on a split."""
-        settings = self.config.train
-        return evaluate(self.result, split, self.task, settings.eval_batch_size, settings.amp, self.workers)
+        size, amp = self.config.train.eval_batch_size, self.config.train.amp
+        return evaluate(self.result, split, self.task, size, amp, self.workers)
 
     def _train_epoch(self, signals: StopSignals) -> None:
         """Take the steps that are left of an epoch, evaluate, log and save."""
@@ -278,8 +284,7 @@ class Trainer:
         row["clouds_per_second"] = round(clouds / totals.seconds, 1)
         self.epoch += 1
         self.totals = run_state.EpochTotals(self.task.start(self.device), totals.in_a_row)
-        # The row first: one of an epoch that was not saved is dropped when resuming.
-        self.log.row(row, settings.epochs)
+        self.log.row(row, settings.epochs)  # first: one of an epoch that was not saved is dropped later
         self._save(row)
 
     def _train_steps(self, signals: StopSignals) -> None:
@@ -327,9 +332,9 @@ class Trainer:
         skipped = int(self.totals.skipped)
         if skipped == self.steps_per_epoch:
             raise Diverged(f"no step of epoch {self.epoch + 1} had a loss and gradients that are finite")
-        optim, epochs = self.config.optim, self.config.train.epochs
+        optim, steps = self.config.optim, self.steps_per_epoch
         return {
-            "lr": learning_rate(self.step - 1, optim, epochs, self.steps_per_epoch),
+            "lr": learning_rate(self.step - 1, optim, self.config.train.epochs, steps),
             "skipped": skipped,
             "train_loss": float(loss) / (self.steps_per_epoch - skipped),
             **{f"train_{name}": value for name, value in self.task.metrics(counts).items()},
@@ -342,15 +347,4 @@ class Trainer:
 
     def _save(self, row: dict[str, float]) -> None:
         """Save the weights of an epoch, those of the best as well, and the state."""
-        score = row.get(f"val_{self.task.goal}", -math.inf)
-        names = [name[4:] for name in row if name.startswith("val_") and name != "val_loss"]
-        if names and self.task.goal not in names:
-            raise ValueError(f"task: goal: expected one of {', '.join(names)}, got {self.task.goal!r}")
-        is_best, self.best = score > self.best, max(self.best, score)
-        if not self.workers.first:
-            return
-        description = dataclasses.replace(self.description, config=to_dict(self.config), metrics=row)
-        save_model(self.run_dir / "last.safetensors", self.result, description)
-        if is_best:
-            save_model(self.run_dir / "best.safetensors", self.result, description)
-        run_state.save(self)
+        run_state.save_epoch(self, row)

@@ -136,7 +136,7 @@ def nan_points() -> torch.Tensor:
         ({"label": torch.tensor([0, 1, 0])}, r"label: expected \(4,\) int64, .*\(3,\)$"),
         ({"label": torch.tensor([0, 1, 0, 1], dtype=torch.int32)}, "int32"),
         ({"label": torch.tensor([0, 1, 0, 2])}, r"0\.\.1 \(2 classes\), got 0\.\.2"),
-        ({"label": torch.tensor([0, 1, 0, -1])}, r"got -1\.\.1"),
+        ({"label": torch.tensor([0, 1, 0, -2])}, r"got -2\.\.1"),
         ({"classes": ()}, "classes: expected a tuple of names"),
         ({"classes": ("cup", "cup")}, "cup more than once"),
         ({"label": torch.zeros(4, dtype=torch.int64, device="meta")}, "one device, got cpu, meta"),

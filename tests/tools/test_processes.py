@@ -105,12 +105,12 @@ def test_slow_disk_of_the_first_process_is_waited_for(workplace: Workplace, tmp_
     program = tmp_path / "slow.py"
     program.write_text(
         "import runpy, time\n"
-        "import bixt3d.training.trainer as trainer\n"
-        "save = trainer.save_model\n"
+        "import bixt3d.training.resume as resume\n"
+        "save = resume.save_model\n"
         "def slowly(*arguments):\n"
         "    time.sleep(1.5)\n"
         "    save(*arguments)\n"
-        "trainer.save_model = slowly\n"
+        "resume.save_model = slowly\n"
         f"runpy.run_path({str(TOOLS / 'train_cls.py')!r}, run_name='__main__')\n"
     )
     outcome = train_in_two(workplace, program, "slow", "train.epochs=1").succeeded()

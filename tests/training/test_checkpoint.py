@@ -205,9 +205,26 @@ def test_damaged_description(header: str, tmp_path: Path) -> None:
 )
 def test_weights_of_another_model(args: dict[str, int], message: str, tmp_path: Path) -> None:
     model = {"name": "bixt_ti_cls", "args": {**META["model"]["args"], **args}}  # type: ignore[dict-item]
-    meta = {**META, "model": model}
-    save_model(tmp_path / "m.safetensors", tiny(), meta)
+    header = {"bixt3d": json.dumps({"format": 1, **META, "model": model})}
+    save_file(tiny().state_dict(), tmp_path / "m.safetensors", metadata=header)
     assert re.search("another model than it says.*" + message, refused(tmp_path / "m.safetensors"))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_head_that_is_not_the_described_one_is_not_saved(whole: bool, tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", tiny(), META)
+    model, meta = load_checkpoint(tmp_path / "m.safetensors", "cpu")
+    before = contents(tmp_path)
+    model.head.linear = torch.nn.Linear(12, 9)  # type: ignore[union-attr]
+    about = model.description if whole else meta
+    with pytest.raises(ValueError, match="description: expected num_classes=9, .* got 4: .*reset_classifier"):
+        save_model(tmp_path / "m.safetensors", model, about)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="classes: expected 9 names, one a logit, got 4"):
+        bixt3d.Predictor(model, "cpu")
+    model.head.linear = torch.nn.Linear(12, 4)  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="classes: expected 4 names, one a logit, got 2"):
+        save_model(tmp_path / "m.safetensors", model, {**meta, "classes": ["a", "b"]})
+    assert contents(tmp_path) == before
 
 
 class Trap:

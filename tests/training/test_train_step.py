@@ -124,7 +124,9 @@ def test_a_step_looks_at_no_value(name: str, optimizer: str, monkeypatch: pytest
 
     monkeypatch.setattr(encoder, "check_points", check_shape)
     monkeypatch.setattr(neighbors, "_smallest", neighbors._smallest_of_keys)
-    monkeypatch.setattr("bixt3d.metrics.confusion_matrix", lambda seen, label, k: label.new_zeros(k, k))
+    monkeypatch.setattr(
+        "bixt3d.metrics.confusion_matrix", lambda seen, label, k, ignore: label.new_zeros(k, k)
+    )
     state = make_state(f"optim.name={optimizer}", name=name)
     seen: list[str] = []
     with Watch(lambda name, out: seen.append(name)):

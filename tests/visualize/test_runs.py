@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bixt3d.tasks.classification import class_rows
-from bixt3d.tasks.part_segmentation import category_rows
+from bixt3d.tasks.labels import category_rows
 from bixt3d.training.files import write_confusion, write_csv
 from bixt3d.visualize.runs import find_run, find_runs, read_confusion, read_scores, read_throughput
 
