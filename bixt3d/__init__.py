@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bixt3d.training import Result, load_model, train
     from bixt3d.training.weights import list_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BiXT",
