@@ -21,6 +21,7 @@ from bixt3d.config import MOST_POINTS
 from bixt3d.models.factory import create_model, find_builder, is_own
 from bixt3d.suggest import nearest
 from bixt3d.tasks import Description, find_task, list_tasks
+from bixt3d.training.device import kept_random, pick_device
 from bixt3d.training.files import write_atomically
 from bixt3d.training.weights import checked, find_weights, list_weights
 
@@ -140,14 +141,13 @@ def load_checkpoint(
     state, meta = read_checkpoint(path)
     description = Description.from_dict(meta)
     if model is None:
-        model = _build(path, state, description)
+        with kept_random():
+            model = _build(path, state, description)
     else:
         _check_state(model, state, path)
     model.load_state_dict(state)
     model.description = description  # type: ignore[assignment]
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), meta
+    return model.to(pick_device(None if device is None else str(device))).eval(), meta
 
 
 def _build(path: Path, state: dict[str, Tensor], description: Description) -> nn.Module:

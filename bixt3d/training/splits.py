@@ -69,7 +69,7 @@ def open_splits(
 def _open(config: Config, name: str, training: bool, task: Task) -> Split:
     """Open a split with the points that its task chooses among: all that are stored, or the first."""
     data = config.data
-    cut = name in ("train", "val") and (data.fold is not None or data.val_seed != 0)
+    cut = name in ("train", "val") and _draws_val(config)
     read = partial(
         open_dataset,
         data.name,
@@ -87,6 +87,11 @@ def _open(config: Config, name: str, training: bool, task: Task) -> Split:
         # a data set that samples surfaces has as many as are asked for; others say what they have
         split = read(num_points=task.least_points)
     return _cut_train(config, split, name) if cut else split
+
+
+def _draws_val(config: Config) -> bool:
+    """Whether the settings draw another val split than the data set's."""
+    return config.data.fold is not None or config.data.val_seed != 0
 
 
 def _cut_train(config: Config, whole: Split, name: str) -> Split:
@@ -134,7 +139,9 @@ def open_all(
         }
         given = {name: _labelled(name, split, task) for name, split in given.items()}
         own = given["train"].to(device)
-        given = {**given, **_others(config, own, [name for name in wanted if name not in given])}
+        drawn = ("val",) if _draws_val(config) else ()  # from the clouds that are given
+        missing = [name for name in wanted if name not in given and name not in drawn]
+        given = {**given, **_others(config, own, missing)}
         if "val" in wanted and "val" not in given:
             own, given = _cut(config, own, given)
         splits, stored_points, chosen_split = {}, own.num_points, task.arrange(own, True)

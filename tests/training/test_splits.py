@@ -54,7 +54,7 @@ def test_one_cloud_cannot_be_mixed() -> None:
 
 def test_mixing_looks_at_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the confusion matrix, which checks its labels on a CPU."""
-    monkeypatch.setattr("bixt3d.metrics.confusion_matrix", lambda prediction, label, classes: label)
+    monkeypatch.setattr("bixt3d.metrics.confusion_matrix", lambda seen, label, *others: label)
     state = make_state("augment.mix=0.5")
     loader = training_loader(state.config, make_task(state.config), make_split(), Workers())
     seen: list[str] = []
