@@ -98,7 +98,9 @@ def test_range_has_a_lower_and_an_upper_end(requirement: Requirement) -> None:
 
 @pytest.mark.parametrize("requirement", requirements(*EXTRAS), ids=lambda requirement: requirement.name)
 def test_dependency_says_why_it_is_there(requirement: Requirement) -> None:
-    lines = [line for line in PYPROJECT.splitlines() if re.match(rf'\s+"{requirement.name}[>]', line)]
+    lines = [
+        line for line in PYPROJECT.splitlines() if re.match(rf'\s+"{requirement.name}(\[[^\]]+\])?[>]', line)
+    ]
     assert lines, f"{requirement.name} has no line of its own"
     assert all(re.search(r",\s+# \w", line) for line in lines)
 
