@@ -1,12 +1,14 @@
 """Train a model, then evaluate it once on the test split.
 
 The config says the task: classification, part segmentation, or one of your own.
+The run goes to run.dir, or else to runs/CONFIG, runs/CONFIG_2 and so on.
 
 Examples:
   bixt3d train modelnet40_cpu
   bixt3d train --cfg my.yaml --set train.epochs=5 run.dir=runs/short
   bixt3d train modelnet40_cpu --dry-run
   bixt3d train modelnet40_cpu --resume
+  bixt3d train runs/modelnet40_cpu --resume
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from bixt3d.config import Config
 
 STOPPED = "stopped; continue from the last saved epoch with --resume"
+RUN_CONFIG = "config.yaml"  # in a run's folder
 DOORS = {"shapes": "train_cls", "points": "seg_shapenetpart"}  # of tools/, which train one kind of task each
 
 
@@ -47,15 +50,37 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("expected one config: its name or file as an argument, or by --cfg")
     from bixt3d.training.device import pick_device
     from bixt3d.training.experiment import train
+    from bixt3d.training.folder import run_folder
 
+    if Path(cfg).expanduser().is_dir():  # of a run
+        cfg = str(Path(cfg) / RUN_CONFIG)
     config = experiment(cfg, args.set, args.only)
     if args.dry_run:
         from bixt3d.commands.dry_run import dry_run
 
         dry_run(config, pick_device(args.device))
         return
-    args.ending.folder = Path(config.run.dir).expanduser()
-    train(config, device=pick_device(args.device), resume=args.resume)
+    config = moved(config, cfg, args)
+    numbered = not names_folder(args) and config.run.dir == f"runs/{Path(cfg).stem}"
+    folder = run_folder(config)
+    args.ending.folder = None if numbered and folder.exists() else folder
+    train(config, device=pick_device(args.device), resume=args.resume, numbered=numbered)
+
+
+def names_folder(args: argparse.Namespace) -> bool:
+    """Whether a command line says where the run goes."""
+    return any(text.partition("=")[0].strip() == "run.dir" for text in args.set)
+
+
+def moved(config: Config, cfg: str, args: argparse.Namespace) -> Config:
+    """Return the settings of a run that is resumed by its own config.yaml: its folder is where that lies."""
+    from bixt3d.config import override
+    from bixt3d.training.folder import has_state
+
+    place = Path(cfg).expanduser().parent
+    if not args.resume or names_folder(args) or Path(cfg).name != RUN_CONFIG or not has_state(place):
+        return config
+    return override(config, run={"dir": str(place)})
 
 
 def experiment(cfg: str, overrides: list[str], only: str | None = None) -> Config:

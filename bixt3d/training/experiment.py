@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from bixt3d.training.device import kept_random, pick_device
 from bixt3d.training.distributed import Workers, join_workers
 from bixt3d.training.evaluate import evaluate, scores
 from bixt3d.training.files import write_csv, write_result
+from bixt3d.training.folder import take_folder
 from bixt3d.training.guards import StopSignals
 from bixt3d.training.pretrained import start_from
-from bixt3d.training.resume import check_folder
 from bixt3d.training.splits import build_task, open_all
 from bixt3d.training.trainer import Trainer
 
@@ -71,6 +71,7 @@ def train(
     task: Task | type[Task] | str | None = None,
     device: torch.device | str | None = None,
     resume: bool = False,
+    numbered: bool = False,
 ) -> Result:
     """Train a model, then evaluate its last and its best epoch once on the test split.
 
@@ -88,6 +89,8 @@ def train(
         task: A task's name, its class, or an object of it; that of the model if None.
         device: Where to compute; CUDA where there is one if None.
         resume: Go on with the run in ``run.dir``.
+        numbered: Where ``run.dir`` holds a run already, take the next free name, ``dir_2`` and so on; with
+            ``resume``, the last one there.
 
     Returns:
         The trained model, and its scores.
@@ -95,7 +98,8 @@ def train(
     Raises:
         ValueError: For settings that are wrong, or do not fit the data, the model or the task.
         FileNotFoundError: If data or a checkpoint are missing.
-        FileExistsError: If ``run.dir`` holds a run already, and ``resume`` is not set.
+        FileExistsError: If ``run.dir`` holds a run already, and ``resume`` is not set; if another run is in
+            it; or if it holds files under a run's names that no run wrote.
     """
     start = time.perf_counter()
     given = {"train": train, "val": val, "test": test}
@@ -106,16 +110,35 @@ def train(
         if value is not None and not isinstance(value, kind):
             raise ValueError(f"{key}: expected a {kind.__name__}, got {type(value).__name__}")
     config = check_config(config) if isinstance(config, Config) else load_config(config)
-    run_dir = Path(config.run.dir).expanduser()
     where = pick_device(device if device is None else str(device))
     workers = join_workers(where)
-    check_folder(run_dir, resume, workers)
+    config, lock = take_folder(config, resume, workers, numbered)
+    try:
+        result = _train(config, given, model, task, where, workers, resume, start)
+    finally:
+        if lock is not None:
+            lock.release()
+    return result
+
+
+def _train(
+    config: Config,
+    given: Mapping[str, Split | None],
+    model: nn.Module | None,
+    task: Task | type[Task] | str | None,
+    where: torch.device,
+    workers: Workers,
+    resume: bool,
+    start: float,
+) -> Result:
+    """Train in a folder that is taken; see `train`."""
+    run_dir = Path(config.run.dir)
     made = build_task(config, task, model)
     own = {key: split for key, split in given.items() if split is not None}
     splits, stored_points = open_all(config, where, made, own)
     chosen = next(iter(splits))
     made.set_facts(made.facts(splits[chosen]))
-    named = "" if train is not None else None
+    named = "" if "train" in own else None
     description = describe(config, splits[chosen], stored_points, made, model, named)
     say = print if workers.first else lambda line: None
     net = build_model(config, description, resume, say) if model is None else model
@@ -264,7 +287,8 @@ def _test(
         if test is None:
             result[name] = dict(meta["metrics"])
             continue
-        seen = evaluate(model, test, task, config.train.eval_batch_size, config.train.amp, workers)
+        size, amp = config.train.eval_batch_size, config.train.amp
+        seen = evaluate(model, test, task, size, amp, workers, what=f"testing the {name} epoch")
         result[name] = {"epoch": meta["metrics"]["epoch"], **seen.metrics}
         if workers.first:
             why = "last epoch" if name == "last" else f"epoch {meta['metrics']['epoch']}, best on val"

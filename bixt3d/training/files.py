@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def flush(path: Path) -> None:
     """Wait until a file is on the disk."""
-    with open(path, "rb") as file:
+    with open(path, "rb+") as file:  # Windows flushes none that is open for reading alone
         os.fsync(file.fileno())
 
 

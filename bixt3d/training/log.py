@@ -9,15 +9,18 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bixt3d.config import Config, to_dict
 from bixt3d.training.device import has_bfloat16
 from bixt3d.training.files import write_text
+from bixt3d.training.folder import FolderLock, check_foreign, half_written, read_log
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +56,19 @@ class RunLog:
         self.shown = tuple(shown)
         self.bar: Any = None
         self.board: Any = None
-        self.tick: Callable[[], object] = lambda: None  # counts a step
+        self.validating = "validating" if self.progress else ""  # what a bar of it is called
+        self.epochs, self.told = config.train.epochs, 0.0
         self.metrics = run_dir / "metrics.jsonl"
         self.unwritten = unwritten
         self.failed: set[str] = set()
+        self.lock: FolderLock | None = None
         if not active:
             return
         from bixt3d.yaml import dump_yaml
 
-        for half in run_dir.glob(".*.tmp"):  # left by a kill
+        check_foreign(run_dir)
+        self.lock = FolderLock(run_dir)
+        for half in half_written(run_dir):  # left by a kill
             half.unlink()
         write_text(run_dir / "config.yaml", dump_yaml(to_dict(config)))
         write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
@@ -77,7 +84,17 @@ class RunLog:
             self.bar = tqdm(
                 initial=done, total=total, unit="step", disable=not self.progress, dynamic_ncols=True
             )
-            self.tick = self.bar.update
+
+    def tick(self, loss: Tensor | None = None) -> None:
+        """Count a step on the progress bar; its loss is shown, and a GPU waited for, once a second."""
+        if self.bar is None or not self.progress:
+            return
+        self.bar.update()
+        if time.monotonic() - self.told > 1:
+            self.told = time.monotonic()
+            epoch = min(self.epochs, 1 + self.bar.n * self.epochs // self.bar.total)
+            shown = "" if loss is None else f", loss {float(loss):.3f}"
+            self.bar.set_description_str(f"epoch {epoch}/{self.epochs}{shown}", refresh=False)
 
     def row(self, row: dict[str, float], epochs: int) -> None:
         """Write the metrics of an epoch, and show the main ones.
@@ -146,17 +163,9 @@ class RunLog:
     def _rewind(self, epoch: int) -> int:
         """Drop the rows after an epoch; return the step of the last that is left."""
         # Lines after the epoch were written by a run that ended before it saved its state.
-        kept, step = [], 0
-        for line in self.metrics.read_text().splitlines() if self.metrics.exists() else []:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # a line that was cut off
-            if row["epoch"] <= epoch:
-                kept.append(line + "\n")
-                step = row["step"]
-        write_text(self.metrics, "".join(kept))
-        return step
+        kept = [row for row in read_log(self.metrics) if row["epoch"] <= epoch] if epoch else []
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        return int(kept[-1]["step"]) if kept else 0
 
     def close(self) -> None:
         """Close the progress bar and the event file."""
@@ -167,6 +176,8 @@ class RunLog:
             self._try("metrics.jsonl", self._write_rows)
         if self.board is not None:
             self._try("tensorboard", self.board.close)
+        if self.lock is not None:
+            self.lock.release()
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -253,7 +253,7 @@ class Trainer:
     def evaluate(self, split: Split) -> Evaluation:
         """Evaluate the weights that would be saved now on a split."""
         size, amp = self.config.train.eval_batch_size, self.config.train.amp
-        return evaluate(self.result, split, self.task, size, amp, self.workers)
+        return evaluate(self.result, split, self.task, size, amp, self.workers, None, self.log.validating)
 
     def _train_epoch(self, signals: StopSignals) -> None:
         """Take the steps that are left of an epoch, evaluate, log and save."""
@@ -304,7 +304,7 @@ class Trainer:
                 totals.counts += counts.masked_fill(bad, 0)
                 totals.skipped += skipped
                 totals.in_a_row = (totals.in_a_row + skipped) * skipped
-                self.log.tick()
+                self.log.tick(loss)
                 look = self.device.type == "cpu" or self.step % most == 0
                 if look and totals.in_a_row >= most:
                     raise Diverged(

@@ -135,4 +135,4 @@ def test_killed_at_any_moment_and_resumed_is_the_same_run(tmp_path: Path) -> Non
             assert_same(weights(run_dir / name), weights(straight / name))
         states = [load_state(folder / "resume.pt") for folder in (run_dir, straight)]
         assert without_times(states[0]) == without_times(states[1])
-        assert not list(run_dir.glob(".*"))  # nor half a file
+        assert not list(run_dir.glob(".*.tmp"))  # nor half a file
