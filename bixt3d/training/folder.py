@@ -29,6 +29,7 @@ OWN = (
     *(STATE, f"{STATE}.previous", "diverged.pt"),
 )
 HALF = re.compile(rf"\.({'|'.join(map(re.escape, OWN))})\.\d+\.tmp")  # as `write_atomically` calls them
+STATES = (STATE, f"{STATE}.previous")
 BYTE = 1 << 30  # the locked one, where Windows locks: beyond the text, which others may read
 MOST = 10_000  # names that are tried
 
@@ -66,7 +67,7 @@ def check_foreign(folder: Path) -> None:
     if (folder / LOCK).is_file():
         return
     found = [name for name in OWN if (folder / name).exists()]
-    if not found or _is_state(folder / STATE):  # runs of before have no lock
+    if not found or any(_is_state(folder / name) for name in STATES):  # runs of before have no lock
         return
     raise FileExistsError(
         f"{folder} holds {', '.join(found)}, which no run wrote: move them, or choose another folder with "
@@ -211,7 +212,7 @@ def _check(folder: Path, resume: bool) -> None:
 
 def has_state(folder: Path) -> bool:
     """Return whether a folder holds a run to resume."""
-    return any((folder / name).is_file() for name in (STATE, f"{STATE}.previous"))
+    return any((folder / name).is_file() for name in STATES)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -219,3 +219,24 @@ def test_flushing_opens_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "a").write_bytes(b"abc")
     flush(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"abc"
+
+
+def test_the_command_without_run_dir_takes_the_next_name(
+    tmp_path: Path, registries: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bixt3d.register_dataset("balls", lambda root, split: make_split(8 if split != "train" else 32))
+    from bixt3d.config import to_dict
+    from bixt3d.yaml import dump_yaml
+
+    stated = to_dict(make_config("train.epochs=1", "data.name=balls"))
+    del stated["run"]
+    (tmp_path / "mini.yaml").write_text(dump_yaml(stated))
+    for _ in range(2):
+        cli.main(["train", "mini.yaml", "--device", "cpu", "--set", "run.tensorboard=false"])
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["mini", "mini_2"]
+    assert "this one is in runs/mini_2" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="runs/mini holds a run already"):
+        words = ["run.tensorboard=false", "run.dir=runs/mini"]
+        cli.main(["train", "mini.yaml", "--device", "cpu", "--set", *words])
+    assert not list((tmp_path / "runs/mini").glob("traceback.txt"))
