@@ -16,6 +16,7 @@ from bixt3d.datasets.readers import read_cloud
 from bixt3d.datasets.synthetic.shapes import CATEGORIES
 from tests.tools.conftest import Outcome, Workplace
 
+REPORT = {"table.csv", "result.json", "predictions.csv", "part_iou.csv", "worst.png", "report.html"}
 CONFIG = """
 data:
   name: shapenetpart
@@ -69,7 +70,7 @@ def test_checkpoint_is_only_evaluated(workplace: Workplace, run_dir: Path) -> No
     done = workplace.run("seg_shapenetpart", "--checkpoint", run_dir / "last", "--picture", "2").succeeded()
     assert before == {path: path.stat().st_mtime_ns for path in run_dir.glob("*") if path.is_file()}
     folder = run_dir / "last_test"
-    assert {path.name for path in folder.iterdir()} == {"table.csv", "result.json", "parts.png"}
+    assert {path.name for path in folder.iterdir()} == {*REPORT, "parts.png"}
     assert (folder / "parts.png").read_bytes().startswith(b"\x89PNG")
     told = json.loads((run_dir / "result.json").read_text())["last"]
     seen = json.loads((folder / "result.json").read_text())
@@ -85,7 +86,7 @@ def test_checkpoint_is_only_evaluated(workplace: Workplace, run_dir: Path) -> No
 def test_evaluate_takes_a_segmenter_too(workplace: Workplace, run_dir: Path, tmp_path: Path) -> None:
     done = workplace.run("evaluate", run_dir / "last", "--split", "val", "--out", tmp_path).succeeded()
     assert "val: 10 shapes of shapenetpart" in done.out
-    assert {path.name for path in tmp_path.iterdir()} == {"table.csv", "result.json"}
+    assert {path.name for path in tmp_path.iterdir()} == REPORT
 
 
 @pytest.mark.parametrize(

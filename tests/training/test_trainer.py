@@ -33,6 +33,7 @@ def test_run_folder_holds_what_a_run_is(tmp_path: Path) -> None:
     make_trainer(tmp_path / "deep" / "run", config).fit()
     run_dir = tmp_path / "deep" / "run"
     assert set(contents(run_dir)) == {
+        ".bixt3d_run",
         "config.yaml",
         "environment.json",
         "metrics.jsonl",
@@ -378,7 +379,7 @@ def test_full_disk_keeps_the_run_of_the_epoch_before(tmp_path: Path, monkeypatch
         trainer.fit()
     monkeypatch.undo()
     assert load_state(tmp_path / "resume.pt")["epoch"] == 1
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.tmp"))
     make_trainer(tmp_path, make_config(), resume=True).fit()
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2, 3]
 
