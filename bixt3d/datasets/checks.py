@@ -104,7 +104,7 @@ def check_points(points: Tensor) -> None:
 def check_index(
     what: str, value: Tensor | None, shape: tuple[int, ...], count: int, of: str, least: int = 0
 ) -> None:
-    """Raise ValueError unless a field is int64 of that shape, with values from 0, or ``least``, to ``count - 1``."""
+    """Raise ValueError unless a field is int64 of that shape, from 0, or ``least``, to ``count - 1``."""
     if not isinstance(value, Tensor) or tuple(value.shape) != shape or value.dtype != torch.int64:
         raise ValueError(f"{what}: expected {shape} int64, got {describe(value)}")
     low, high = (int(extreme) for extreme in torch.aminmax(value))
