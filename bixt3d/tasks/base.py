@@ -145,9 +145,9 @@ class Task:
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Call the model on a batch.
 
-        Of different sizes: `arrange` gives every cloud ``data.num_points`` points, and one with fewer
-        begins again: all of them count. A task that arranges otherwise finds in ``batch.count`` (B,) how many of
-        the rows are a cloud's own, and passes it to a model that masks the others.
+        Of different sizes: `arrange` gives every cloud ``data.num_points`` points, and one with fewer begins
+        again: all of them count. A task that arranges otherwise finds in ``batch.count`` (B,) how many rows
+        are a cloud's own, and passes it to a model that masks the others.
         """
         logits: Tensor = model(batch.points)
         return logits
