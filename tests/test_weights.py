@@ -216,7 +216,7 @@ def test_damaged_file_is_not_read(damage: str, shelf: Path, monkeypatch: pytest.
         with safe_open(shelf, framework="pt") as file:
             header = file.metadata()
         save_file({name: value * 0 for name, value in load_file(shelf).items()}, shelf, header)
-    monkeypatch.setattr("bixt3d.training.checkpoint._read", lambda path: pytest.fail("it was read"))
+    monkeypatch.setattr("bixt3d.training.checkpoint.read_checkpoint", lambda path: pytest.fail("it was read"))
     with pytest.raises(ValueError, match=r"tiny_cpu\.safetensors is not the file that was shipped: it has"):
         bixt3d.load_model("tiny_cpu", "cpu")
     monkeypatch.chdir(shelf.parent)

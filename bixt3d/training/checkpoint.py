@@ -60,8 +60,12 @@ def save_model(path: Path, model: nn.Module, meta: Description | dict[str, Any])
     """
     from safetensors.torch import save
 
-    about = meta if isinstance(meta, Description) else Description.from_dict(meta)
-    check_outputs(model, about)
+    try:
+        about = meta if isinstance(meta, Description) else Description.from_dict(meta)
+    except ValueError:  # of a dictionary that is no whole description; reading the file says so
+        about = None
+    if about is not None:
+        check_outputs(model, about)
 
     # Each on its own: weights may be tied.
     state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
