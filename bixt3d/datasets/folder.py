@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 class Shapes(NamedTuple):
     """A split as parsed: of each shape its points (S, P, 3 + F), how many are its own (S,), and its name.
 
-    `bare` are the shapes without normals, `damaged` the files that could not be read, each with the reason.
+    `bare` are the shapes without normals, `damaged` the files that could not be read, each with the reason;
+    `digests` are equal for files that are copies.
     """
 
     points: NDArray[np.float32]
@@ -47,6 +48,7 @@ class Shapes(NamedTuple):
     names: list[str]
     bare: list[str]
     damaged: list[str]
+    digests: list[str]
 
 
 def read_folder(
@@ -112,6 +114,7 @@ def read_folder(
         torch.tensor([classes.index(class_of(name)) for name in names]),
         classes,
         names=tuple(names),
+        digests=tuple(digest for part in parts for digest in read[part].digests),
         count=torch.from_numpy(count) if count.min() < points.shape[1] else None,
         features=wanted,
         normalized=True,
@@ -122,7 +125,43 @@ def read_folder(
     _report_result(
         split, result, bare if features is None else [], sum(len(one.names) for one in read.values())
     )
+    if num_points is not None:
+        log_repeats(split, result, num_points)
     return result
+
+
+def log_repeats(name: str, split: Split, num_points: int) -> None:
+    """Says how many shapes of a split repeat points where so many of each are used."""
+    if split.count is not None and (short := int((split.count < num_points).sum())):
+        at = int(split.count.argmin())
+        which = split.names[at] if split.names else f"shape {at}"
+        logger.info(
+            "%s: %d shapes have fewer than %d points and repeat theirs; the fewest,\n  %d, has %s",
+            *(name, short, num_points, int(split.count[at]), which),
+        )
+
+
+def refusals(base: Path, listings: dict[str, Listing], damaged: dict[str, set[str]]) -> list[str]:
+    """Returns why a training refuses a folder, of whose splits these files cannot be read; empty if not."""
+    reasons = []
+    try:
+        _classes(base, listings)
+    except ValueError as error:
+        reasons.append(str(error))
+    for split, listing in listings.items():
+        bad = damaged.get(split, set())
+        if len(bad) > UNREADABLE * len(listing.files):
+            reasons.append(_too_many(len(bad), len(listing.files), split))
+        else:
+            lost = sorted(
+                {*listing.classes()} - {class_of(name) for name in listing.files if name not in bad}
+            )
+            reasons += [f"{split}/{one_class}: none of its files can be read" for one_class in lost]
+    return reasons
+
+
+def _too_many(bad: int, total: int, split: str = "") -> str:
+    return f"{bad} of {total} {split}{' ' * bool(split)}files cannot be read, more than one in ten"
 
 
 def _classes(base: Path, listings: dict[str, Listing]) -> tuple[str, ...]:
@@ -153,14 +192,17 @@ def _read_split(
     names = [name for at, name in enumerate(all_names) if at not in reasons]
     if len(damaged) > UNREADABLE * len(sources):
         raise ValueError(
-            f"{base}, {split}: {len(damaged)} of {len(sources)} files cannot be read, more than one in ten; "
-            f"mend or remove them:{_lines(damaged)}"
+            f"{base}, {split}: {_too_many(len(damaged), len(sources))}; mend or remove them:{_lines(damaged)}"
         )
     for one_class in sorted({*listing.classes()} - set(map(class_of, names))):
         of_class = [line for line in damaged if class_of(line) == one_class]
         raise ValueError(f"{base}, {split}/{one_class}: none of its files can be read:{_lines(of_class)}")
     bare = [name for name, has in zip(names, arrays["normals"], strict=True) if not has]
-    return Shapes(arrays["points"], arrays["own"], names, bare, damaged)
+    if "digests" in arrays:
+        digests = arrays["digests"].tolist()
+    else:  # caches of before have none
+        digests = [_digest(listing.files[name]) for name in names]
+    return Shapes(arrays["points"], arrays["own"], names, bare, damaged, digests)
 
 
 def _parse(
@@ -172,6 +214,7 @@ def _parse(
     points = np.zeros((len(paths), stored, channels), dtype=np.float32)
     own: list[int] = []
     normals: list[bool] = []
+    digests: list[str] = []
     reasons: dict[int, str] = {}
     notes: list[str] = []
     bar = tqdm(paths, desc="parsing meshes and clouds once", unit="file", disable=None)
@@ -185,6 +228,7 @@ def _parse(
             continue
         points[len(own), :, : cloud.shape[1]] = cloud[np.arange(stored) % len(cloud)]
         own.append(len(cloud))
+        digests.append(_digest(path))
         normals.append(features is None and cloud.shape[1] == 6)
     log_notes(notes)
     kept = channels if features is not None or all(normals) else 3
@@ -192,9 +236,14 @@ def _parse(
         "points": np.ascontiguousarray(points[: len(own), :, :kept]),
         "own": np.array(own, dtype=np.int64),
         "normals": np.array(normals, dtype=bool),
+        "digests": np.array(digests, dtype="U32"),
         "damaged": np.array(list(reasons), dtype=np.int64),
         "reasons": np.array(list(reasons.values()), dtype=np.str_),
     }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
 def _read_shape(
@@ -227,7 +276,7 @@ def _report(split: str, listing: Listing, shapes: Shapes) -> None:
 
 
 def _report_result(split: str, result: Split, bare: list[str], total: int) -> None:
-    """Says what a split holds, and how much of it is made up by repeating points."""
+    """Says what a split holds."""
     what = " and ".join(["xyz", *result.features])
     if total and len(bare) == total:
         what = "xyz: no file has normals"
@@ -237,12 +286,6 @@ def _report_result(split: str, result: Split, bare: list[str], total: int) -> No
     logger.info(
         "%s: %d shapes of %d classes, %d points each, %s", split, shapes, len(result.classes), points, what
     )
-    if result.count is not None and (short := int((result.count < points).sum())):
-        at = int(result.count.argmin())
-        logger.info(
-            "%s: %d shapes have fewer than %d points and repeat theirs; the fewest,\n  %d, has %s",
-            *(split, short, points, int(result.count[at]), result.names[at]),
-        )
 
 
 def _lines(entries: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bixt3d.datasets.files import find_folder
+from bixt3d.datasets.folder import refusals
 from bixt3d.datasets.holdout import hold_out
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
@@ -52,8 +53,9 @@ def info(root: str | os.PathLike[str], name: str | None = None) -> str:
 
 def _describe(name: str, base: Path) -> str:
     bad: list[str] = []
+    refused: list[str] = []
     if name == "folder":
-        surveys, bad = _survey_folder(base)
+        surveys, bad, refused = _survey_folder(base)
         parts: Mapping[str, Split] = {}
         extents = torch.cat([survey.extent for survey in surveys.values()])
     else:
@@ -78,8 +80,10 @@ def _describe(name: str, base: Path) -> str:
     notes = [f"note: {note}" for note in find_notes(surveys)]
     for opened in list(parts.values())[:1]:
         notes += [f"note: no training shape has the part {part}" for part in _absent_parts(opened)]
+    notes += [f"note: a training refuses this:\n  {reason}" for reason in refused]
     if bad:
-        notes.append(f"note: {len(bad)} files cannot be read and are left out:")
+        what = "cannot be read" if refused else "cannot be read and are left out"
+        notes.append(f"note: {len(bad)} files {what}:")
         notes += [f"  {line}" for line in bad[:SHOWN]] + (["  ..."] if len(bad) > SHOWN else [])
     return "\n".join([*lines, "", *(notes or ["nothing odd found"])])
 
@@ -127,15 +131,20 @@ def _some_files(folder: Path) -> list[Path]:
     return files[:: max(1, len(files) // LOOKED_AT)]
 
 
-def _survey_folder(base: Path) -> tuple[dict[str, Survey], list[str]]:
-    """Look at every file of a folder of shapes; val is cut from train as a training does it."""
-    listings = {split: dict(listing.files) for split, listing in list_splits(base.absolute()).items()}
+def _survey_folder(base: Path) -> tuple[dict[str, Survey], list[str], list[str]]:
+    """Look at every file of a folder of shapes; val is cut from train as a training does it.
+
+    Also return what cannot be read, and why a training refuses the folder.
+    """
+    listed = list_splits(base.absolute())
+    listings = {split: dict(listing.files) for split, listing in listed.items()}
     classes = sorted({class_of(name) for files in listings.values() for name in files})
-    found, bad = {}, []
+    found, bad, unread = {}, [], {}
     for split, files in listings.items():
         label = [classes.index(class_of(name)) for name in files]
         survey, damaged = survey_files(files, classes, label)
         bad += damaged
+        unread[split] = {*files} - ({*survey.names} if survey else set())
         if survey is not None:
             found[split] = survey
     if "train" not in found:
@@ -150,7 +159,7 @@ def _survey_folder(base: Path) -> tuple[dict[str, Survey], list[str]]:
                 "val": found["train"].select(val.tolist()),
                 **{split: survey for split, survey in found.items() if split != "train"},
             }
-    return found, bad
+    return found, bad, refusals(base, listed, unread)
 
 
 def _counts(surveys: Mapping[str, Survey]) -> list[str]:

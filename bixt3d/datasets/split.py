@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -67,6 +67,7 @@ class Split:
         count: (S,) int64 points that each shape has of its own, where shapes differ in that: its rows from
             there on repeat them. None: all are its own.
         names: Id of each shape where the files hold one, else empty.
+        digests: What tells the file of each shape from others, equal for copies; empty where none is known.
         features: Names of what stands beside xyz, in order: `normal` (3), `color` (3), `intensity` (1),
             `height` (1), or others, with `name:width` where they are wider than 1. Six channels that nothing
             is said of are xyz and normal, if they can be.
@@ -86,6 +87,7 @@ class Split:
     categories: tuple[str, ...] = ()
     parts_of_category: tuple[tuple[int, ...], ...] = ()
     names: tuple[str, ...] = ()
+    digests: tuple[str, ...] = field(default=(), kw_only=True)
     part_names: tuple[str, ...] = ()
     count: Tensor | None = None
     features: tuple[str, ...] = ()
@@ -105,10 +107,11 @@ class Split:
         shapes, num_points = self.points.shape[:2]
         check_names("classes", self.classes)
         check_index("label", self.label, (shapes,), len(self.classes), "classes", least=-1)
-        if self.names and len(self.names) != shapes:
-            raise ValueError(
-                f"names: expected one for each of the {shapes} shapes, or none, got {len(self.names)}"
-            )
+        for key, values in (("names", self.names), ("digests", self.digests)):
+            if values and len(values) != shapes:
+                raise ValueError(
+                    f"{key}: expected one for each of the {shapes} shapes, or none, got {len(values)}"
+                )
         if self.count is not None:
             check_index("count", self.count, (shapes,), num_points + 1, "points and none")
             if int(self.count.min()) < 1:
@@ -299,8 +302,11 @@ class Split:
                 f"got {tuple(index.shape)} {index.dtype}"
             )
         check_index("index", index, (index.numel(),), len(self), "shapes")
-        names = tuple(self.names[place] for place in index.tolist()) if self.names else ()
-        return self._change(lambda tensor: tensor[index], names=names)
+        kept = {
+            key: tuple(values[place] for place in index.tolist()) if values else ()
+            for key, values in (("names", self.names), ("digests", self.digests))
+        }
+        return self._change(lambda tensor: tensor[index], **kept)
 
     def _change(self, change: Callable[[Tensor], Tensor], **fields: Any) -> Split:
         """Return the split with its tensors changed alike."""

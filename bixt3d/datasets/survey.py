@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bixt3d.datasets.features import name_of
 from bixt3d.datasets.readers import load_cloud
+from bixt3d.datasets.spheres import check_extent
 from bixt3d.datasets.split import Split
 from bixt3d.ops import knn
 
@@ -35,6 +36,7 @@ class Survey:
         moments: Numbers of each shape that neither order, place nor scale of its points change (S, K).
         features: Names of what stands beside xyz.
         cloud: Returns xyz (N, 3) of a shape by its number.
+        digests: Equal for shapes whose files are copies; empty where the files are not known.
     """
 
     classes: tuple[str, ...]
@@ -45,6 +47,7 @@ class Survey:
     moments: Tensor
     features: tuple[str, ...]
     cloud: Callable[[int], Tensor]
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -59,6 +62,7 @@ class Survey:
             extent=self.extent[places],
             moments=self.moments[places],
             cloud=lambda at: self.cloud(places[at]),
+            digests=tuple(self.digests[place] for place in places) if self.digests else (),
         )
 
 
@@ -82,6 +86,7 @@ def survey_split(split: Split) -> Survey:
         moments=torch.cat(moments).cpu(),
         features=tuple(map(name_of, split.features)),
         cloud=lambda at: xyz[at, : int(count[at])].double().cpu(),
+        digests=split.digests,
     )
 
 
@@ -100,6 +105,7 @@ def survey_files(
         try:
             cloud = load_cloud(files[name], notes=[])
             xyz = torch.from_numpy(cloud.take((), files[name], []))
+            check_extent(xyz, files[name])
         except ValueError as error:
             bad.append(str(error))
             continue
@@ -140,17 +146,30 @@ def _moments(xyz: Tensor, mask: Tensor) -> Tensor:
 
 
 def shared_shapes(first: Survey, second: Survey) -> list[tuple[int, int]]:
-    """Return pairs of shapes, one of each, with the same points up to order, place, scale and rounding."""
+    """Return pairs of shapes, one of each, with the same points up to order, place, scale and rounding.
+
+    Of large clouds and meshes a training keeps another draw of each: those are found by their files.
+    """
     pairs = []
     for begin in range(0, len(second), CHUNK):
         part = second.moments[begin : begin + CHUNK]
         near = (torch.cdist(part, first.moments, p=torch.inf) < SAME_MOMENTS).nonzero()
         pairs += [(int(b), begin + int(a)) for a, b in near]
-    return [
+    copies = _copies(first.digests, second.digests)
+    same = {
         (a, b)
-        for a, b in pairs
+        for a, b in {*pairs} - copies
         if int(first.count[a]) == int(second.count[b]) and _same(first.cloud(a), second.cloud(b))
-    ]
+    }
+    return sorted(same | copies, key=lambda pair: pair[::-1])
+
+
+def _copies(first: Sequence[str], second: Sequence[str]) -> set[tuple[int, int]]:
+    """Return pairs of positions of equal digests."""
+    places: dict[str, list[int]] = {}
+    for at, digest in enumerate(first):
+        places.setdefault(digest, []).append(at)
+    return {(a, b) for b, digest in enumerate(second) for a in places.get(digest, ())}
 
 
 def _same(first: Tensor, second: Tensor) -> bool:

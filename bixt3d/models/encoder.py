@@ -124,6 +124,22 @@ class PointModel(nn.Module):
             kept *= stage.reduction
         return max(points, self._least_tokens * kept)
 
+    def check_points(self, num_points: int) -> None:
+        """Raise ValueError, naming the settings, if clouds of so many points are too small for a layer."""
+        if num_points >= self.least_points:
+            return
+        left, wanted = num_points, f"at least {max(2, self._least_tokens)} are needed"
+        for index in sorted(self.encoder.stages, key=int):
+            stage: Any = self.encoder.stages[index]
+            if left < stage.neighbors:
+                wanted = f"model.args.neighbors is {stage.neighbors}"
+                break
+            left = max(1, left // stage.reduction)
+        raise ValueError(
+            f"data.num_points={num_points} leaves {left} points in a layer and {wanted}: expected "
+            f"data.num_points of {self.least_points} or more, fewer neighbors, or smaller reductions"
+        )
+
     # Tokens that the last layer must leave.
     _least_tokens = 1
 

@@ -158,6 +158,12 @@ def evaluate_checkpoint(
     path, device = find_checkpoint(checkpoint), torch.device(device or "cpu")
     model, meta = load_checkpoint(path, device)
     known = Description.from_dict(meta)
+    named = cfg or any(text.strip().startswith(("data.name", "data.root")) for text in overrides)
+    if meta.get("dataset") == "" and not named:
+        raise ValueError(
+            f"{path}: this run was trained on clouds given in Python: evaluate it with "
+            "bixt3d.training.evaluate, or name a data set with --set data.name=NAME data.root=FOLDER"
+        )
     config = load_config(cfg, overrides) if cfg else config_from(known.config, overrides)
     config = override(
         config, model={"name": known.model["name"]}, data={"features": known.preprocess.features}

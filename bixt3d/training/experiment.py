@@ -18,6 +18,7 @@ from bixt3d.config import Config, check_config, load_config
 from bixt3d.datasets.overview import brief
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
+from bixt3d.models.encoder import PointModel
 from bixt3d.models.factory import create_model, takes
 from bixt3d.tasks import Description, Task
 from bixt3d.tasks.description import OWN
@@ -29,6 +30,7 @@ from bixt3d.training.files import write_csv, write_result
 from bixt3d.training.folder import take_folder
 from bixt3d.training.guards import StopSignals
 from bixt3d.training.pretrained import start_from
+from bixt3d.training.resume import check_opened
 from bixt3d.training.splits import build_task, open_all
 from bixt3d.training.trainer import Trainer
 
@@ -135,6 +137,8 @@ def _train(
     run_dir = Path(config.run.dir)
     made = build_task(config, task, model)
     own = {key: split for key, split in given.items() if split is not None}
+    if resume and "train" not in own:
+        check_opened(run_dir)
     splits, stored_points = open_all(config, where, made, own)
     chosen = next(iter(splits))
     made.set_facts(made.facts(splits[chosen]))
@@ -142,6 +146,8 @@ def _train(
     description = describe(config, splits[chosen], stored_points, made, model, named)
     say = print if workers.first else lambda line: None
     net = build_model(config, description, resume, say) if model is None else model
+    if model is not None:
+        check_sizes(config, model)
     if model is not None and config.model.init_from is not None:
         say(f"model.init_from={config.model.init_from} is not used: a model was given")
     odd = [name for name, value in net.state_dict().items() if not isinstance(value, torch.Tensor)]
@@ -262,9 +268,16 @@ def build_model(
     with kept_random():
         torch.manual_seed(config.train.seed)
         model = create_model(description.model["name"], **description.model["args"])
+    check_sizes(config, model)
     if config.model.init_from is not None and not resume:
         say(start_from(model, config.model.init_from, description.facts))
     return model
+
+
+def check_sizes(config: Config, model: nn.Module) -> None:
+    """Raise ValueError if clouds of the settings' size are too small for a model that says what it needs."""
+    if isinstance(model, PointModel):
+        model.check_points(config.data.num_points)
 
 
 def _test(

@@ -168,6 +168,16 @@ def _check_same_run(trainer: Trainer, state: dict[str, Any]) -> None:
         )
 
 
+def check_opened(run_dir: Path) -> None:
+    """Raise ValueError for a run that was trained on clouds that no data set holds."""
+    state, _ = load_latest_state(run_dir / FILE)
+    if json.loads(state.get("description", "{}")).get("dataset") == "":
+        raise ValueError(
+            f"{run_dir}: this run was trained on clouds given in Python: resume it with "
+            "bixt3d.train(..., train=..., resume=True)"
+        )
+
+
 def fingerprint(split: Split) -> Tensor:
     """Return what tells clouds apart, up to rounding: label and mean |xyz| of the first points, (S, 4)."""
     size = split.points[:, :8, :3].abs().mean(1).cpu()  # (S, 3)

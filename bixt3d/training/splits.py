@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bixt3d.config import Config, fold_of, override
 from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
 from bixt3d.datasets.augment import augment, check_changes, mix_clouds
+from bixt3d.datasets.folder import log_repeats
 from bixt3d.datasets.holdout import cut_train
 from bixt3d.datasets.loader import CloudLoader
 from bixt3d.datasets.split import Split
@@ -86,6 +87,8 @@ def _open(config: Config, name: str, training: bool, task: Task) -> Split:
     if split.num_points < task.least_points:
         # a data set that samples surfaces has as many as are asked for; others say what they have
         split = read(num_points=task.least_points)
+    elif limit is None:  # else the reader has said it
+        log_repeats(name, split, data.num_points)
     return _cut_train(config, split, name) if cut else split
 
 
@@ -231,6 +234,7 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
         drop_last=True,
         choose=task.choose(),
         mix=partial(mix_clouds, probability=mix) if mix else None,
+        keep_count=task.takes_count,
         augment=_augmentation(config, train.features),
         seed=settings.seed,
         rank=workers.rank,

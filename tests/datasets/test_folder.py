@@ -275,6 +275,19 @@ def test_repeated_points_are_logged(root: Path, caplog: pytest.LogCaptureFixture
     assert "repeat theirs" not in caplog.text
 
 
+@pytest.mark.parametrize(("num_points", "short"), [(20, 0), (30, 1)])
+@pytest.mark.parametrize("order", ["stored", "random", "fps"])
+def test_repeated_points_are_logged_of_what_a_training_uses(
+    order: str, num_points: int, short: int, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    write(root / "test" / "bowl" / "00.npy", cloud(1, 20))
+    data = {"name": "folder", "root": str(root), "num_points": num_points, "order": order}
+    open_splits(config_from({"data": data}), torch.device("cpu"), ("train", "test"), "train")
+    assert caplog.text.count("repeat theirs") == short
+    assert (f"test: 1 shapes have fewer than {num_points} points" in caplog.text) == bool(short)
+
+
 # Splits and classes
 
 
@@ -609,6 +622,17 @@ def test_a_file_without_permission_is_not_called_broken(root: Path, monkeypatch:
 
 
 # The cache
+
+
+def test_caches_of_before_know_no_copies(root: Path) -> None:
+    first = open_dataset("folder", root, "train")
+    assert len(set(first.digests)) == len(first) > 0
+    place = root / ".bixt3d_cache/folder-train-2048.npz"
+    with np.load(place) as stored:
+        kept = {name: stored[name] for name in stored.files if name != "digests"}
+    np.savez(place, **kept)
+    again = open_dataset("folder", root, "train")
+    assert again.digests == first.digests and torch.equal(again.points, first.points)
 
 
 def test_files_are_parsed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bixt3d.datasets import Split, info
+from bixt3d.datasets import Split, info, open_dataset
 from bixt3d.datasets.overview import brief, columns, recognize
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from tests.markers import data_dir
@@ -50,6 +50,57 @@ def test_folder(tmp_path: Path) -> None:
     assert re.search("note: 1 test shape is in (train|val) too: chair/1.npy = chair/4.xyz", text)
     assert "test has no shape of mug" in text
     assert "note: 1 files cannot be read and are left out:\n" in text and "bad.xyz" in said[-1]
+
+
+def test_training_and_info_say_the_same_of_copies(tmp_path: Path) -> None:
+    """Of large clouds a training keeps a draw, which depends on the file's name."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 3), ("test", 4)):
+        for name in ("cup", "mug"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                np.save(tmp_path / split / name / f"{split}{number}.npy", random.normal(size=(5000, 3)))
+    for source, copy in (
+        ("train/cup/train3", "test/cup/test1"),
+        ("train/mug/train0", "test/mug/other"),
+        ("train/cup/train5", "val/cup/val0"),
+    ):
+        (tmp_path / f"{copy}.npy").write_bytes((tmp_path / f"{source}.npy").read_bytes())
+    told = [line for line in info(tmp_path).splitlines() if " too: " in line]
+    assert told == [
+        "note: 1 val shape is in train too: cup/val0.npy = cup/train5.npy",
+        "note: 2 test shapes are in train too: cup/test1.npy = cup/train3.npy",
+    ]
+    for num_points in (None, 256):
+        opened = {
+            name: open_dataset("folder", tmp_path, name, num_points) for name in ("train", "val", "test")
+        }
+        assert brief(opened)[1:] == told
+
+
+@pytest.mark.parametrize("reason", ["many", "class", "unknown"])
+def test_what_a_training_refuses_is_said(reason: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, count in (("cup", 18), ("mug", 1)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(count):
+            np.save(tmp_path / "train" / name / f"{number}.npy", random.normal(size=(90, 3)))
+    assert "note: a training refuses" not in info(tmp_path)
+    if reason == "many":
+        np.save(tmp_path / "train/cup/one.npy", np.zeros((90, 3)))  # all at one place
+        (tmp_path / "train/cup/two.xyz").write_text("0 0\n")
+        (tmp_path / "train/cup/0.npy").write_bytes(b"")
+        expected = "3 of 21 train files cannot be read, more than one in ten"
+    elif reason == "class":
+        (tmp_path / "train/mug/0.npy").write_bytes(b"")
+        expected = "train/mug: none of its files can be read"
+    else:
+        (tmp_path / "test/jug").mkdir(parents=True)
+        np.save(tmp_path / "test/jug/0.npy", random.normal(size=(90, 3)))
+        expected = "test/jug: expected a class that train has too"
+    assert "note: a training refuses this:\n  " in info(tmp_path) and expected in info(tmp_path)
+    with pytest.raises(ValueError, match=expected.replace("train files", "files")):
+        open_dataset("folder", tmp_path, "train")
 
 
 def test_shapes_in_both_layouts(shapes: Path) -> None:

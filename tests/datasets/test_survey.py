@@ -71,6 +71,17 @@ def test_notes() -> None:
     assert find_notes({"train": survey_split(fine), "test": survey_split(split(clouds(4, 6)))}) == []
 
 
+def test_copies_of_a_file_are_one_shape_whatever_is_drawn_of_them() -> None:
+    train = split(clouds(6, 0), digests=("a", "b", "c", "d", "e", "f"))
+    test = split(clouds(3, 1), digests=("x", "d", "y"))
+    assert shared_shapes(survey_split(train), survey_split(test)) == [(3, 1)]
+    some = survey_split(train.select([3, 5]))
+    assert shared_shapes(some, survey_split(test)) == [(0, 1)]
+    assert shared_shapes(some.select([1]), survey_split(test)) == []
+    with pytest.raises(ValueError, match="digests: expected one for each of the 6 shapes"):
+        split(clouds(6, 0), digests=("a",))
+
+
 def test_files(tmp_path: Path) -> None:
     cloud = clouds(1, 0)[0].double().numpy()
     np.savetxt(tmp_path / "a.xyz", cloud * 7 + 5e5)

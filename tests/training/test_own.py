@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.synthetic.shapes import CATEGORIES, write_shapes
 from bixt3d.tasks import ClassificationTask, Task
+from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.guards import Stopped
 from tests.training.own import Pooled, SpreadTask, featured, settings
 from tests.training.tiny import (
@@ -189,6 +191,34 @@ def test_splits_must_belong_together(which: str, run: Path) -> None:
 def test_too_few_points_of_a_given_cloud(run: Path) -> None:
     with pytest.raises(ValueError, match="num_points: expected 1 to 32, as each cloud has, got 33"):
         bixt3d.train(settings(run, "data.num_points=33"), train=make_split())
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_too_few_points_for_the_layers(built: bool, run: Path) -> None:
+    config = settings(run, "data.num_points=10", hierarchy=True)
+    args = {**config.model.args, "num_classes": 4}
+    model = bixt3d.create_model("bixt_ti_cls_hierarchy", **args) if built else None
+    message = (
+        "data.num_points=10 leaves 5 points in a layer and model.args.neighbors is 6: expected "
+        "data.num_points of 12 or more, fewer neighbors, or smaller reductions"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        bixt3d.train(config, train=make_split(), model=model)
+    assert not run.exists()
+
+
+def test_a_run_of_given_clouds_says_so_when_it_goes_on_without_them(run: Path) -> None:
+    """Its config.yaml names a data set that was never read."""
+    config = settings(run)
+    bixt3d.train(config, train=make_split(), test=make_split(20))
+    before = contents(run)
+    with pytest.raises(ValueError, match=r"trained on clouds given in Python: resume it with bixt3d\.train"):
+        bixt3d.train(run / "config.yaml", resume=True)
+    with pytest.raises(ValueError, match="trained on clouds given in Python: evaluate it with"):
+        evaluate_checkpoint(run)
+    assert set(contents(run)) == set(before)
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        evaluate_checkpoint(run, overrides=["data.name=folder", "data.root=elsewhere"])
 
 
 def test_resume_with_own_splits(run: Path) -> None:
