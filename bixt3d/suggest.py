@@ -1,4 +1,4 @@
-"""Names that errors suggest, and names that a user may give to something of their own."""
+"""Words of messages: names that errors suggest or refuse, and numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or nothing."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, ``1 file``, ``2 files``, in the given plural if it has no plain s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def check_free(name: object, taken: Iterable[str], what: str) -> None:

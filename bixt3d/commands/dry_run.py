@@ -22,6 +22,7 @@ from bixt3d.datasets.loader import Batch, CloudLoader
 from bixt3d.datasets.part_table import OFFICIAL, official_starts
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.synthetic.shapes import CATEGORIES
+from bixt3d.suggest import counted
 from bixt3d.tasks import Task
 from bixt3d.training.distributed import Workers
 from bixt3d.training.evaluate import evaluate
@@ -156,7 +157,8 @@ def estimate(config: Config, task: Task, split: Split, counts: dict[str, int], d
     hours = (settings.epochs * steps * second + looks * look) / 3600
     held = sum(counts.values()) * split[:1].points.numel() * 4
     print(f"memory   {(peak(device) + held) / 2**30:.1f} GiB, of which the clouds are {held / 2**30:.1f}")
-    print(f"time     about {spoken(hours)}: {settings.epochs} epochs of {steps:,} steps of {second:.2g} s")
+    epochs = counted(settings.epochs, "epoch")
+    print(f"time     about {spoken(hours)}: {epochs} of {counted(steps, 'step')} of {second:.2g} s")
 
 
 def forever(loader: CloudLoader) -> Iterator[Batch]:
@@ -186,5 +188,5 @@ def peak(device: torch.device) -> int:
 def spoken(hours: float) -> str:
     """Return a time in the unit that suits it."""
     if hours < 1 / 60:
-        return f"{3600 * hours:.0f} seconds"
-    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:,.0f} hours"
+        return counted(round(3600 * hours), "second")
+    return counted(round(60 * hours), "minute") if hours < 2 else counted(round(hours), "hour")

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
     """Evaluate."""
     from bixt3d.inference import Predictor
     from bixt3d.metrics import retrieval
+    from bixt3d.suggest import counted
     from bixt3d.training.device import pick_device
     from bixt3d.training.evaluate import embed_split, evaluate_checkpoint
     from bixt3d.training.files import write_confusion, write_csv, write_result
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
     shown = {
         scored.task.titles.get(name, name): scored.task.show(v) for name, v in scored.seen.metrics.items()
     }
-    about = f"{len(scored.split):,} shapes, {which} split"
+    about = f"{counted(len(scored.split), 'shape')}, {which} split"
     rows = scored.task.table(scored.seen.counts)
     stated = {"split": which, "shapes": len(scored.split), **scored.seen.metrics}
     if (error := report.calibration_error) is not None:

@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say how near the file's answers are to the model's."""
+    from bixt3d.datasets.files import stated_size
     from bixt3d.inference.export import FORMATS, TOLERANCE, export_model
+    from bixt3d.suggest import counted
     from bixt3d.training.checkpoint import find_checkpoint
 
     checkpoint = find_checkpoint(checkpoint_of(args))
@@ -38,6 +40,6 @@ def run(args: argparse.Namespace) -> None:
     for name in done.inputs:
         print(f"input   {name}")
     print(f"output  {done.output}")
-    print(f"a cloud has at least {done.least_points} points, in any place, size and order")
+    print(f"a cloud has at least {counted(done.least_points, 'point')}, in any place, size and order")
     print(f"largest difference from the model {done.difference:.1e} (at most {TOLERANCE:.0e})")
-    print(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")
+    print(f"{done.path} ({stated_size(done.path)})")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bixt3d.inference import Predictor
+    from bixt3d.tasks.results import NoCategory
 
 AXES = ("x", "y", "z", "-x", "-y", "-z", "auto")
 CHECKPOINT = "weights file, run's folder (best, else last) or shipped name"
@@ -119,3 +121,10 @@ def category_of(predictor: Predictor, file: Path) -> str:
     """Return the category that a file's folder is named for, whatever the case; "" if it is for none."""
     known = {name.casefold(): name for name in predictor.classes or ()}
     return known.get(file.absolute().parent.name.casefold(), "")
+
+
+def ask_category(file: Path, error: NoCategory) -> str:
+    """Return what to do about a file whose category nothing tells."""
+    names = error.names if len(error.names) <= 3 else ["NAME"]
+    options = " or ".join(f"--category {shlex.quote(name)}" for name in names)
+    return f"{file}: {error}; say {options}, or put the file in a folder of that name"

@@ -1,7 +1,8 @@
 """Name the class of meshes and clouds, or label their parts.
 
 Of a folder, every mesh and cloud in it is taken; what cannot be read is skipped
-and listed, as a training does it. A part segmenter that is told the category
+and listed, as a training does it. Labels keep the folders of their files, and
+sources.csv says of which file each is. A part segmenter that is told the category
 takes the name of a file's folder for it, unless --category names one.
 
 Examples:
@@ -23,6 +24,7 @@ from bixt3d.commands.options import (
     UsageError,
     add_machine,
     add_up,
+    ask_category,
     category_of,
     checkpoint_and_files,
     folder_of,
@@ -88,6 +90,7 @@ def run(args: argparse.Namespace) -> None:
 
     from bixt3d.inference import Predictor
     from bixt3d.inference.clouds import find_clouds
+    from bixt3d.suggest import counted
     from bixt3d.training.device import pick_device
     from bixt3d.visualize.listing import listing
 
@@ -103,18 +106,20 @@ def run(args: argparse.Namespace) -> None:
         print(f"passed over, no meshes or clouds: {few} ({len(others)} in all)", file=sys.stderr)
     if folder := args.ply or args.out:
         folder.mkdir(parents=True, exist_ok=True)
+    named = {str(Path(one)) for one in given}
     base = Path(given[0]) if len(given) == 1 and Path(given[0]).is_dir() else None
     shown = {str(file): str(file.relative_to(base) if base else file) for file in files}  # in the table
     width = max(map(len, shown.values()))
     rows: list[dict[str, Any]] = []
     try:
         with tqdm(total=len(files), unit=" files", disable=None) as bar:
-            for row in _rows(args, predictor, files):
+            for row in _rows(args, predictor, files, given):
                 rows.append(row)
                 bar.update()
                 with tqdm.external_write_mode(sys.stderr):
                     if "error" in row:
-                        print(f"error: {row['error']}", file=sys.stderr)
+                        word = "error" if row["file"] in named else "skipped"
+                        print(f"{word}: {row['error']}", file=sys.stderr)
                     elif args.format == "table":
                         name = shown[row["file"]].ljust(width)
                         print(listing([{**row, "file": name}], "table"), flush=True)
@@ -123,29 +128,33 @@ def run(args: argparse.Namespace) -> None:
             print(listing(rows, args.format))
     failed = [row["file"] for row in rows if "error" in row]
     if folder:
-        print(f"the labels of {len(rows) - len(failed)} clouds are in {folder}", file=sys.stderr)
-    if len(failed) == len(rows) or set(failed) & {
-        str(Path(one)) for one in given
-    }:  # a file that was named, not found in a folder
-        sys.exit(f"{len(failed)} of {len(files)} files failed")
+        done = len(rows) - len(failed)
+        verb = "is" if done == 1 else "are"
+        print(f"the labels of {counted(done, 'cloud')} {verb} in {folder}", file=sys.stderr)
+    if len(failed) == len(rows) or named & set(failed):
+        sys.exit(f"{len(failed)} of {counted(len(files), 'file')} failed")
     if failed:
-        print(f"skipped, cannot be read: {len(failed)} of {len(files)} files", file=sys.stderr)
+        print(f"skipped: {len(failed)} of {counted(len(files), 'file')}", file=sys.stderr)
 
 
-def _rows(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -> Iterator[dict[str, Any]]:
+def _rows(
+    args: argparse.Namespace, predictor: Predictor, files: list[Path], given: list[str]
+) -> Iterator[dict[str, Any]]:
     """Yield what is listed of each file, and write its labels where that is asked for."""
     from bixt3d.mistakes import is_mistake
-    from bixt3d.visualize.labels import NoFaces, label_names, write_labels
+    from bixt3d.tasks.results import NoCategory
+    from bixt3d.visualize.labels import NoFaces, label_names, note_source, write_labels
     from bixt3d.visualize.listing import class_row, part_row
     from bixt3d.visualize.scene import LabelledCloud
 
     parts = predictor.task.per_point
     told = [args.category or category_of(predictor, file) or None for file in files]
-    if parts and not any(told):
-        predictor.category_number(None)  # says which there are, if the model needs one
+    if parts and args.category:
+        predictor.category_number(args.category)  # an unknown one ends all
     folder, forms = args.ply or args.out, ["ply"] if args.ply else args.write
     answers = predictor.answers(files, told if parts else None)
-    for file, category, name, answer in zip(files, told, label_names(files), answers, strict=True):
+    names = label_names(files, folder, given) if folder else [""] * len(files)
+    for file, category, name, answer in zip(files, told, names, answers, strict=True):
         try:
             if isinstance(answer, Exception):
                 raise answer
@@ -159,6 +168,7 @@ def _rows(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -> 
                 for form in forms if folder else ():
                     try:
                         row[form] = str(write_labels(cloud, folder, name, form, file))
+                        note_source(folder, name, file)
                     except NoFaces:  # of a cloud among meshes the other forms are written
                         if forms == ["mesh"]:
                             raise
@@ -168,5 +178,7 @@ def _rows(args: argparse.Namespace, predictor: Predictor, files: list[Path]) -> 
         except (ValueError, OSError, MemoryError, RuntimeError) as error:
             if not is_mistake(error):
                 raise
-            said = str(error)
+            if isinstance(error, NoCategory) and not any(told):  # nor will another file be told
+                raise ValueError(ask_category(file, error)) from None
+            said = ask_category(file, error) if isinstance(error, NoCategory) else str(error)
             yield {"file": str(file), "error": said if str(file) in said else f"{file}: {said}"}

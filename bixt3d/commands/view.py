@@ -17,7 +17,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bixt3d.commands.options import UsageError, add_machine, add_up, category_of, folder_of, place
+from bixt3d.commands.options import (
+    UsageError,
+    add_machine,
+    add_up,
+    ask_category,
+    category_of,
+    folder_of,
+    place,
+)
 
 if TYPE_CHECKING:
     from bixt3d.visualize.gallery import Clouds
@@ -113,6 +121,7 @@ def open_gallery(args: argparse.Namespace, checkpoint: str, files: list[str], sh
     from bixt3d.inference import Predictor
     from bixt3d.inference.clouds import find_clouds
     from bixt3d.suggest import nearest
+    from bixt3d.tasks.results import NoCategory
     from bixt3d.training.device import pick_device
     from bixt3d.visualize.browse import spread
     from bixt3d.visualize.gallery import Gallery, training_split
@@ -121,8 +130,11 @@ def open_gallery(args: argparse.Namespace, checkpoint: str, files: list[str], sh
     if files:
         found = find_clouds(files)[0][:shapes]
         told = [args.category or category_of(predictor, path) for path in found]
-        for category in dict.fromkeys(told):
-            predictor.category_number(category or None)
+        for category, path in zip(told, found, strict=True):
+            try:
+                predictor.category_number(category or None)
+            except NoCategory as error:
+                raise ValueError(ask_category(path, error)) from None
         return Gallery(predictor, list(map(str, found)), [path.name for path in found], told)
     split = training_split(predictor, args.split, args.data)
     names = Gallery.of_split(predictor, split).categories

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bixt3d.datasets.files import stated_size
+
 Arrays = dict[str, NDArray[Any]]
 
 FORMAT = 2  # raise it when a reader's arrays change their meaning
@@ -134,7 +136,7 @@ def _write(places: Sequence[Path], fingerprint: str, arrays: Mapping[str, NDArra
         except OSError as error:
             failures.append(f"{path}: {error}")
         else:
-            logger.info("wrote the cache %s (%.0f MB)", path, path.stat().st_size / 1e6)
+            logger.info("wrote the cache %s (%s)", path, stated_size(path))
             return
         finally:
             with suppress(OSError):  # its folder could not be made, or the disk is gone

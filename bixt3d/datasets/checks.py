@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bixt3d.datasets.spheres import keep_shape
 from bixt3d.ops.validate import describe
+from bixt3d.suggest import counted
 
 
 def float_points(value: Any) -> Any:
@@ -97,7 +98,8 @@ def check_points(points: Tensor) -> None:
     if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(points)):
         bad = (~torch.isfinite(points)).flatten(1).any(dim=1).nonzero().squeeze(1)  # (bad,)
         raise ValueError(
-            f"points: expected finite numbers, got NaN or infinity in {len(bad)} shapes, first {int(bad[0])}"
+            "points: expected finite numbers, got NaN or infinity in "
+            f"{counted(len(bad), 'shape')}, first {int(bad[0])}"
         )
 
 

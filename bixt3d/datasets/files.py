@@ -68,6 +68,12 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def stated_size(path: Path) -> str:
+    """Writes the size of a file as ``under 1 MB``, or as whole megabytes, upwards."""
+    size = size_of(path)
+    return "under 1 MB" if size < 1_000_000 else megabytes(size)
+
+
 def megabytes(size: float) -> str:
     """Writes a number of bytes as whole megabytes, upwards."""
     return f"{-int(-size // 1_000_000):,} MB"

@@ -18,6 +18,7 @@ from bixt3d.datasets.features import channel_count, parse_features
 from bixt3d.datasets.part_table import TABLE, list_path
 from bixt3d.datasets.readers import clouds_in, load_cloud
 from bixt3d.datasets.readers.cloud import FileCloud
+from bixt3d.suggest import counted
 from bixt3d.yaml import parse_yaml
 
 SHARES = {"val": 0.1, "test": 0.2}
@@ -91,10 +92,16 @@ def import_parts(
     wanted = None if features is None else parse_features(features)
     sources = _find(source)
     clouds, left_out = _read(sources, wanted)
-    if len(left_out) > UNREADABLE * len(sources) or len(clouds) < 3:
+    lines = "".join(f"\n  {line}" for line in left_out[:10])
+    if len(left_out) > UNREADABLE * len(sources) and len(clouds) >= 3:
         raise ValueError(
-            f"{source}: expected three shapes or more, with labels, got {len(clouds)} of {len(sources)} "
-            "files:" + "".join(f"\n  {line}" for line in left_out[:10])
+            f"{source}: {len(left_out)} of {len(sources)} files cannot be read, more than one in ten; "
+            f"mend or remove them:{lines}"
+        )
+    if len(clouds) < 3:
+        raise ValueError(
+            f"{source}: expected three shapes or more, with labels, got {len(clouds)} of "
+            f"{counted(len(sources), 'file')}{':' * bool(lines)}{lines}"
         )
     if wanted is None:
         wanted = ("normal",) if all(cloud.has_normals() for cloud in clouds.values()) else ()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bixt3d.datasets.readers import SUFFIXES, is_cloud_file
-from bixt3d.suggest import nearest
+from bixt3d.suggest import counted, nearest
 
 # What people call the folders of a split.
 NAMES = {
@@ -73,7 +73,7 @@ def list_splits(base: Path, wanted: str = "train") -> dict[str, Listing]:
     for name, listing in listings.items():
         if not listing.files:
             loose = len(listing.loose())
-            got = f"{loose} shapes in no class's folder" if loose else "none"
+            got = f"{counted(loose, 'shape')} in no class's folder" if loose else "none"
             where = splits.get(name, base)
             raise ValueError(f"{where}: expected <class>/<file> {_SHAPES}, got {got}{_hint(base)}. {LAYOUT}.")
     logger.info("%s: found %s", base, layout)
@@ -170,7 +170,7 @@ def _list_by_class(base: Path, inside: dict[Path, dict[str, Path]]) -> dict[str,
             listings["train"].others.append(folder.name)
             continue
         if loose or "train" not in splits:
-            got = f"{len(loose)} shapes" if loose else "no train"
+            got = counted(len(loose), "shape") if loose else "no train"
             beside = f" beside {', '.join(one.name for one in splits.values())}" if splits and loose else ""
             raise ValueError(
                 f"{folder}: expected the splits as folders, as other classes have, got {got}{beside}. "

@@ -16,6 +16,7 @@ from bixt3d.datasets.orientation import guess_up
 from bixt3d.datasets.readers import clouds_in
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import Survey, find_notes, survey_files, survey_split
+from bixt3d.suggest import counted
 
 WIDTH = 80
 # Data sets by a file that only they have, and the name of their usual folder.
@@ -82,8 +83,8 @@ def _describe(name: str, base: Path) -> str:
         notes += [f"note: no training shape has the part {part}" for part in _absent_parts(opened)]
     notes += [f"note: a training refuses this:\n  {reason}" for reason in refused]
     if bad:
-        what = "cannot be read" if refused else "cannot be read and are left out"
-        notes.append(f"note: {len(bad)} files {what}:")
+        what = "cannot be read" if refused else "cannot be read, left out"
+        notes.append(f"note: {counted(len(bad), 'file')} {what}:")
         notes += [f"  {line}" for line in bad[:SHOWN]] + (["  ..."] if len(bad) > SHOWN else [])
     return "\n".join([*lines, "", *(notes or ["nothing odd found"])])
 
@@ -93,7 +94,8 @@ def brief(splits: Mapping[str, Split]) -> list[str]:
     surveys = {name: survey_split(split) for name, split in splits.items()}
     train, survey = next(iter(splits.values())), next(iter(surveys.values()))
     features = ", ".join(("xyz", *survey.features))
-    what = f"  {len(train.classes)} classes; {_points(survey)} points a shape; {features}"
+    classes = counted(len(train.classes), "class", "classes")
+    what = f"  {classes}; {_points(survey)} a shape; {features}"
     return [what, *(f"note: {note}" for note in find_notes(surveys))]
 
 
@@ -163,12 +165,15 @@ def _survey_folder(base: Path) -> tuple[dict[str, Survey], list[str], list[str]]
 
 
 def _counts(surveys: Mapping[str, Survey]) -> list[str]:
-    return [f"  {name:5} {len(one):>7,} shapes of {_points(one)} points" for name, one in surveys.items()]
+    return [
+        f"  {name:5} {len(one):>7,} {'shape' if len(one) == 1 else 'shapes'} of {_points(one)}"
+        for name, one in surveys.items()
+    ]
 
 
 def _points(survey: Survey) -> str:
     low, high = int(survey.count.min()), int(survey.count.max())
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return counted(high, "point") if low == high else f"{low:,} to {high:,} points"
 
 
 def _extent(extents: torch.Tensor) -> list[str]:

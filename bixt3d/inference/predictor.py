@@ -201,9 +201,9 @@ class Predictor(Attentive):
         return found
 
     def _take(self, cloud: Cloud, category: Category) -> tuple[Tensor, int | None]:
-        """Return the points of a cloud, and the number of its category."""
-        number = self.category_number(category)
-        return self._read(cloud), number
+        """Return the points of a cloud, and the number of its category; a file that is broken comes first."""
+        points = self._read(cloud)
+        return points, self.category_number(category)
 
     @torch.no_grad()
     def _predict(self, taken: Sequence[tuple[Tensor, int | None]]) -> list[Any]:

@@ -24,7 +24,7 @@ from bixt3d.ops import gather_points
 from bixt3d.suggest import nearest
 from bixt3d.tasks.base import Task, smoothing_of
 from bixt3d.tasks.labels import category_rows, checked_table, class_weights, own_points, part_data
-from bixt3d.tasks.results import Segmentation
+from bixt3d.tasks.results import NoCategory, Segmentation
 from bixt3d.tasks.together import label_points, name_parts
 
 
@@ -294,7 +294,7 @@ class PartSegmentationTask(Task):
         """
         names = self.categories or tuple(str(i) for i in range(len(self.parts_of_category)))
         if category is None and self.told:
-            raise ValueError(f"category: this model needs to be told it, one of {', '.join(names)}")
+            raise NoCategory(names)
         if category is None:
             return None
         if isinstance(category, str):

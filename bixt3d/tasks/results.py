@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,14 @@ class Attention:
 
     maps: tuple[Array, ...]
     points: Array
+
+
+class NoCategory(ValueError):
+    """A model needs to be told a cloud's category, one of ``names``, and was not."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"category: this model needs to be told it, one of {', '.join(names)}")
+        self.names = names
 
 
 class NotFinite(ValueError):

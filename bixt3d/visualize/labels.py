@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ from bixt3d.ops import knn
 from bixt3d.visualize.scene import LabelledCloud, part_colors
 
 Array = np.ndarray[Any, Any]
-FORMS = ("ply", "npy", "csv", "mesh")
+ENDINGS = {"ply": ".ply", "npy": ".npy", "csv": ".csv", "mesh": "_faces.ply"}  # of each form
+SOURCES = "sources.csv"
+logger = logging.getLogger(__name__)
 
 
 class NoFaces(ValueError):
@@ -30,7 +35,7 @@ def write_labels(
     Args:
         cloud: The cloud, in its own coordinates.
         folder: Where to write; missing folders are made.
-        name: Name of the file, without suffix.
+        name: Name of the file, without suffix; may hold folders.
         form: ``"ply"`` as `write_ply`; ``"npy"``, an array with the fields x, y, z, part and confidence;
             ``"csv"``, the same with the part's name; ``"mesh"`` as `write_faces`, ``<name>_faces.ply``.
         source: The file that the cloud was read from, for ``"mesh"``.
@@ -38,15 +43,14 @@ def write_labels(
     Raises:
         ValueError: For another form, a cloud without predicted parts, or a source without faces (`NoFaces`).
     """
-    if form not in FORMS:
-        raise ValueError(f"expected a form out of {', '.join(FORMS)}, got {form!r}")
-    place = Path(folder).expanduser() / name
+    if form not in ENDINGS:
+        raise ValueError(f"expected a form out of {', '.join(ENDINGS)}, got {form!r}")
+    path = Path(folder).expanduser() / f"{name}{ENDINGS[form]}"
     if form == "ply":
-        return write_ply(cloud, f"{place}.ply")
+        return write_ply(cloud, path)
     if form == "mesh":
-        return write_faces(cloud, source, f"{place}_faces.ply")
+        return write_faces(cloud, source, path)
     table = _table(cloud)
-    path = Path(f"{place}.{form}")
     path.parent.mkdir(parents=True, exist_ok=True)
     if form == "npy":
         np.save(path, table)
@@ -193,12 +197,51 @@ def write_ply(cloud: LabelledCloud, path: str | Path, mode: str = "prediction") 
     return path
 
 
-def label_names(files: Sequence[str | Path]) -> list[str]:
-    """Return a name for the labels of each file, none twice: ``chair.off`` -> ``chair_parts``."""
+def label_names(
+    files: Sequence[str | Path], folder: str | Path, given: Sequence[str | Path] = ()
+) -> list[str]:
+    """Return a name in a folder for the labels of each file, none twice and none that another file has.
+
+    The folders below the one that all have in common are kept: ``box/s0.xyz`` -> ``box/s0_parts``. A name
+    that is another file's gets the common folder before it, or else a number after it, and the log says so.
+
+    Args:
+        files: The files of the clouds.
+        folder: Where labels are written; its ``sources.csv`` says of which file each name is.
+        given: The files and folders in which they were found, if not one by one.
+    """
+    folder, owners = Path(folder).expanduser(), _owners(folder)
+    places = [Path(os.path.abspath(file)) for file in files]
+    tops = [Path(os.path.abspath(one)) for one in given or files]
+    base = Path(os.path.commonpath([top if top.is_dir() else top.parent for top in tops]))
     names: list[str] = []
-    for file in files:
-        base, number = f"{Path(file).stem}_parts", 1
-        while (name := f"{base}{'' if number == 1 else f'_{number}'}") in names:
-            number += 1
+    for place in places:
+        plain = place.relative_to(base).with_name(f"{place.stem}_parts").as_posix()
+        numbered = (f"{plain}_{number}" for number in itertools.count(2))
+        for name in itertools.chain([plain] if plain in names else [plain, f"{base.name}/{plain}"], numbered):
+            exists = any((folder / f"{name}{ending}").exists() for ending in ENDINGS.values())
+            if name not in names and owners.get(name, "" if exists else str(place)) == str(place):
+                break
+        if name != plain:
+            logger.warning("%s: its labels are named %s, as %s is another file's", place, name, plain)
         names.append(name)
     return names
+
+
+def note_source(folder: str | Path, name: str, source: str | Path) -> None:
+    """Note in a folder's ``sources.csv`` of which file the labels of a name are."""
+    folder = Path(folder).expanduser()
+    row = (name, os.path.abspath(source))
+    if _owners(folder).get(name) != row[1]:
+        new = not (folder / SOURCES).exists()
+        with (folder / SOURCES).open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            csv.writer(file, lineterminator="\n").writerows([("name", "file"), row] if new else [row])
+
+
+def _owners(folder: str | Path) -> dict[str, str]:
+    """Return the file of each name of labels in a folder."""
+    path = Path(folder).expanduser() / SOURCES
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}

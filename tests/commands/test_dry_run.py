@@ -105,3 +105,4 @@ def test_times() -> None:
     assert [spoken(hours) for hours in (0.01, 0.5, 1.99, 2.4, 1234.5)] == [
         *("36 seconds", "30 minutes", "119 minutes", "2 hours", "1,234 hours")
     ]
+    assert [spoken(hours) for hours in (1 / 3600, 1 / 60)] == ["1 second", "1 minute"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -79,14 +80,15 @@ def test_folder_skips_and_lists_what_a_training_skips(models: Any, clouds: Path,
     first = Predictor(models["classes"], "cpu")(clouds / "MUG/a.npy")
     assert f"{first.label} {first.probabilities.max():.1%}" in lines[0]
     assert f"passed over, no meshes or clouds: {clouds / 'notes.md'} (1 in all)" in said.err
-    assert "error: " in said.err and "bad.xyz" in said.err
-    assert "skipped, cannot be read: 1 of 5 files" in said.err
+    assert f"skipped: {clouds / 'table/bad.xyz'}" in said.err and "error: " not in said.err
+    assert "skipped: 1 of 5 files" in said.err
 
 
 def test_file_that_is_named_must_be_readable(models: Any, clouds: Path, capsys: Any) -> None:
     with pytest.raises(SystemExit, match="1 of 2 files failed"):
         predict(models["classes"], clouds / "table/bad.xyz", clouds / "MUG/a.npy")
-    with pytest.raises(SystemExit, match="1 of 1 files failed"):
+    assert f"error: {clouds / 'table/bad.xyz'}" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="1 of 1 file failed"):
         (clouds / "alone").mkdir()
         shutil.move(clouds / "table/bad.xyz", clouds / "alone/bad.xyz")
         predict(models["classes"], clouds / "alone")
@@ -142,21 +144,63 @@ def test_categories_are_the_folders(models: Any, clouds: Path, tmp_path: Path, c
     )
     rows = {Path(row["file"]).name: row for row in json.loads(capsys.readouterr().out)}
     assert "expected a mesh, for the labels of its faces" in rows["c.npy"]["error"]
-    assert [path.name for path in (tmp_path / "faces").iterdir()] == ["box_parts_faces.ply"]
+    assert [path.name for path in (tmp_path / "faces").glob("*.ply")] == ["box_parts_faces.ply"]
 
 
 def test_category_in_any_case(models: Any, clouds: Path, tmp_path: Path, capsys: Any) -> None:
     predict(models["parts"], clouds / "MUG/a.npy", "--category", "TABLE", "--ply", tmp_path / "out")
     said = capsys.readouterr()
     assert "50 points" in said.out and ("top" in said.out or "leg" in said.out or "shelf" in said.out)
-    assert (tmp_path / "out/a_parts.ply").is_file() and "the labels of 1 clouds are in" in said.err
+    assert (tmp_path / "out/a_parts.ply").is_file() and "the labels of 1 cloud is in" in said.err
     shutil.copy(clouds / "MUG/a.npy", tmp_path / "alone.npy")
-    with pytest.raises(SystemExit, match="category: this model needs to be told it, one of Mug, table"):
+    todo = "say --category Mug or --category table, or put the file in a folder of that name"
+    wanted = f"{tmp_path / 'alone.npy'}: category: this model needs to be told it, one of Mug, table; {todo}"
+    with pytest.raises(SystemExit, match=re.escape(wanted)):
         predict(models["parts"], tmp_path / "alone.npy")
     with pytest.raises(SystemExit):  # one of a known folder, one of none
         predict(models["parts"], clouds / "MUG/a.npy", tmp_path / "alone.npy")
     said = capsys.readouterr()
-    assert f"error: {tmp_path / 'alone.npy'}: category: this model needs" in said.err and "a.npy" in said.out
+    assert f"error: {wanted}" in said.err and "a.npy" in said.out
+
+
+def test_broken_file_is_named_before_its_category(models: Any, clouds: Path, capsys: Any) -> None:
+    (clouds / "other").mkdir()
+    shutil.move(clouds / "table/bad.xyz", clouds / "other/bad.xyz")
+    shutil.copy(clouds / "MUG/a.npy", clouds / "other/good.npy")
+    predict(models["parts"], clouds)
+    said = capsys.readouterr().err
+    bad, good = (line for line in said.splitlines() if str(clouds / "other") in line)
+    assert bad.startswith("skipped: ") and "bad.xyz" in bad and "category" not in bad
+    assert "good.npy: category: this model needs" in good and "or put the file in a folder" in good
+    assert "skipped: 2 of 6 files" in said
+    with pytest.raises(SystemExit, match=r"good\.npy: category: this model needs"):
+        predict(models["parts"], clouds / "other")
+    said = capsys.readouterr().err
+    assert f"skipped: {clouds / 'other/bad.xyz'}" in said
+    with pytest.raises(SystemExit, match="1 of 1 file failed"):
+        predict(models["parts"], clouds / "other/bad.xyz")
+    with pytest.raises(SystemExit, match="category: expected one of Mug, table, got 'tabel'; did you mean"):
+        predict(models["parts"], clouds, "--category", "tabel")
+
+
+def test_labels_keep_folders_and_those_of_other_files(
+    models: Any, clouds: Path, tmp_path: Path, capsys: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder in ("MUG", "table"):
+        np.save(clouds / folder / "s0.npy", np.random.default_rng(len(folder)).normal(size=(50, 3)))
+    predict(models["parts"], clouds, "--out", tmp_path / "all", "--write", "npy")
+    found = {str(path.relative_to(tmp_path / "all").as_posix()) for path in (tmp_path / "all").rglob("*.npy")}
+    names = ("MUG/a", "MUG/b", "MUG/s0", "table/c", "table/box", "table/s0")
+    assert found == {f"{name}_parts.npy" for name in names}
+    for _ in range(2):  # again, the same names
+        for folder in ("MUG", "table"):
+            predict(models["parts"], clouds / folder / "s0.npy", "--out", tmp_path / "one", "--write", "npy")
+        found = {path.relative_to(tmp_path / "one").as_posix() for path in (tmp_path / "one").rglob("*.npy")}
+        assert found == {"s0_parts.npy", "table/s0_parts.npy"}
+    for folder, name in (("MUG", "s0_parts"), ("table", "table/s0_parts")):
+        table, points = np.load(tmp_path / f"one/{name}.npy"), np.load(clouds / folder / "s0.npy")
+        np.testing.assert_array_equal(table["x"], points[:, 0])
+    assert "its labels are named table/s0_parts, as s0_parts is another file's" in caplog.text
 
 
 def test_options_that_do_not_fit(models: Any, clouds: Path, tmp_path: Path, capsys: Any) -> None:

@@ -12,6 +12,7 @@ from bixt3d.datasets.files import (
     read_lines,
     require_files,
     size_of,
+    stated_size,
 )
 from bixt3d.datasets.readers.text import read_rows
 
@@ -52,6 +53,8 @@ def test_sizes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"four")
     assert size_of(tmp_path / "a") == 4 and size_of(tmp_path / "b") == size_of(tmp_path) == 0
     assert [megabytes(size) for size in (0, 1, 10**6, 10**9 + 1)] == ["0 MB", "1 MB", "1 MB", "1,001 MB"]
+    (tmp_path / "large").write_bytes(bytes(1_000_001))
+    assert [stated_size(tmp_path / name) for name in ("a", "large")] == ["under 1 MB", "2 MB"]
 
 
 def test_read_lines(tmp_path: Path) -> None:

@@ -199,8 +199,15 @@ def test_files_that_are_left_out(source: Path, tmp_path: Path) -> None:
     assert len(done.left_out) == 1 and "expected whole numbers in the last column" in done.left_out[0]
     trimesh.creation.box().export(source / "tree/box.off")
     trimesh.creation.box().export(source / "tree/box2.off")
-    with pytest.raises(ValueError, match=r"three shapes or more, with labels, got 12 of 15 files:\n"):
+    with pytest.raises(
+        ValueError, match="in: 3 of 15 files cannot be read, more than one in ten; mend or rem"
+    ):
         import_parts(source, tmp_path / "other")
+    few = tmp_path / "few/tree"
+    few.mkdir(parents=True)
+    np.savetxt(few / "a.txt", np.c_[np.eye(3), [0, 1, 1]])
+    with pytest.raises(ValueError, match="few: expected three shapes or more, with labels, got 1 of 1 file$"):
+        import_parts(tmp_path / "few", tmp_path / "other")
     with pytest.raises(FileExistsError, match="out: expected a new or empty folder"):
         import_parts(source, tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no folder"):

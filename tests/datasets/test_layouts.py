@@ -208,7 +208,7 @@ def test_layouts_that_are_none(tmp_path: Path) -> None:
         open_dataset("folder", base, "train")
     shutil.rmtree(base / "cup")
     write(base / "cup" / "loose.npy")
-    with pytest.raises(ValueError, match=r"cup: expected the splits as folders.* got 1 shapes\. data/README"):
+    with pytest.raises(ValueError, match=r"cup: expected the splits as folders.* got 1 shape\. data/README"):
         open_dataset("folder", base, "train")
     shutil.rmtree(base / "cup")
     write(base / "cup" / "test" / "a.npy")
@@ -220,7 +220,7 @@ def test_a_split_without_classes(tmp_path: Path) -> None:
     write(tmp_path / "train" / "a.npy")
     write(tmp_path / "test" / "cup" / "a.npy")
     with pytest.raises(
-        ValueError, match=r"train: expected <class>/<file> .* got 1 shapes in no class's folder"
+        ValueError, match=r"train: expected <class>/<file> .* got 1 shape in no class's folder"
     ):
         open_dataset("folder", tmp_path, "train")
     shutil.rmtree(tmp_path / "train")

@@ -49,7 +49,7 @@ def test_folder(tmp_path: Path) -> None:
     assert "up axis: likely z, by the clouds' shape; it may be wrong" in text
     assert re.search("note: 1 test shape is in (train|val) too: chair/1.npy = chair/4.xyz", text)
     assert "test has no shape of mug" in text
-    assert "note: 1 files cannot be read and are left out:\n" in text and "bad.xyz" in said[-1]
+    assert "note: 1 file cannot be read, left out:\n" in text and "bad.xyz" in said[-1]
 
 
 def test_training_and_info_say_the_same_of_copies(tmp_path: Path) -> None:

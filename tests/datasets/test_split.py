@@ -131,7 +131,7 @@ def nan_points() -> torch.Tensor:
         ({"points": torch.rand(4, 5, 3).tolist()}, "got list"),
         ({"points": torch.rand(0, 5, 3)}, "at least one shape"),
         ({"points": torch.rand(4, 0, 3)}, "at least one shape"),
-        ({"points": nan_points()}, "NaN or infinity in 1 shapes, first 2"),
+        ({"points": nan_points()}, "NaN or infinity in 1 shape, first 2"),
         ({"points": torch.full((4, 5, 3), -float("inf"))}, "in 4 shapes, first 0"),
         ({"label": torch.tensor([0, 1, 0])}, r"label: expected \(4,\) int64, .*\(3,\)$"),
         ({"label": torch.tensor([0, 1, 0, 1], dtype=torch.int32)}, "int32"),

@@ -12,7 +12,7 @@ import trimesh
 
 from bixt3d.datasets.readers import load_cloud
 from bixt3d.visualize import LabelledCloud
-from bixt3d.visualize.labels import face_parts, label_names, write_labels, write_ply
+from bixt3d.visualize.labels import face_parts, label_names, note_source, write_labels, write_ply
 
 
 def cloud(**changes: object) -> LabelledCloud:
@@ -50,9 +50,27 @@ def test_a_mode_that_it_lacks(tmp_path: Path) -> None:
         write_ply(cloud(), tmp_path / "mug.ply", "truth")
 
 
-def test_no_name_twice() -> None:
-    files = ["a/chair.off", "b/chair.obj", Path("chair.ply"), "mug.off"]
-    assert label_names(files) == ["chair_parts", "chair_parts_2", "chair_parts_3", "mug_parts"]
+def test_no_name_twice(tmp_path: Path) -> None:
+    files = ["a/chair.off", "b/chair.obj", Path("b/chair.ply"), "mug.off"]
+    named = ["a/chair_parts", "b/chair_parts", "b/chair_parts_2", "mug_parts"]
+    assert label_names(files, tmp_path) == named
+    assert label_names(["a/chair.off"], tmp_path) == ["chair_parts"]
+    assert label_names(["a/chair.off"], tmp_path, ["."]) == ["a/chair_parts"]
+
+
+def test_no_name_of_another_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "out"
+    for folder, name in (("box", "s0_parts"), ("ball", "ball/s0_parts"), ("box", "s0_parts")):
+        assert label_names([tmp_path / folder / "s0.xyz"], out) == [name]
+        write_labels(cloud(), out, name, "npy")
+        note_source(out, name, tmp_path / folder / "s0.xyz")
+    rows = list(csv.reader((out / "sources.csv").read_text().splitlines()))
+    sources = [str(tmp_path / folder / "s0.xyz") for folder in ("box", "ball")]
+    assert rows == [["name", "file"], ["s0_parts", sources[0]], ["ball/s0_parts", sources[1]]]
+    assert f"{sources[1]}: its labels are named ball/s0_parts, as s0_parts is another file's" in caplog.text
+    assert label_names([tmp_path / "other/ball/s0.xyz"], out) == ["s0_parts_2"]
+    (out / "mug_parts_faces.ply").touch()  # of nobody knows which file
+    assert label_names([tmp_path / "box/mug.off"], out) == ["box/mug_parts"]
 
 
 def test_coordinates_are_float_where_that_is_exact(tmp_path: Path) -> None:

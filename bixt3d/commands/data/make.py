@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the shapes."""
     from bixt3d.datasets.synthetic.shapes import CATEGORIES, write_shapes
+    from bixt3d.suggest import counted
 
     start = time.perf_counter()
     path = write_shapes(
@@ -41,5 +42,5 @@ def run(args: argparse.Namespace) -> None:
         seed=args.seed,
         progress=not args.quiet,
     )
-    count = args.per_class * len(CATEGORIES)
-    print(f"{count} shapes of {args.num_points} points in {path} ({time.perf_counter() - start:.1f} s)")
+    shapes = counted(args.per_class * len(CATEGORIES), "shape")
+    print(f"{shapes} of {counted(args.num_points, 'point')} in {path} ({time.perf_counter() - start:.1f} s)")

@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the data set, and say where."""
     from bixt3d.datasets.sample import sample_modelnet40, sample_psb
+    from bixt3d.suggest import counted
 
     num_points = POINTS[args.name] if args.num_points is None else args.num_points
     if args.name == "modelnet40":
@@ -40,4 +41,4 @@ def run(args: argparse.Namespace) -> None:
         return
     done = sample_psb(args.source, args.out, num_points, args.seed)
     sizes = ", ".join(f"{count} {split}" for split, count in done.counts.items())
-    print(f"{done.folder}: {sizes}; {len(done.parts)} categories")
+    print(f"{done.folder}: {sizes}; {counted(len(done.parts), 'category', 'categories')}")
