@@ -33,10 +33,22 @@ class Batch:
     other_label: Tensor | None = None
     share: Tensor | None = None
 
-    def pick(self, index: Tensor) -> Batch:
-        """Return the batch with the points at ``index`` (B, n), all of which count."""
+    def pick(self, index: Tensor, keep_count: bool = False) -> Batch:
+        """Return the batch with the points at ``index`` (B, n), all of which count.
+
+        With ``keep_count`` those that are a cloud's own come first, each once, in their order, and ``count``
+        says how many they are; the rest repeat them.
+        """
+        count = None
+        if keep_count and self.count is not None:
+            ordered, place = index.sort(dim=1, stable=True)
+            again = torch.zeros_like(index, dtype=torch.bool)
+            again.scatter_(1, place[:, 1:], ordered[:, 1:] == ordered[:, :-1])  # (B, n)
+            own = (index < self.count[:, None]) & ~again  # (B, n)
+            index = index.gather(1, (~own).byte().argsort(dim=1, stable=True))
+            count = own.sum(1).clamp_min(1)  # where all picked rows are repeats, the first stands for them
         parts = None if self.parts is None else self.parts.gather(1, index)  # (B, n)
-        return replace(self, points=gather_points(self.points, index), parts=parts, count=None)
+        return replace(self, points=gather_points(self.points, index), parts=parts, count=count)
 
 
 def arrange(
@@ -80,7 +92,9 @@ def arrange_split(split: Split, num_points: int, order: str = "stored") -> Split
     """Return the split with `num_points` points a cloud, chosen and ordered as by `arrange`."""
     index = arrange(split.points, num_points, order, count=split.count)
     parts = None if split.parts is None else split.parts.gather(1, index)
-    return replace(split, points=gather_points(split.points, index), parts=parts, count=None)
+    short = split.count is not None and bool((split.count < num_points).any())
+    count = split.count.clamp(max=num_points) if short and split.count is not None else None
+    return replace(split, points=gather_points(split.points, index), parts=parts, count=count)
 
 
 class CloudLoader:
@@ -100,6 +114,7 @@ class CloudLoader:
             None for all.
         mix: ``mix(points, generator) -> points, other (B,), share (B,)``, such as `mix_clouds`, after that;
             all points of a cloud then count.
+        keep_count: Put the chosen points that are a cloud's own first, and say in ``batch.count`` how many.
         augment: ``augment(points, generator) -> points``, applied to every batch after that.
         seed: Seed of order and augmentation.
         rank: Number of this process.
@@ -120,6 +135,7 @@ class CloudLoader:
         drop_last: bool = False,
         choose: Callable[[Tensor, Generator, Tensor | None], Tensor | None] | None = None,
         mix: Callable[[Tensor, Generator], tuple[Tensor, Tensor, Tensor]] | None = None,
+        keep_count: bool = False,
         augment: Callable[[Tensor, Generator], Tensor] | None = None,
         seed: int = 0,
         rank: int = 0,
@@ -138,7 +154,7 @@ class CloudLoader:
             )
         if mix is not None and split.parts is not None:
             raise ValueError("mix: expected clouds without parts, whose points would bring their own labels")
-        self.groups = groups
+        self.groups, self.keep_count = groups, keep_count
         self.split, self.batch_size, self.shuffle, self.drop_last = split, batch_size, shuffle, drop_last
         self.choose, self.mix, self.augment, self.seed = choose, mix, augment, seed
         self.rank, self.world_size = rank, world_size
@@ -174,7 +190,7 @@ class CloudLoader:
             )
             if self.choose is not None:
                 chosen = self.choose(batch.points, generator, batch.count)
-                batch = batch if chosen is None else batch.pick(chosen)
+                batch = batch if chosen is None else batch.pick(chosen, self.keep_count)
             if self.mix is not None:
                 points, other, share = self.mix(batch.points, generator)
                 label = batch.label[other]

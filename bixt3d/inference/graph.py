@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -29,14 +30,21 @@ class RawModel(nn.Module):
         """Keep the parts."""
         super().__init__()
         self.model, self.preprocess, self.per_point = model, preprocess, per_point
+        self.takes_count = "count" in inspect.signature(model.forward).parameters
 
     def forward(self, points: Tensor, *told: Tensor) -> Tensor:
         """Map points (B, N, 3 + F), and a category (B,) where the model is told it, to logits."""
         seen = self.preprocess.normalize(points.double())  # (B, N, C)
         if self.per_point:
             return self._label(seen, told)
-        logits: Tensor = self.model(self._choose(seen), *told)
+        chosen = self._choose(seen)  # (B, n, C)
+        own = torch.arange(points.shape[1], device=points.device)[-1:] + 1  # N as a tensor, (1,)
+        logits: Tensor = self.model(chosen, *told, **self._told_count(own, chosen))
         return logits
+
+    def _told_count(self, own: Tensor, seen: Tensor) -> dict[str, Tensor]:
+        """Return the argument ``count`` of a model that takes it: rows of `seen` that are a cloud's own."""
+        return {"count": own.clamp_max(seen.shape[1]).expand(len(seen))} if self.takes_count else {}
 
     def _choose(self, points: Tensor) -> Tensor:
         """Return what `Preprocess.choose` does of each cloud: (B, N, C) -> (B, n, C), for any N."""
@@ -64,7 +72,8 @@ class RawModel(nn.Module):
         """Return logits (B, N, P), as `bixt3d.models.segmenter.segment_all_points` makes its passes."""
         size = self.preprocess.num_points
         if size is None:
-            whole: Tensor = self.model(points, *told)
+            all_own = torch.arange(points.shape[1], device=points.device)[-1:] + 1  # (1,)
+            whole: Tensor = self.model(points, *told, **self._told_count(all_own, points))
             return whole
         batch, own, _ = points.shape
         passes = (own + size - 1) // size  # of each cloud; the last reaches back for points of the one before
@@ -78,7 +87,10 @@ class RawModel(nn.Module):
         place = begin[:, None] + torch.arange(size, device=points.device)  # (B * passes, n)
         index = cloud[:, None] * own + drawn[place % count]  # (B * passes, n)
         seen = F.embedding(index, points.flatten(0, 1))  # (B * passes, n, C)
-        logits = self.model(seen, *(one[cloud] for one in told)).flatten(0, 1)  # (B * passes * n, P)
+        of_pass = (one[cloud] for one in told)
+        logits = self.model(seen, *of_pass, **self._told_count(count, seen)).flatten(
+            0, 1
+        )  # (B * passes * n, P)
         _, rank = drawn.topk(own, largest=False, sorted=True)  # (N,), where each point was drawn
         chunk = rank // size * size
         answer = chunk + rank - torch.minimum(chunk, last)  # (N,)

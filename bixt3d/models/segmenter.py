@@ -113,11 +113,12 @@ class PointSegmenter(PointModel):
 
 
 def segment_all_points(
-    model: Callable[[Tensor, Tensor | None], Tensor],
+    model: Callable[..., Tensor],
     points: Tensor,
     category: Tensor | None,
     num_points: int,
     count: Tensor | None = None,
+    tell_count: bool = False,
 ) -> Tensor:
     """Label every point of clouds that have more points than the model takes, or fewer.
 
@@ -131,6 +132,8 @@ def segment_all_points(
         category: Category of each cloud (B,).
         num_points: Points that the model takes at a time.
         count: Points that each cloud has of its own (B,); its rows from there on repeat them in order.
+        tell_count: Call the model with a third argument: how many rows of a chunk are a cloud's own (B,), its
+            first.
 
     Returns:
         Logits of all points (B, N, P).
@@ -146,11 +149,12 @@ def segment_all_points(
     draw = torch.rand(total, generator=Generator().manual_seed(0)).to(points.device)  # (N,)
     order = (draw + (row >= own)).argsort(1)  # (B, N), own points first
     last = (own - num_points).clamp_min(0)  # (B, 1), where the last chunk begins
+    told = (category, own[:, 0].clamp_max(num_points)) if tell_count else (category,)
     chunks = []
     for begin in range(0, total if count is None else int(own.max()), num_points):
         place = last.clamp_max(begin) + torch.arange(num_points, device=points.device)  # (B, num_points)
         index = order.gather(1, place % own)
-        chunks.append(model(gather_points(points, index), category))  # (B, num_points, P)
+        chunks.append(model(gather_points(points, index), *told))  # (B, num_points, P)
     logits = torch.cat(chunks, 1)  # (B, chunks * num_points, P)
     rank = order.argsort(1).gather(1, row % own)  # (B, N), the place of each point, or of the one it repeats
     chunk = rank // num_points * num_points  # (B, N), where its chunk would begin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
@@ -36,6 +37,7 @@ class Task:
         per_point: Whether it labels points, rather than whole clouds.
         ignore: Labels that do not count: -1, and those of ``loss.ignore``.
         class_weights: What each label weighs in the loss; None for all alike.
+        takes_count: Whether the model's forward has a parameter ``count``; `bind_model` looks.
         optional_args: Arguments of a model that settings may state in place of `model_args`, and as what.
     """
 
@@ -47,6 +49,7 @@ class Task:
     optional_args: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     ignore: tuple[int, ...] = (-1,)
     class_weights: Tensor | None = None
+    takes_count: bool = False
 
     def __init__(self) -> None:
         """Know nothing yet of settings and labels."""
@@ -80,11 +83,12 @@ class Task:
         """
 
     def bind_model(self, model: nn.Module) -> None:
-        """Take from a model what nothing else has said, such as its number of outputs.
+        """Take from a model what nothing else has said, such as its number of outputs; call super's first.
 
         Raises:
             ValueError: If its sizes are not those of the labels.
         """
+        self.takes_count = "count" in inspect.signature(model.forward).parameters
 
     def wanted_points(self, training: bool = False) -> int | None:
         """Return how many of a cloud's stored points, the first ones, are to be read; None for all of them.
@@ -145,12 +149,17 @@ class Task:
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Call the model on a batch.
 
-        Of different sizes: `arrange` gives every cloud ``data.num_points`` points, and one with fewer begins
-        again: all of them count. A task that arranges otherwise finds in ``batch.count`` (B,) how many rows
-        are a cloud's own, and passes it to a model that masks the others.
+        Of different sizes: every cloud of a batch has as many rows, and one with fewer points begins again.
+        A model whose forward has a parameter ``count`` is told how many rows are a cloud's own, its first:
+        (B,) int64, or None if all are. It may mask the others: ``torch.arange(N) < count[:, None]``. So it is
+        in training, evaluation, prediction and export. Other models see repeated points as they see any.
         """
-        logits: Tensor = model(batch.points)
+        logits: Tensor = model(batch.points, **self.told_count(batch.count))
         return logits
+
+    def told_count(self, count: Tensor | None) -> dict[str, Tensor | None]:
+        """Return the argument ``count`` of a model that takes it, see `forward`; none for others."""
+        return {"count": count} if self.takes_count else {}
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, a scalar.

@@ -62,6 +62,7 @@ class ClassificationTask(Task):
         Raises:
             ValueError: If they differ.
         """
+        super().bind_model(model)
         count = getattr(model, "num_outputs", None)
         if self.classes and count is not None and len(self.classes) != count:
             raise ValueError(f"classes: expected {count} names, one a logit, got {len(self.classes)}")
@@ -148,7 +149,10 @@ class ClassificationTask(Task):
         seen = [self.inputs(points, preprocess)[0] for points in clouds]  # (1, n_i, C)
         found: list[Any] = [None] * len(seen)
         for places in alike([cloud.shape[1] for cloud in seen]):
-            logits = model(torch.cat([seen[place] for place in places]))  # (B, K)
+            batch = torch.cat([seen[place] for place in places])  # (B, n, C)
+            rows = torch.tensor([len(clouds[place]) for place in places], device=batch.device)  # (B,)
+            count = rows.clamp(max=batch.shape[1]) if bool((rows < batch.shape[1]).any()) else None
+            logits = model(batch, **self.told_count(count))  # (B, K)
             answers = self._named(logits, [seen[place][0] for place in places], preprocess.up)
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer

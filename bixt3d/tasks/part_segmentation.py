@@ -132,9 +132,10 @@ class PartSegmentationTask(Task):
         Raises:
             ValueError: If the tables are those of another model.
         """
+        super().bind_model(model)
         known = 1 + max((max(ids) for ids in self.parts_of_category), default=-1)
         parts = getattr(model, "num_outputs", len(self.part_names) or known)
-        self.takes_category = len(inspect.signature(model.forward).parameters) > 1
+        self.takes_category = len(inspect.signature(model.forward).parameters) > 1 + self.takes_count
         count = getattr(model, "num_categories", len(self.categories) if self.takes_category else 0)
         self.told = count > 0
         self.part_names = self.part_names or tuple(f"part {part}" for part in range(parts))
@@ -182,16 +183,18 @@ class PartSegmentationTask(Task):
         return {"num_parts": split.num_parts, "num_categories": len(split.categories)}
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Call the model: logits (B, N, P) of every point of the batch."""
-        if batch.count is not None or batch.points.shape[1] != self.num_points:
-            assert self.num_points is not None
-            call = partial(self._call, model)
-            return segment_all_points(call, batch.points, batch.category, self.num_points, batch.count)
-        return self._call(model, batch.points, batch.category)
+        """Call the model, with `count` as `Task.forward`: logits (B, N, P) of every point of the batch."""
+        call, told = partial(self._call, model), (batch.points, batch.category)
+        if batch.points.shape[1] == self.num_points and (batch.count is None or self.takes_count):
+            return call(*told, batch.count)
+        return segment_all_points(call, *told, self.num_points or 0, batch.count, self.takes_count)
 
-    def _call(self, model: nn.Module, points: Tensor, category: Tensor | None) -> Tensor:
-        """Call a model on points, and on the category where it takes one."""
-        logits: Tensor = model(points, category) if self.takes_category else model(points)
+    def _call(
+        self, model: nn.Module, points: Tensor, category: Tensor | None, count: Tensor | None = None
+    ) -> Tensor:
+        """Call a model on points, and on category and count where it takes them."""
+        told = (category,) if self.takes_category else ()
+        logits: Tensor = model(points, *told, **self.told_count(count))
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -227,12 +230,10 @@ class PartSegmentationTask(Task):
         """Return the counts (C + 1, 3) of one batch."""
         (parts, category), table = part_data(batch), self.parts_of_category
         _, valid = self._counted(batch)
-        counts = self.start(logits.device)
+        counts, size = self.start(logits.device), logits.shape[-1]
         for column, convention in enumerate(metrics.CONVENTIONS):
             prediction = metrics.predict_parts(logits, category, table, convention)  # (B, N)
-            iou = metrics.iou_of(
-                prediction, parts, category, table, convention, logits.shape[-1], valid, self.ignore
-            )
+            iou = metrics.iou_of(prediction, parts, category, table, convention, size, valid, self.ignore)
             sums = metrics.sum_by_category(iou, category, len(table), valid.any(1))
             counts[:-1, column], counts[:-1, 2] = sums
             counts[-1, column], counts[-1, 2] = ((prediction == parts) & valid).sum(), valid.sum()
@@ -267,7 +268,8 @@ class PartSegmentationTask(Task):
         """Label every point of each cloud (N_i, C), those of as many passes together."""
         numbers = [self.category_number(category) for category in categories]
         seen = [preprocess.normalize(points) for points in clouds]
-        labelled = label_points(partial(self._call, model), seen, numbers, preprocess.num_points)
+        call, size = partial(self._call, model), preprocess.num_points
+        labelled = label_points(call, seen, numbers, size, self.takes_count)
         told, tables = zip(labelled, clouds, numbers, strict=True), (self.parts_of_category, self.part_names)
         return [name_parts(*one, *tables, preprocess.up) for one in told]
 
@@ -345,6 +347,4 @@ class PartSegmentationTask(Task):
 
     def _require_parts(self, split: Split) -> None:
         if split.parts is None:
-            raise ValueError(
-                "part segmentation: expected data with a part for each point, got a split without"
-            )
+            raise ValueError("parts: expected data with a part for each point, got a split without")

@@ -22,10 +22,11 @@ def alike(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def label_points(
-    model: Callable[[Tensor, Tensor | None], Tensor],
+    model: Callable[..., Tensor],
     clouds: Sequence[Tensor],
     categories: Sequence[int | None],
     num_points: int | None,
+    tell_count: bool = False,
 ) -> list[Tensor]:
     """Return the logits of every point of clouds of any sizes, (N_i, P) each.
 
@@ -34,6 +35,7 @@ def label_points(
         clouds: Normalised points (N_i, C).
         categories: Category of each cloud; None for a model that is not told.
         num_points: Points that the model takes at a time; None for whole clouds.
+        tell_count: Call the model with the count as well, as `segment_all_points`.
     """
     found: list[Tensor] = [torch.empty(0)] * len(clouds)
     passes = [len(cloud) if num_points is None else -(-len(cloud) // num_points) for cloud in clouds]
@@ -44,7 +46,8 @@ def label_points(
         numbers = [categories[place] for place in places]
         told = None if None in numbers else row.new_tensor(numbers)  # (B,)
         count = None if min(rows) == max(rows) else row.new_tensor(rows)  # (B,)
-        logits = segment_all_points(model, batch, told, num_points or max(rows), count)  # (B, N, P)
+        size = num_points or max(rows)
+        logits = segment_all_points(model, batch, told, size, count, tell_count)  # (B, N, P)
         for place, own, of_cloud in zip(places, rows, logits, strict=True):
             found[place] = of_cloud[:own]
     return found
