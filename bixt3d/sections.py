@@ -223,11 +223,20 @@ class RunConfig(Section):
     section: ClassVar[str] = "run"
     # `load_config` puts runs/<name of the file> where a file names none.
     dir: str = "runs/unnamed"
+    # Where curves go beside metrics.jsonl: of tensorboard, wandb and trackio; null: as `tensorboard` says.
+    logger: tuple[str, ...] | None = None
+    # The older spelling: true is [tensorboard], where it is installed, and false is [].
     tensorboard: bool = True
 
     def check(self) -> None:
         """Raise ValueError for a value out of its range."""
         self.expect("a folder", lambda value: bool(value.strip()), "dir")
+        known = ("tensorboard", "wandb", "trackio")
+        self.expect(
+            f"names of {', '.join(known)}, each once",
+            lambda names: names is None or (set(names) <= set(known) and len(set(names)) == len(names)),
+            "logger",
+        )
 
 
 @settings

@@ -100,6 +100,7 @@ class TestDefaults:
             "loss.class_weights": "balanced",
             "loss.ignore": (3,),
             "train.freeze": ("encoder",),
+            "run.logger": ("tensorboard", "wandb"),
             "augment.feature_dropout": {"color": 0.5},
             "augment.feature_jitter": {"color": 3.0},
             "model.args": {"dim": 5},

@@ -56,7 +56,7 @@ OUTSIDE = {
 PROGRAMS = {"tools", "tests", "benchmarks"}  # nothing in bixt3d or tools imports them, but for
 RUNS_BENCHMARKS = "bixt3d/commands/benchmark.py"  # the command in front of benchmarks
 LATE = (
-    *("h5py", "trimesh", "matplotlib", "yaml", "safetensors", "open3d", "tensorboard"),
+    *("h5py", "trimesh", "matplotlib", "yaml", "safetensors", "open3d", "tensorboard", "wandb", "trackio"),
     *("pooch", "plotly", "onnx", "onnxruntime", "onnxscript", "scipy"),
 )
 MAX_LINES = {"bixt3d": 350, "tools": 15}

@@ -24,7 +24,7 @@ from bixt3d.training.resume import check_folder, load_state
 LOCK = ".bixt3d_run"
 # What a run writes; of these names, files that no run wrote are left alone.
 OWN = (
-    *("config.yaml", "environment.json", "metrics.jsonl", "result.json", "tensorboard"),
+    *("config.yaml", "environment.json", "metrics.jsonl", "result.json", "tensorboard", "wandb"),
     *("last.safetensors", "best.safetensors", "last_test.csv", "best_test.csv"),
     *(STATE, f"{STATE}.previous", "diverged.pt"),
 )

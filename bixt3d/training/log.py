@@ -1,4 +1,4 @@
-"""The log of a run: settings, environment, a row of metrics an epoch, TensorBoard, a progress bar."""
+"""The log of a run: settings, environment, a row of metrics an epoch, its loggers, a progress bar."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bixt3d.config import Config, to_dict
+from bixt3d.training.boards import Board, check_loggers, open_board
 from bixt3d.training.device import has_bfloat16
 from bixt3d.training.files import write_text
 from bixt3d.training.folder import FolderLock, check_foreign, half_written, read_log
@@ -55,13 +57,14 @@ class RunLog:
         self.progress = progress and sys.stderr.isatty()
         self.shown = tuple(shown)
         self.bar: Any = None
-        self.board: Any = None
+        self.boards: dict[str, Board] = {}
         self.validating = "validating" if self.progress else ""  # what a bar of it is called
         self.epochs, self.told = config.train.epochs, 0.0
         self.metrics = run_dir / "metrics.jsonl"
         self.unwritten = unwritten
         self.failed: set[str] = set()
         self.lock: FolderLock | None = None
+        loggers = check_loggers(config.run)
         if not active:
             return
         from bixt3d.yaml import dump_yaml
@@ -73,8 +76,7 @@ class RunLog:
         write_text(run_dir / "config.yaml", dump_yaml(to_dict(config)))
         write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
         step = self._rewind(epoch)
-        if config.run.tensorboard:
-            self.board = _tensorboard(run_dir, step)
+        self.boards = {name: open_board(name, run_dir, config, step) for name in loggers}
 
     def start(self, done: int, total: int) -> None:
         """Open the progress bar at step ``done`` of ``total``."""
@@ -106,8 +108,9 @@ class RunLog:
             return
         self.unwritten += json.dumps(row) + "\n"
         self._try("metrics.jsonl", self._write_rows)
-        if self.board is not None:
-            self._try("tensorboard", lambda: self._write_events(row))
+        values = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+        for name, board in list(self.boards.items()):
+            self._try(name, partial(board.write, values, int(row["step"])), Exception)
         line = self._line(row, epochs, ("train", "val"))
         if len(line) > 80:
             looked = any(name.startswith("val_") for name in row)
@@ -127,27 +130,21 @@ class RunLog:
             raise
         self.unwritten = ""
 
-    def _write_events(self, row: dict[str, float]) -> None:
-        for name, value in row.items():
-            if name not in ("epoch", "step"):
-                self.board.add_scalar(name, value, row["step"])
-        self.board.flush()
-
     def _show(self, line: str) -> None:
         if self.bar is not None and self.progress:
             self.bar.write(line)
         else:
             print(line, flush=True)
 
-    def _try(self, what: str, write: Callable[[], object]) -> None:
+    def _try(self, what: str, write: Callable[[], object], kind: type[Exception] = OSError) -> None:
         try:
             write()
-        except OSError as error:
+        except kind as error:  # wandb and trackio have errors of their own
             if what not in self.failed:
                 self.failed.add(what)
-                logger.warning("%s cannot be written (%s); training continues", what, error.strerror or error)
-            if what == "tensorboard":
-                self.board = None  # its writer does not recover
+                reason = getattr(error, "strerror", None) or error
+                logger.warning("%s cannot be written (%s); training continues", what, reason)
+            self.boards.pop(what, None)  # a writer does not recover
 
     def _line(self, row: dict[str, float], epochs: int, splits: Sequence[str]) -> str:
         parts = [f"epoch {row['epoch']}/{epochs}"]
@@ -168,14 +165,14 @@ class RunLog:
         return int(kept[-1]["step"]) if kept else 0
 
     def close(self) -> None:
-        """Close the progress bar and the event file."""
+        """Close the progress bar and the loggers."""
         if self.bar is not None:
             self.bar.close()
         if self.unwritten:
             self.failed.discard("metrics.jsonl")  # to be told once more
             self._try("metrics.jsonl", self._write_rows)
-        if self.board is not None:
-            self._try("tensorboard", self.board.close)
+        for name, board in list(self.boards.items()):
+            self._try(name, board.close, Exception)
         if self.lock is not None:
             self.lock.release()
 
@@ -222,12 +219,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()
-
-
-def _tensorboard(run_dir: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    # Events after the step are of epochs that are now trained again.
-    return SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1 if step else None)

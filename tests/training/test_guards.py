@@ -446,7 +446,8 @@ def test_tensorboard_on_a_full_disk_is_given_up(
     def fail(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(trainer.log.board, "flush", fail)
+    board: Any = trainer.log.boards["tensorboard"]
+    monkeypatch.setattr(board.writer, "flush", fail)
     trainer.fit()
     assert [row["epoch"] for row in rows_of(tmp_path)] == [1, 2]
     assert [r.message for r in caplog.records if "tensorboard" in r.message] == [
