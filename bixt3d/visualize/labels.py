@@ -213,10 +213,12 @@ def label_names(
     folder, owners = Path(folder).expanduser(), _owners(folder)
     places = [Path(os.path.abspath(file)) for file in files]
     tops = [Path(os.path.abspath(one)) for one in given or files]
+    tops = [top for top in tops if top.exists()] or tops  # a missing file changes no other's name
     base = Path(os.path.commonpath([top if top.is_dir() else top.parent for top in tops]))
     names: list[str] = []
     for place in places:
-        plain = place.relative_to(base).with_name(f"{place.stem}_parts").as_posix()
+        below = place.relative_to(base) if place.is_relative_to(base) else Path(place.name)
+        plain = below.with_name(f"{place.stem}_parts").as_posix()
         numbered = (f"{plain}_{number}" for number in itertools.count(2))
         for name in itertools.chain([plain] if plain in names else [plain, f"{base.name}/{plain}"], numbered):
             exists = any((folder / f"{name}{ending}").exists() for ending in ENDINGS.values())
