@@ -52,8 +52,7 @@ def save_model(path: Path, model: nn.Module, meta: Description | dict[str, Any])
     Args:
         path: Target file.
         model: The model.
-        meta: The description, which has to fit the model; or the dictionary that `load_checkpoint` returns,
-            which is written as it is.
+        meta: The description, also as the dictionary that `load_checkpoint` returns.
 
     Raises:
         ValueError: If the description is of a model with another number of classes or parts.
@@ -61,8 +60,12 @@ def save_model(path: Path, model: nn.Module, meta: Description | dict[str, Any])
     """
     from safetensors.torch import save
 
-    if isinstance(meta, Description):
-        check_outputs(model, meta)
+    try:
+        about = meta if isinstance(meta, Description) else Description.from_dict(meta)
+    except ValueError:  # of a dictionary that is no whole description; reading the file says so
+        about = None
+    if about is not None:
+        check_outputs(model, about)
 
     # Each on its own: weights may be tied.
     state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
