@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bixt3d.ops.precision import widest
 from bixt3d.ops.validate import describe
 from bixt3d.retrieval import retrieval as retrieval
 
@@ -73,7 +74,7 @@ def classification(confusion: Tensor) -> dict[str, float | list[float]]:
     """
     if not isinstance(confusion, Tensor) or confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"confusion: expected counts (K, K), got {describe(confusion)}")
-    counts = confusion.double().cpu()
+    counts = confusion.cpu().double()
     total = counts.sum()
     if not total > 0:
         raise ValueError("confusion: expected at least one count, all are zero")
@@ -100,7 +101,7 @@ def segmentation(confusion: Tensor) -> dict[str, float | list[float]]:
         ValueError: As `classification`.
     """
     accuracy = classification(confusion)
-    counts = confusion.double().cpu()
+    counts = confusion.cpu().double()
     right = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - right
     iou = right / union  # (K,), NaN without points
@@ -196,7 +197,7 @@ def iou_of(
     intersection = empty.scatter_add(1, parts, both)  # (S, P)
     truth = empty.scatter_add(1, parts, counted)
     union = truth + empty.scatter_add(1, prediction, counted) - intersection
-    iou = torch.where(union > 0, intersection.double() / union.clamp_min(1), 1.0)  # (S, P)
+    iou = torch.where(union > 0, intersection.to(widest(parts.device)) / union.clamp_min(1), 1.0)  # (S, P)
     if convention == "pointmlp":
         averaged = truth > 0
     else:
@@ -254,14 +255,15 @@ def sum_by_category(
 
     Only shapes that are ``counted`` (S,), all if None.
     """
-    empty = torch.zeros(num_categories, dtype=torch.float64, device=values.device)
-    number = torch.ones_like(values, dtype=torch.float64) if counted is None else counted.double()
-    return empty.index_add(0, category, values * number), empty.index_add(0, category, number)
+    wide = widest(values.device)
+    empty = torch.zeros(num_categories, dtype=wide, device=values.device)
+    number = torch.ones_like(values, dtype=wide) if counted is None else counted.to(wide)
+    return empty.index_add(0, category, values.to(wide) * number), empty.index_add(0, category, number)
 
 
 def mean_over_categories(total: Tensor, shapes: Tensor) -> dict[str, float | list[float]]:
     """Compute what `part_miou` returns from sums of IoU (C,) and numbers of shapes (C,)."""
-    total, shapes = total.double().cpu(), shapes.double().cpu()
+    total, shapes = total.cpu().double(), shapes.cpu().double()
     if not shapes.sum() > 0:
         raise ValueError("expected at least one shape, got none")
     per_category = total / shapes  # (C,), NaN without shapes
@@ -278,10 +280,11 @@ def calibration(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:
     The columns are how many answers, the sum of their confidence, and how many are right; counts of several
     batches add up.
     """
-    place = (confidence.double() * bins).long().clamp(0, bins - 1)  # (M,)
+    wide = widest(confidence.device)
+    place = (confidence.to(wide) * bins).long().clamp(0, bins - 1)  # (M,)
     values = torch.stack([torch.ones_like(confidence), confidence, right.to(confidence)], 1)  # (M, 3)
-    empty = torch.zeros(bins, 3, dtype=torch.float64, device=confidence.device)
-    return empty.index_add(0, place, values.double())
+    empty = torch.zeros(bins, 3, dtype=wide, device=confidence.device)
+    return empty.index_add(0, place, values.to(wide))
 
 
 def calibration_error(counts: Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bixt3d.ops.precision import widest
 from bixt3d.ops.validate import describe
 
 
@@ -33,7 +34,7 @@ def retrieval(vectors: Tensor, label: Tensor, chunk: int = 256) -> dict[str, flo
         near = unit[rows] @ unit.T  # (s, S)
         near[torch.arange(len(rows)), rows] = -torch.inf  # itself comes last
         order = near.argsort(dim=1, descending=True, stable=True)[:, :-1]
-        same = (label[order] == label[rows, None]).double()  # (s, S - 1)
+        same = (label[order] == label[rows, None]).to(widest(unit.device))  # (s, S - 1)
         rank = torch.arange(1, same.shape[1] + 1, device=unit.device)
         found = same.sum(1)
         each = (same * same.cumsum(1) / rank).sum(1) / found.clamp_min(1)  # (s,)

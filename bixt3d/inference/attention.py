@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from bixt3d.datasets.preprocess import Preprocess
@@ -20,6 +21,7 @@ class Attentive:
     """What `Predictor` says of attention."""
 
     model: Any
+    device: torch.device
     task: Task
 
     def attention_maps(self, cloud: Cloud, category: Category = None) -> list[Tensor]:
@@ -39,7 +41,7 @@ class Attentive:
             FileNotFoundError: If the file is missing.
         """
         attended, points, preprocess = self._look("located_attention", cloud, category)
-        everywhere = preprocess.normalize(points)[None, :, :3]  # (1, N, 3)
+        everywhere = preprocess.normalize(points)[None, :, :3].to(self.device)  # (1, N, 3)
         maps, searched, nearest_token = [], None, everywhere
         for xyz, attention in attended:
             if xyz is not searched:  # several layers look at the same tokens
@@ -60,7 +62,8 @@ class Attentive:
         if not hasattr(self.model, method):
             raise ValueError(f"expected a model with {method}, got {type(self.model).__name__}")
         points, preprocess = self._read(cloud), self._standing(cloud, category)
-        said = getattr(self.model, method)(*self.task.inputs(points, preprocess, category))
+        inputs = [one.to(self.device) for one in self.task.inputs(points, preprocess, category)]
+        said = getattr(self.model, method)(*inputs)
         return said, points, preprocess
 
     def _read(self, cloud: Any) -> Tensor:

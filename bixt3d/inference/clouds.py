@@ -15,6 +15,7 @@ from bixt3d.datasets.normals import estimate_normals
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.readers import SUFFIXES, clouds_in, read_cloud
 from bixt3d.datasets.spheres import LARGEST, check_extent
+from bixt3d.ops.precision import place_of_float64
 from bixt3d.ops.validate import check_points, describe
 
 Cloud = np.ndarray[Any, Any] | Tensor | str | Path
@@ -143,7 +144,7 @@ def _checked(points: Tensor, features: Sequence[str], name: str) -> Tensor:
     if points.ndim != 2 or points.shape[-1] < channels or not numbers:
         beside = f", xyz and {', '.join(features)}," if features else ""
         raise ValueError(f"{name}: expected points (N, {channels}){beside or ','} got {describe(points)}")
-    points = points[:, :channels].to(torch.float64)
+    points = points[:, :channels].to(place_of_float64(points.device)).to(torch.float64)
     check_points(points[None], name, (channels,))
     if float(points[:, :3].abs().max()) > LARGEST:
         raise ValueError(f"{name}: expected coordinates up to {LARGEST:g}, got larger ones")

@@ -18,6 +18,7 @@ from bixt3d.inference.attempts import attempt
 from bixt3d.inference.attention import Attentive
 from bixt3d.inference.clouds import Cloud, as_list, check_count, each_category, find_clouds, read_points
 from bixt3d.inference.loading import open_model
+from bixt3d.ops.precision import place_of_float64
 
 Category = str | int | None
 MOST_TOGETHER = 4_000_000  # points of a batch: the system ends a process that takes too much for it
@@ -253,7 +254,7 @@ class Predictor(Attentive):
         rows = []
         for cloud, of_cloud in zip(listed, each_category(category, len(listed)), strict=True):
             inputs = self.task.inputs(self._read(cloud), self._standing(cloud, of_cloud), of_cloud)
-            latents = self.model.forward_features(*inputs)[0]  # (1, M, D)
+            latents = self.model.forward_features(*(one.to(self.device) for one in inputs))[0]  # (1, M, D)
             rows.append(latents.float().mean(1).cpu().numpy())
         return np.concatenate(rows)
 
@@ -281,4 +282,4 @@ class Predictor(Attentive):
         return self._read(cloud).cpu().numpy()
 
     def _read(self, cloud: Any) -> Tensor:
-        return read_points(cloud, self.preprocess).to(self.device)
+        return read_points(cloud, self.preprocess).to(place_of_float64(self.device))

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from bixt3d.ops import triton_attention
 from bixt3d.ops.backends import check_backend
+from bixt3d.ops.precision import widest
 from bixt3d.ops.validate import describe
 
 BACKENDS = ("auto", "torch", "sdpa", "triton")
@@ -175,7 +176,8 @@ def attention_symmetry(to_latents: Tensor, to_tokens: Tensor) -> Tensor:
             f"expected similarities (B, H, M, N) and (B, H, N, M), got {describe(to_latents)} and "
             f"{describe(to_tokens)}"
         )
-    first, second = (_centred(one.double()).flatten(2) for one in (to_latents, to_tokens.transpose(-1, -2)))
+    both = (one.to(widest(one.device)) for one in (to_latents, to_tokens.transpose(-1, -2)))
+    first, second = (_centred(one).flatten(2) for one in both)
     norms = first.norm(dim=-1) * second.norm(dim=-1)  # (B, H)
     correlation: Tensor = (first * second).sum(-1) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
     return correlation

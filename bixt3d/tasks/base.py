@@ -202,11 +202,16 @@ class Task:
 
         Args:
             model: The model, in evaluation mode.
-            points: (N, C) float64, in their own coordinates, on the model's device.
+            points: (N, C) float64, in their own coordinates, on the model's device if it has float64.
             preprocess: What was done to clouds in training.
             category: What the user says that the cloud is, for tasks that are told.
         """
         raise TypeError(f"{type(self).__name__} must define predict")
+
+    def on_device_of(self, model: nn.Module, seen: Tensor) -> Tensor:
+        """Return normalised points where the model is: they are elsewhere if it has no float64 there."""
+        first = next(model.parameters(), None)
+        return seen if first is None else seen.to(first.device)
 
     def predict_batch(
         self,

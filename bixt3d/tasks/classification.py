@@ -146,7 +146,7 @@ class ClassificationTask(Task):
         self, model: nn.Module, clouds: Sequence[Tensor], preprocess: Preprocess, categories: Sequence[Any]
     ) -> list[Prediction]:
         """Name the class of each cloud (N_i, C), those of as many points in one pass."""
-        seen = [self.inputs(points, preprocess)[0] for points in clouds]  # (1, n_i, C)
+        seen = [self.on_device_of(model, self.inputs(points, preprocess)[0]) for points in clouds]
         found: list[Any] = [None] * len(seen)
         for places in alike([cloud.shape[1] for cloud in seen]):
             batch = torch.cat([seen[place] for place in places])  # (B, n, C)

@@ -25,7 +25,7 @@ def class_weights(stated: Any, counts: Tensor, names: Sequence[str] = ()) -> Ten
     """
     if stated == "none":
         return None
-    counts = counts.double()
+    device, counts = counts.device, counts.cpu().double()
     if stated == "balanced":
         weights = torch.where(counts > 0, 1 / counts.clamp_min(1), 0.0)
     else:
@@ -34,11 +34,11 @@ def class_weights(stated: Any, counts: Tensor, names: Sequence[str] = ()) -> Ten
             raise ValueError(
                 f"loss.class_weights: expected {len(counts)} numbers, one a label{told}, got {len(stated)}"
             )
-        weights = torch.tensor(stated, dtype=torch.float64, device=counts.device)
+        weights = torch.tensor(stated, dtype=torch.float64)
     total = (weights * counts).sum()
     if not total > 0:
         raise ValueError("loss.class_weights: expected a label of the training set to weigh more than 0")
-    return (weights * counts.sum() / total).float()
+    return (weights * counts.sum() / total).float().to(device)
 
 
 def own_points(batch: Batch) -> Tensor:

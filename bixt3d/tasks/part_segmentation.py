@@ -21,6 +21,7 @@ from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.split import Split
 from bixt3d.models.segmenter import segment_all_points
 from bixt3d.ops import gather_points
+from bixt3d.ops.precision import widest
 from bixt3d.suggest import nearest
 from bixt3d.tasks.base import Task, smoothing_of
 from bixt3d.tasks.labels import category_rows, checked_table, class_weights, own_points, part_data
@@ -189,9 +190,7 @@ class PartSegmentationTask(Task):
             return call(*told, batch.count)
         return segment_all_points(call, *told, self.num_points or 0, batch.count, self.takes_count)
 
-    def _call(
-        self, model: nn.Module, points: Tensor, category: Tensor | None, count: Tensor | None = None
-    ) -> Tensor:
+    def _call(self, model: nn.Module, points: Tensor, category: Any, count: Any = None) -> Tensor:
         """Call a model on points, and on category and count where it takes them."""
         told = (category,) if self.takes_category else ()
         logits: Tensor = model(points, *told, **self.told_count(count))
@@ -224,7 +223,7 @@ class PartSegmentationTask(Task):
         A row for each category: the sum over its shapes of the part IoU, under either convention, and their
         number. The last row: points that are right, under either convention, and points.
         """
-        return torch.zeros(len(self.categories) + 1, 3, dtype=torch.float64, device=device)
+        return torch.zeros(len(self.categories) + 1, 3, dtype=widest(device), device=device)
 
     def count(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the counts (C + 1, 3) of one batch."""
@@ -267,7 +266,7 @@ class PartSegmentationTask(Task):
     ) -> list[Segmentation]:
         """Label every point of each cloud (N_i, C), those of as many passes together."""
         numbers = [self.category_number(category) for category in categories]
-        seen = [preprocess.normalize(points) for points in clouds]
+        seen = [self.on_device_of(model, preprocess.normalize(points)) for points in clouds]
         call, size = partial(self._call, model), preprocess.num_points
         labelled = label_points(call, seen, numbers, size, self.takes_count)
         told, tables = zip(labelled, clouds, numbers, strict=True), (self.parts_of_category, self.part_names)

@@ -16,6 +16,7 @@ from bixt3d.config import config_from, load_config, override
 from bixt3d.datasets.loader import Batch, CloudLoader
 from bixt3d.datasets.relabel import match_labels
 from bixt3d.datasets.split import Split
+from bixt3d.ops.precision import widest
 from bixt3d.progress import progress
 from bixt3d.tasks import Description, Task, compare_facts
 from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint
@@ -69,7 +70,7 @@ def evaluate(
     device = split.points.device
     loader = CloudLoader(split, batch_size, rank=workers.rank, world_size=workers.world_size)
     counts = task.start(device)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    loss = torch.zeros((), dtype=widest(device), device=device)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
 
@@ -80,7 +81,7 @@ def evaluate(
         with autocast(device, amp), guard_memory(work, "lower train.eval_batch_size"), shown as done:
             for batch in loader:
                 logits = task.forward(model, batch)
-                loss += task.loss(logits, batch).double() * len(batch.label)
+                loss += task.loss(logits, batch).to(loss) * len(batch.label)
                 counts += task.count(logits, batch)
                 if watch is not None:
                     watch(logits, batch)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bixt3d.config import Config, to_dict
 from bixt3d.datasets.split import Split
+from bixt3d.ops.precision import widest
 from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import save_model
 from bixt3d.training.distributed import Workers
@@ -53,7 +54,7 @@ class EpochTotals:
     def __init__(self, counts: Tensor, in_a_row: Tensor | None = None) -> None:
         """Start at nothing; ``counts`` are empty counts of the task."""
         self.steps, self.seconds, self.counts = 0, 0.0, counts
-        self.loss = torch.zeros((), dtype=torch.float64, device=counts.device)
+        self.loss = torch.zeros((), dtype=widest(counts.device), device=counts.device)
         self.skipped = torch.zeros((), device=counts.device)
         self.in_a_row = torch.zeros((), device=counts.device) if in_a_row is None else in_a_row
 

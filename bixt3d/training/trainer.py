@@ -300,7 +300,7 @@ class Trainer:
                 loss, counts, skipped = self.state.train_step(batches, self.step)
                 bad = skipped > 0
                 totals.steps += 1
-                totals.loss += (loss / self.workers.world_size).double().masked_fill(bad, 0.0)
+                totals.loss += (loss / self.workers.world_size).to(totals.loss).masked_fill(bad, 0.0)
                 totals.counts += counts.masked_fill(bad, 0)
                 totals.skipped += skipped
                 totals.in_a_row = (totals.in_a_row + skipped) * skipped
