@@ -41,7 +41,7 @@ def number(pattern: str, text: str) -> float:
 
 def test_all_of_them_are_run() -> None:
     own = {f"own_{kind}" for kind in ("attention", "counting", "dataset", "features", "loop", "task")}
-    names = own | {"finetune"}
+    names = own | {"finetune", "serve"}
     assert {path.stem for path in EXAMPLES} == names
 
 
