@@ -157,7 +157,7 @@ def flat(config: Config) -> dict[str, Any]:
             stated |= {f"{section}.{key}": value for key, value in values.items()}
     del stated["model.args"], stated["train.seed"]
     stated |= {f"model.args.{key}": value for key, value in given.items()}
-    resolved: dict[str, Any] = json.loads(json.dumps(stated))
+    resolved: dict[str, Any] = json.loads(json.dumps(stated, default=lambda value: value.__name__))  # a class
     return resolved
 
 
@@ -172,7 +172,16 @@ def is_of(row: Mapping[str, Any], resolved: Mapping[str, Any]) -> bool:
     known = dict(row["resolved"])
     if "data.normals" in known:  # the older spelling
         known["data.features"] = None if known.pop("data.normals") else []
-    return {**defaults(resolved["model.name"]), **known} == resolved
+    return _plain({**defaults(known["model.name"]), **known}) == _plain(resolved)
+
+
+def _plain(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are compared: a model by its family and sizes, numbers to six digits."""
+    builder = find_builder(stated["model.name"])
+    plain = {
+        key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in stated.items()
+    }
+    return {**plain, "model.name": getattr(builder, "func", builder).__name__}
 
 
 def run(
