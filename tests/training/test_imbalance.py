@@ -109,6 +109,7 @@ def test_a_fold_needs_a_validation_split() -> None:
         config_from({"data": {"fold": "1/5", "train_split": "trainval"}})
 
 
+@pytest.mark.usefixtures("registries")
 def test_folds_and_seeds_of_a_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make_split(60)
 
