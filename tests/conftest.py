@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from collections.abc import Generator
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -13,6 +14,32 @@ import pytest
 import torch
 
 from tests import markers
+
+# What `make check` leaves out: files whose tests train, run programs, or open windows and browsers ...
+TRAINING = (
+    "training",
+    "tools",
+    "benchmarks",
+    "commands",
+    "test_examples.py",
+    "test_notebooks.py",
+    "test_docs.py",
+)
+# ... and those that take more than ten seconds in all.
+SLOW = (
+    "invariants/test_numbers.py",
+    "border/test_files.py",
+    "border/test_arrays.py",
+    "border/test_memory.py",
+    "inference/test_export.py",
+    "inference/test_own_models.py",
+    "ops/test_triton_search.py",
+    "ops/test_triton_attention.py",
+    "tasks/test_part_segmentation.py",
+    "visualize/test_html.py",
+    "visualize/test_viewer.py",
+    "visualize/test_viewer_window.py",
+)
 
 hypothesis.settings.register_profile("bixt3d", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("bixt3d")
@@ -57,6 +84,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAMES",
         help=f"comma-separated names for whose want no test may be skipped: {', '.join(markers.NAMES)}",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        place = item.path.relative_to(here).as_posix() if item.path.is_relative_to(here) else ""
+        if place.startswith(TRAINING):
+            item.add_marker(pytest.mark.training)
+        if place in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_configure(config: pytest.Config) -> None:

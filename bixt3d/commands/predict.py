@@ -1,9 +1,10 @@
 """Name the class of meshes and clouds, or label their parts.
 
-Of a folder, every mesh and cloud in it is taken; what cannot be read is skipped
-and listed, as a training does it. Labels keep the folders of their files, and
-sources.csv says of which file each is. A part segmenter that is told the category
-takes the name of a file's folder for it, unless --category names one.
+Of a folder, every mesh and cloud in it is taken; what cannot be read is
+skipped and listed, as a training does it. Labels keep the folders of their
+files, and sources.csv says of which file each is. A part segmenter that is
+told the category takes the name of a file's folder for it, unless --category
+names one.
 
 Examples:
   bixt3d predict modelnet40_cpu chair.off table.ply

@@ -37,13 +37,6 @@ run:
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder: they run programs, most of them on a model that was trained first."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.training)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """How a program ended and what it said."""
