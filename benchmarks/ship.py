@@ -53,10 +53,10 @@ PAGE = """# Trained weights
 
 Each model is one file, `NAME.safetensors`: weights in half precision, read as float32, and the description
 that rebuilds the model. `bixt3d.load_model("NAME")`, `bixt3d.Predictor("NAME")` and every tool that takes a
-checkpoint take the name, and hold the file against the checksum in `bixt3d/weights.json` first. An installed
-package comes without these files: give the path of one instead. `NAME.predictions.npz` holds what the model
-says of some test shapes, which `tests/test_weights.py` holds it to where the data are there.
-`python tools/evaluate.py NAME` measures a score again; `--set data.root=FOLDER` says where the data are.
+checkpoint take the name, and compare the file with the checksum in `bixt3d/weights.json` first. The files are
+inside the package. `NAME.predictions.npz` holds what the model says of some test shapes, which
+`tests/test_weights.py` compares with what it says now, where the data are there.
+`bixt3d evaluate NAME` measures a score again; `--set data.root=FOLDER` says where the data are.
 
 This page and the list are written by `python -m benchmarks.ship`, from the run and its evaluation.
 """

@@ -24,7 +24,7 @@ from bixt3d.visualize.runs import ClassScores
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TALLEST = 10.5  # inches of bars: more are dealt into two columns
+TALLEST = 10.5  # inches of bars: more stand in two columns
 FONT = 10.0
 ACROSS = 3  # panels of throughput in a row
 WRITTEN_UP_TO = 2  # runs: with more of them a number no longer fits its bar

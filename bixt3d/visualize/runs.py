@@ -177,7 +177,7 @@ def read_scores(path: str | Path, convention: str = "pointnet2") -> ClassScores:
 
     Args:
         path: `last_test.csv`, `table.csv`, or a classifier's `confusion.csv`.
-        convention: Which mean IoU, for models of parts.
+        convention: Which mean IoU, for part-segmentation models.
 
     Raises:
         FileNotFoundError: If there is no such file.
