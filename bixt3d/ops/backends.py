@@ -95,9 +95,15 @@ def for_each_cloud(function: Callable[[int], None], batch: int) -> None:
     if threads == 1:
         for cloud in range(batch):
             function(cloud)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(function, range(batch)))
+        return
+    inference = torch.is_inference_mode_enabled()  # a thread does not inherit it
+
+    def call(cloud: int) -> None:
+        with torch.inference_mode(inference):
+            function(cloud)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(call, range(batch)))
 
 
 def sort_neighbors(query: Tensor, points: Tensor, index: Tensor) -> Tensor:
