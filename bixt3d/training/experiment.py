@@ -259,7 +259,7 @@ def build_model(
         config: The settings.
         description: Says which model.
         resume: Whether its weights come from the run's state, and not from ``model.init_from``.
-        say: Is told what came from there.
+        say: Is told what was taken from there.
 
     Raises:
         ValueError: For an unknown model or argument, or a checkpoint that does not fit.
