@@ -1,4 +1,4 @@
-"""The part-segmentation model: encoder, an optional decoder, and a head on every point."""
+"""The segmentation models, of parts and of scenes: encoder, an optional decoder, and a head on every point."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class PointSegmenter(PointModel):
     """
 
     task = "part_segmentation"
+    _counted = "num_parts"  # the builder's argument for the number of outputs
     _least_tokens = 3  # that a point is interpolated from
 
     def __init__(
@@ -107,9 +108,16 @@ class PointSegmenter(PointModel):
         names = output_names("part_names", count, part_names, "part {}")
         self.head.reset(count)
         if self.description is not None:
-            table = [list(range(count)) for _ in range(self.num_categories)]
-            facts = {"part_names": names, "parts_of_category": table}
-            self.description = self.description.resized({"num_parts": count}, facts)
+            categories = self.description.facts.get("classes", ())
+            facts = {"part_names": names, "parts_of_category": [list(range(count)) for _ in categories]}
+            self.description = self.description.resized({self._counted: count}, facts)
+
+
+class SceneSegmenter(PointSegmenter):
+    """Label every point of a scene with a class: points (B, N, A) -> logits (B, N, K), no category."""
+
+    task = "scene_segmentation"
+    _counted = "num_classes"
 
 
 def segment_all_points(

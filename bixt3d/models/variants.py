@@ -6,6 +6,7 @@ and ``pico`` are for CPUs.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from bixt3d.models.decoder import PropagationDecoder
 from bixt3d.models.encoder import PointEncoder
 from bixt3d.models.grouping import GroupingStage
 from bixt3d.models.heads import ClassificationHead, PartHead
-from bixt3d.models.segmenter import PointSegmenter
+from bixt3d.models.segmenter import PointSegmenter, SceneSegmenter
 from bixt3d.models.tokenizers import COORD_SCALE, GROUPED_COORD_SCALE, SinusoidalTokenizer
 
 Family = Callable[..., nn.Module]
@@ -185,6 +186,23 @@ def encdec_part_segmenter(
     return PointSegmenter(encoder, head, num_categories, decoder)
 
 
+def _of_scenes(family: Callable[..., PointSegmenter]) -> Family:
+    """A family's twin for scenes: it takes ``num_classes`` for ``num_parts``, and is told no category."""
+
+    def build(num_classes: int = 20, in_dims: int = 3, **sizes: Any) -> SceneSegmenter:
+        made = family(num_classes, in_dims, num_categories=0, **sizes)
+        return SceneSegmenter(made.encoder, made.head, 0, made.decoder)
+
+    own = [inspect.signature(build).parameters[name] for name in ("num_classes", "in_dims")]
+    rest = list(inspect.signature(family).parameters.values())[2:]
+    signature = inspect.Signature([*own, *(one for one in rest if one.name != "num_categories")])
+    build.__signature__ = signature  # type: ignore[attr-defined]
+    return build
+
+
+scene_segmenter, encdec_scene_segmenter = _of_scenes(part_segmenter), _of_scenes(encdec_part_segmenter)
+
+
 def _last(pool: str) -> str:
     """What the last layer updates: what the head reads, as far as one direction does."""
     return "tokens" if pool == "tokens" else "one_sided"
@@ -226,6 +244,8 @@ LEVELS = {"embed_dim": 64, "widths": (128, 192, 256, 384)}
 LIGHT = {"neighbors": 24, "group_blocks": 0, "mlp_ratio": 2.0}  # no MLP on every neighbour
 SMALL_CLS = {**LIGHT, "pool": "both"}
 SMALL_PARTSEG = {**LIGHT, "dropout": 0.2, "decoder_blocks": 1, "head_dim": 64}
+GRID = {"sampling": "grid"}  # linear in the points on every device
+FINE = {"coord_scale": 100.0}  # a point is small beside a scene
 
 # Sizes of every name, by family.
 SIZES: dict[Family, dict[str, dict[str, Any]]] = {
@@ -256,7 +276,23 @@ SIZES: dict[Family, dict[str, dict[str, Any]]] = {
         "bixt_pico_partseg_encdec": {**PICO, "embed_dim": 32, **SMALL_PARTSEG, "neighbors": 16}
         | {"widths": (64, 96), "reductions": (4, 4), "decoder_widths": (96, 64)},
     },
+    scene_segmenter: {
+        "bixt_ti_sceneseg": {**TI, **FINE, "depth": 12},
+        "bixt_nano_sceneseg": {**NANO, **FINE, "depth": 5},
+    },
+    encdec_scene_segmenter: {
+        "bixt_ti_sceneseg_encdec": {**TI, **LEVELS, **GRID, "reductions": (4, 4, 4, 4), "neighbors": 32}
+        | {"decoder_widths": (256, 192, 128, 128)},
+        "bixt_nano_sceneseg_encdec": {**NANO, **GRID, "embed_dim": 48, **SMALL_PARTSEG}
+        | {"widths": (64, 96, 128), "reductions": (4, 4, 2), "decoder_widths": (96, 96, 64)},
+        "bixt_pico_sceneseg_encdec": {**PICO, **GRID, "embed_dim": 32, **SMALL_PARTSEG, "neighbors": 16}
+        | {"widths": (64, 96), "reductions": (4, 4), "decoder_widths": (96, 64)},
+    },
 }
+TASKS = {
+    **dict.fromkeys((part_segmenter, encdec_part_segmenter), "part_segmentation"),
+    **dict.fromkeys((scene_segmenter, encdec_scene_segmenter), "scene_segmentation"),
+}  # that a family is for, if not classification
 VARIANTS = {name: (family, sizes) for family, names in SIZES.items() for name, sizes in names.items()}
 
 
@@ -264,5 +300,5 @@ def builder_of(name: str) -> Callable[..., nn.Module]:
     """Return what builds a variant: its family with its sizes, and what the family's models are for."""
     family, sizes = VARIANTS[name]
     build = partial(family, **sizes)
-    build.task = "part_segmentation" if "num_parts" in family.__annotations__ else "classification"  # type: ignore[attr-defined]
+    build.task = TASKS.get(family, "classification")  # type: ignore[attr-defined]
     return build
