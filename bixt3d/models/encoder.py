@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bixt3d.models.bixt import Trunk
-from bixt3d.models.grouping import GroupingStage, Neighborhood
+from bixt3d.models.grouping import Neighborhood
 from bixt3d.models.layers import evaluating
-from bixt3d.models.tokenizers import SinusoidalTokenizer
 from bixt3d.ops.attention import attention_symmetry
 from bixt3d.ops.kdtree import SearchTree
 from bixt3d.ops.validate import check_points
@@ -27,15 +26,13 @@ class PointEncoder(nn.Module):
     Args:
         tokenizer: Points to tokens.
         trunk: The steps.
-        stages: Grouping stage before step ``index``, for some indices.
+        stages: `GroupingStage`, or another that is called alike, before step ``index``, for some indices.
 
     Raises:
         ValueError: If a stage stands before a step that the trunk does not have.
     """
 
-    def __init__(
-        self, tokenizer: SinusoidalTokenizer, trunk: Trunk, stages: Mapping[int, GroupingStage] | None = None
-    ) -> None:
+    def __init__(self, tokenizer: Any, trunk: Trunk, stages: Mapping[int, nn.Module] | None = None) -> None:
         """Keep the parts."""
         super().__init__()
         stages = stages or {}
@@ -45,6 +42,11 @@ class PointEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.trunk = trunk
         self.stages = nn.ModuleDict({str(index): stage for index, stage in stages.items()})
+
+    def tokenize(self, points: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Return xyz (B, N, 3), tokens (B, N, C), and that by which stages find neighbours among them."""
+        xyz = points[..., :3]
+        return xyz, self.tokenizer(points), SearchTree(xyz)
 
     def forward(
         self,
@@ -65,12 +67,11 @@ class PointEncoder(nn.Module):
         Returns:
             latents (B, M, D), tokens (B, S, C), and the tokens' xyz (B, S, 3).
         """
-        xyz = points[..., :3]
-        tokens = self.tokenizer(points).to(self.trunk.latents.dtype)  # (B, N, C), whole also under autocast
+        xyz, tokens, trees = self.tokenize(points)
+        tokens = tokens.to(self.trunk.latents.dtype)  # (B, N, C), whole also under autocast
         latents = self.trunk.start(points.shape[0])  # (B, M, D)
         if condition is not None:
             latents = latents + condition[:, None]
-        trees = SearchTree(xyz)
         if levels is not None:
             levels.append((trees, tokens))
         near: Neighborhood | None = None
@@ -106,7 +107,7 @@ class PointModel(nn.Module):
     @property
     def in_dims(self) -> int:
         """Channels of a point: 3 for xyz, and the widths of its features."""
-        return self.encoder.tokenizer.in_dims
+        return int(self.encoder.tokenizer.in_dims)
 
     @property
     def num_outputs(self) -> int:

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from bixt3d.models.variants import VARIANTS, builder_of
+from bixt3d.models import image, variants
 from bixt3d.suggest import check_free, nearest
 
 Builder = Callable[..., nn.Module]
 
-MODELS: dict[str, Builder] = {name: builder_of(name) for name in VARIANTS}
+MODELS: dict[str, Builder] = {
+    name: family.builder_of(name) for family in (variants, image) for name in family.VARIANTS
+}
 _OWN = frozenset(MODELS)
 
 

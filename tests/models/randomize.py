@@ -12,7 +12,7 @@ def randomize(module: nn.Module, std: float = 0.2) -> None:
         for value in module.parameters():
             value.add_(torch.randn_like(value) * std)
         for part in module.modules():
-            if isinstance(part, nn.BatchNorm1d):
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
                 assert part.running_mean is not None
                 assert part.running_var is not None
                 part.running_mean.normal_(std=0.1)
