@@ -125,7 +125,7 @@ def made_up(config: Config, task: Task) -> tuple[Split, dict[str, int]] | None:
 
 def estimate(config: Config, task: Task, split: Split, counts: dict[str, int], device: torch.device) -> None:
     """Print a model's parameters, and what memory and time a training takes, from a few steps of it."""
-    clouds = next(iter(counts.values()))
+    clouds = next(iter(counts.values())) * task.draws
     config = override(fit_batches(config, clouds), train={"compile": False})
     stored = split.to(device)
     split = task.arrange(stored, True)

@@ -109,6 +109,7 @@ class CloudLoader:
         shuffle: Draw a new order every epoch.
         groups: Of each cloud (S,), such as its class: an order draws as many clouds of each, those of small
             groups several times. None: every cloud once.
+        repeats: How many times an epoch shows each cloud, one order after another.
         drop_last: Leave out a last batch that is not full.
         choose: ``choose(points, generator, count) -> indices (B, n)`` of the points that a batch takes, or
             None for all.
@@ -132,6 +133,7 @@ class CloudLoader:
         *,
         shuffle: bool = False,
         groups: Tensor | None = None,
+        repeats: int = 1,
         drop_last: bool = False,
         choose: Callable[[Tensor, Generator, Tensor | None], Tensor | None] | None = None,
         mix: Callable[[Tensor, Generator], tuple[Tensor, Tensor, Tensor]] | None = None,
@@ -147,21 +149,21 @@ class CloudLoader:
                 "expected batch_size, world_size >= 1 and 0 <= rank < world_size, got "
                 f"batch_size={batch_size}, rank={rank}, world_size={world_size}"
             )
-        if drop_last and len(split) // world_size < batch_size:
+        if drop_last and len(split) * repeats // world_size < batch_size:
             raise ValueError(
-                f"batch_size: {len(split)} clouds over {world_size} processes do not fill one batch of "
-                f"{batch_size}; use a smaller batch"
+                f"batch_size: {len(split) * repeats} clouds over {world_size} processes do not fill one "
+                f"batch of {batch_size}; use a smaller batch"
             )
         if mix is not None and split.parts is not None:
             raise ValueError("mix: expected clouds without parts, whose points would bring their own labels")
-        self.groups, self.keep_count = groups, keep_count
+        self.groups, self.repeats, self.keep_count = groups, repeats, keep_count
         self.split, self.batch_size, self.shuffle, self.drop_last = split, batch_size, shuffle, drop_last
         self.choose, self.mix, self.augment, self.seed = choose, mix, augment, seed
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
         """Return the number of batches of an epoch."""
-        total = len(self.split)
+        total = len(self.split) * self.repeats
         if self.drop_last:
             return total // self.world_size // self.batch_size
         return -(-len(range(self.rank, total, self.world_size)) // self.batch_size)
@@ -172,11 +174,15 @@ class CloudLoader:
         generator = Generator(device=device)
         if self.shuffle:
             generator.manual_seed(_mix(self.seed, number, 0))
-            order = torch.randperm(len(split), generator=generator, device=device)  # (S,)
-            if self.groups is not None:
-                order = draw_evenly(order, self.groups, generator)
+            orders = []
+            for _ in range(self.repeats):
+                order = torch.randperm(len(split), generator=generator, device=device)  # (S,)
+                if self.groups is not None:
+                    order = draw_evenly(order, self.groups, generator)
+                orders.append(order)
+            order = torch.cat(orders)  # (S * repeats,)
         else:
-            order = torch.arange(len(split), device=device)  # (S,)
+            order = torch.arange(len(split), device=device).repeat(self.repeats)  # (S * repeats,)
         # Another stream for each process, so that no two change their clouds alike.
         generator.manual_seed(_mix(self.seed, number, 1 + self.rank))
         order = order[self.rank :: self.world_size]

@@ -40,7 +40,7 @@ def match_labels(split: Split, facts: Mapping[str, Any]) -> Split:
         )
     return replace(
         split,
-        parts=part[split.category[:, None], split.parts],  # (S, N)
+        parts=torch.where(split.parts < 0, -1, part[split.category[:, None], split.parts]),  # (S, N)
         category=number[split.category],
         categories=known,
         parts_of_category=tuple(map(tuple, table)),

@@ -1,4 +1,4 @@
-"""The segmentation models, of parts and of scenes: encoder, an optional decoder, and a head on every point."""
+"""The models that segment parts and scenes: encoder, an optional decoder, and a head on every point."""
 
 from __future__ import annotations
 

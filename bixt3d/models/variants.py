@@ -289,7 +289,7 @@ SIZES: dict[Family, dict[str, dict[str, Any]]] = {
         | {"widths": (64, 96), "reductions": (4, 4), "decoder_widths": (96, 64)},
     },
 }
-TASKS = {
+TASKS: dict[Family, str] = {
     **dict.fromkeys((part_segmenter, encdec_part_segmenter), "part_segmentation"),
     **dict.fromkeys((scene_segmenter, encdec_scene_segmenter), "scene_segmentation"),
 }  # that a family is for, if not classification

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from bixt3d.config import Config
@@ -13,6 +14,7 @@ from bixt3d.tasks.classification import ClassificationTask
 from bixt3d.tasks.description import Description, compare_facts
 from bixt3d.tasks.part_segmentation import PartSegmentationTask
 from bixt3d.tasks.results import Attention, Prediction, Segmentation
+from bixt3d.tasks.scene_segmentation import SceneSegmentationTask
 
 __all__ = [
     "Attention",
@@ -20,6 +22,7 @@ __all__ = [
     "Description",
     "PartSegmentationTask",
     "Prediction",
+    "SceneSegmentationTask",
     "Segmentation",
     "Task",
     "compare_facts",
@@ -33,6 +36,7 @@ __all__ = [
 _TASKS: dict[str, Any] = {
     "classification": ClassificationTask,
     "part_segmentation": PartSegmentationTask,
+    "scene_segmentation": SceneSegmentationTask,
 }
 _OWN = frozenset(_TASKS)
 
@@ -70,21 +74,30 @@ def metric_titles() -> dict[str, str]:
     return {name: title for task in _TASKS.values() for name, title in task.titles.items()}
 
 
-def find_task(name: str) -> Task:
-    """Return a new object of the task of that name.
+def find_task(name: str, **args: Any) -> Task:
+    """Return a new object of the task of that name, with arguments of its own.
 
     Raises:
-        ValueError: If there is none, naming the nearest.
+        ValueError: If there is none, naming the nearest, or it does not take such arguments.
     """
     if name not in _TASKS:
         raise ValueError(
             f"unknown task {name!r}{nearest(name, _TASKS)}; known: {', '.join(list_tasks())}. Yours "
             "is known after bixt3d.register_task, on the command line by --plugin FILE.py"
         )
-    found = _TASKS[name]
-    task: Task = copy.copy(found) if isinstance(found, Task) else found()
+    task = _build(_TASKS[name], args)
     task.name = name
     return task
+
+
+def _build(task: type[Task] | Task, args: Mapping[str, Any]) -> Task:
+    """Return a copy of a task, or one built with arguments (``task_args`` of the settings)."""
+    known = {} if isinstance(task, Task) else dict(inspect.signature(task).parameters)
+    for name in args:
+        if name not in known:
+            takes = ", ".join(known) or "none, as it is an object"
+            raise ValueError(f"task_args: unknown argument {name!r}{nearest(name, known)}; it takes: {takes}")
+    return copy.copy(task) if isinstance(task, Task) else task(**args)
 
 
 def make_task(task: str | type[Task] | Task, config: Config) -> Task:
@@ -96,7 +109,7 @@ def make_task(task: str | type[Task] | Task, config: Config) -> Task:
     """
     if not isinstance(task, str):
         _check_task(task)
-    made = find_task(task) if isinstance(task, str) else copy.copy(task) if isinstance(task, Task) else task()
+    made = find_task(task, **config.task_args) if isinstance(task, str) else _build(task, config.task_args)
     made.configure(config)
     return made
 

@@ -39,6 +39,7 @@ class Task:
         class_weights: What each label weighs in the loss; None for all alike.
         takes_count: Whether the model's forward has a parameter ``count``; `bind_model` looks.
         optional_args: Arguments of a model that settings may state in place of `model_args`, and as what.
+        draws: How many times an epoch shows each cloud.
     """
 
     name: str = "task"
@@ -50,6 +51,7 @@ class Task:
     ignore: tuple[int, ...] = (-1,)
     class_weights: Tensor | None = None
     takes_count: bool = False
+    draws: int = 1
 
     def __init__(self) -> None:
         """Know nothing yet of settings and labels."""
@@ -138,6 +140,18 @@ class Task:
             dropout=augment.dropout,
             shuffle=augment.shuffle,
         )
+
+    def place(self, points: Tensor) -> Tensor:
+        """Return the chosen points of a training batch (B, n, C) as models take them, not augmented."""
+        return points
+
+    def reach(self, preprocess: Preprocess) -> float | None:
+        """Return how far from a point others matter for its label, in the files' unit; None: all of them do.
+
+        Of tasks with a reach, files of any size are labelled piece by piece, and `predict` takes a keyword
+        ``core``: the corners (2, 3) between which points need a label.
+        """
+        return None
 
     @property
     def _draws(self) -> bool:

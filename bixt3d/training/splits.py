@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -232,14 +233,20 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
         shuffle=True,
         groups=task.groups(train)[1] if config.data.balanced else None,
         drop_last=True,
+        repeats=task.draws,
         choose=task.choose(),
         mix=partial(mix_clouds, probability=mix) if mix else None,
         keep_count=task.takes_count,
-        augment=_augmentation(config, train.features),
+        augment=partial(_placed, task.place, _augmentation(config, train.features)),
         seed=settings.seed,
         rank=workers.rank,
         world_size=workers.world_size,
     )
+
+
+def _placed(place: Callable[[Tensor], Tensor], change: partial[Tensor], points: Tensor, draw: Any) -> Tensor:
+    changed: Tensor = change(place(points), draw)
+    return changed
 
 
 def _augmentation(config: Config, features: tuple[str, ...]) -> partial[Tensor]:

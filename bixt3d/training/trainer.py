@@ -180,7 +180,7 @@ class Trainer:
         """Build loader, optimisers and log; read the state when resuming."""
         self.device, self.task, self.val = train.points.device, task, val
         self.workers: Workers = join_workers(self.device)
-        self.config = config = fit_batches(check_config(config), len(train), self.workers.world_size)
+        self.config = config = fit_batches(check_config(config), len(train) * task.draws, self.workers.world_size)
         if task.config is None:
             task.configure(config)
         task.look_at_training(train)
