@@ -202,7 +202,9 @@ def iou_of(
         averaged = truth > 0
     else:
         averaged = allowed_parts(category, parts_of_category, num_parts).clone()
-        averaged[:, [number for number in ignore if 0 <= number < num_parts]] = False
+        for number in ignore:  # one by one: a list would be copied to a GPU, which waits for it
+            if 0 <= number < num_parts:
+                averaged[:, number] = False
     return (iou * averaged).sum(1) / averaged.sum(1).clamp_min(1)
 
 

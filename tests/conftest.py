@@ -28,6 +28,7 @@ TRAINING = (
 # ... and those that take more than ten seconds in all.
 SLOW = (
     "invariants/test_numbers.py",
+    "invariants/test_transfers.py",
     "border/test_files.py",
     "border/test_arrays.py",
     "border/test_memory.py",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bixt3d.datasets.split import Split
 from bixt3d.ops import gather_points, knn
+from bixt3d.ops.precision import as_float64
 
 NEIGHBORS = 16  # a point's own place included
 CLOUDS = 32  # of a split at a time
@@ -30,7 +31,7 @@ def estimate_normals(xyz: Tensor, neighbors: int = NEIGHBORS) -> Tensor:
         xyz: (..., N, 3), in any units.
         neighbors: How many neighbours are looked at; a cloud with fewer points looks at all.
     """
-    clouds = xyz.reshape(-1, *xyz.shape[-2:]).double()  # (B, N, 3)
+    clouds = as_float64(xyz.reshape(-1, *xyz.shape[-2:]))  # (B, N, 3)
     if clouds.shape[1] < 3:
         return torch.zeros_like(xyz)
     clouds = clouds - clouds.mean(1, keepdim=True)

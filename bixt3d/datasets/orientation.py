@@ -11,6 +11,7 @@ from torch import Tensor
 from bixt3d.datasets.features import columns_of
 from bixt3d.datasets.spheres import heights
 from bixt3d.datasets.split import Split
+from bixt3d.ops.precision import as_float64
 
 AXES = ("x", "y", "z", "-x", "-y", "-z")
 CANONICAL = "y"  # up in ModelNet40 and ShapeNetPart
@@ -83,11 +84,12 @@ def guess_up(clouds: Sequence[Tensor]) -> str | None:
     """
     if not len(clouds):
         return None
-    extents = torch.stack([xyz.double().amax(0) - xyz.double().amin(0) for xyz in clouds]).mean(0)  # (3,)
+    clouds = [as_float64(xyz) for xyz in clouds]
+    extents = torch.stack([xyz.amax(0) - xyz.amin(0) for xyz in clouds]).mean(0)  # (3,)
     least, next_least = extents.sort().values[:2].tolist()
     if least < FLAT * next_least:
         return AXES[int(extents.argmin())]
-    uneven = torch.stack([_unevenness(xyz.double()) for xyz in clouds]).mean(0)  # (3,)
+    uneven = torch.stack([_unevenness(xyz) for xyz in clouds]).mean(0)  # (3,)
     second, most = uneven.sort().values[1:].tolist()
     return AXES[int(uneven.argmax())] if most > CLEAR * second else None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bixt3d.ops.precision import place_of_float64
+from bixt3d.ops.precision import as_float64
 from bixt3d.ops.validate import describe
 
 if TYPE_CHECKING:
@@ -102,13 +102,12 @@ def unit_spheres(points: Tensor, count: Tensor | None = None) -> Tensor:
         count: How many points each has of its own, its first (S,): they alone give centre and radius.
     """
     moved = points.float() if points.dtype != torch.float32 else points.clone()
-    place = place_of_float64(points.device)
     for begin in range(0, len(points), CHUNK):
-        xyz = points[begin : begin + CHUNK, :, :3].to(place).double()  # (s, N, 3)
+        xyz = as_float64(points[begin : begin + CHUNK, :, :3])  # (s, N, 3)
         if count is None:
             xyz = unit_sphere(xyz)
         else:
-            centred, radius = _centred(xyz, count[begin : begin + CHUNK].to(place))
+            centred, radius = _centred(xyz, count[begin : begin + CHUNK].to(xyz.device))
             xyz = centred / torch.where(radius > 0, radius, 1.0)
         moved[begin : begin + CHUNK, :, :3] = xyz.float()
     return moved

@@ -15,6 +15,7 @@ from bixt3d.datasets.readers import load_cloud
 from bixt3d.datasets.spheres import check_extent
 from bixt3d.datasets.split import Split
 from bixt3d.ops import knn
+from bixt3d.ops.precision import as_float64
 
 SAME_MOMENTS = 1e-3  # by which the moments of two clouds may differ that are one, but for rounding
 SAME_PLACE = 5e-3  # and its points, in mean distances from the centre
@@ -72,8 +73,9 @@ def survey_split(split: Split) -> Survey:
     count = torch.full((len(split),), split.num_points, device=device) if split.count is None else split.count
     extents, moments = [], []
     for part, own in zip(torch.split(xyz, CHUNK), torch.split(count, CHUNK), strict=True):
-        part = part.double()
-        mask = (torch.arange(split.num_points, device=device) < own[:, None])[..., None]  # (s, N, 1)
+        part = as_float64(part)
+        mask = torch.arange(split.num_points, device=device) < own[:, None]  # (s, N)
+        mask = mask[..., None].to(part.device)  # (s, N, 1)
         extents.append(part.amax(1) - part.amin(1))
         moments.append(_moments(part, mask))
     names = split.names or tuple(f"shape {number}" for number in range(len(split)))
@@ -85,7 +87,7 @@ def survey_split(split: Split) -> Survey:
         extent=torch.cat(extents).cpu(),
         moments=torch.cat(moments).cpu(),
         features=tuple(map(name_of, split.features)),
-        cloud=lambda at: xyz[at, : int(count[at])].double().cpu(),
+        cloud=lambda at: xyz[at, : int(count[at])].cpu().double(),
         digests=split.digests,
     )
 

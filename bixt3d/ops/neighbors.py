@@ -17,6 +17,7 @@ from bixt3d.ops.validate import check_count, check_points, check_same
 # "auto" is a k-d tree on CPUs, and torch on GPUs: triton gives the same indices, but which is quicker there
 # is not measured yet.
 BACKENDS = ("auto", "torch", "kdtree", "triton", "torch_cluster", "pytorch3d")
+LEAST_GATHERED = 1 << 16  # numbers gathered for groups
 FEWEST = 512  # points of a cloud that a tree is worth building for
 # Distances held at once: small enough for a CPU's cache, large enough to fill a GPU.
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
@@ -117,7 +118,7 @@ def _knn_torch(query: Tensor, points: Tensor, k: int, chunk_size: int | None) ->
     count = points.shape[1]
     rows = points.transpose(1, 2).contiguous()  # (B, 3, N)
     columns = query.transpose(1, 2).unsqueeze(-1).contiguous()  # (B, 3, S, 1)
-    budget = CHUNK["cuda" if query.is_cuda else "cpu"]
+    budget = CHUNK["cpu" if query.device.type == "cpu" else "cuda"]
     if chunk_size is None:
         # A few clouds at a time first: whole rows of distances are contiguous in the cache.
         clouds = max(1, min(batch, budget // (num_query * count)))
@@ -179,11 +180,31 @@ def gather_points(features: Tensor, index: Tensor) -> Tensor:
     return F.embedding(*_table(features, index))
 
 
+def is_compiled_for(features: Tensor, index: Tensor) -> bool:
+    """Whether `bixt3d.ops.pooling` may take features (B, N, C) and groups of theirs (B, S, k): see there.
+
+    Its loops are worth loading numba for from `LEAST_GATHERED` numbers on; no tracer sees what they do.
+    """
+    return (
+        type(features) in (Tensor, torch.nn.Parameter)
+        and features.device.type == "cpu"
+        and features.dtype in (torch.float32, torch.float64)
+        and index.numel() * features.shape[-1] >= LEAST_GATHERED
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and backends.installed("numba")
+    )
+
+
 def reduce_points(features: Tensor, index: Tensor, mode: str) -> Tensor:
     """Pick rows and reduce each group to its ``"max"`` or ``"mean"``: index (B, S, k) -> (B, S, C)."""
     if is_exporting():  # no exchange format has bags
         neighbors = gather_points(features, index)  # (B, S, k, C)
         return neighbors.amax(2) if mode == "max" else neighbors.mean(2)
+    if mode == "max" and is_compiled_for(features, index):
+        from bixt3d.ops.pooling import pool_max
+
+        return pool_max(features, index)
     rows, table = _table(features, index)
     batch, groups, k = index.shape
     pooled = F.embedding_bag(rows.view(batch * groups, k), table, mode=mode)  # (B * S, C)

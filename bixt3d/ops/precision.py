@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 WITHOUT_FLOAT64 = frozenset({"mps"})  # types of devices
 
@@ -15,3 +16,8 @@ def widest(device: torch.device) -> torch.dtype:
 def place_of_float64(device: torch.device) -> torch.device:
     """Return the device itself, or the CPU for one without float64."""
     return torch.device("cpu") if device.type in WITHOUT_FLOAT64 else device
+
+
+def as_float64(values: Tensor) -> Tensor:
+    """Return values in float64, on their device, or on the CPU for one without."""
+    return values.to(place_of_float64(values.device)).double()

@@ -150,8 +150,8 @@ class ClassificationTask(Task):
         found: list[Any] = [None] * len(seen)
         for places in alike([cloud.shape[1] for cloud in seen]):
             batch = torch.cat([seen[place] for place in places])  # (B, n, C)
-            rows = torch.tensor([len(clouds[place]) for place in places], device=batch.device)  # (B,)
-            count = rows.clamp(max=batch.shape[1]) if bool((rows < batch.shape[1]).any()) else None
+            own = [min(len(clouds[place]), batch.shape[1]) for place in places]
+            count = torch.tensor(own, device=batch.device) if min(own) < batch.shape[1] else None  # (B,)
             logits = model(batch, **self.told_count(count))  # (B, K)
             answers = self._named(logits, [seen[place][0] for place in places], preprocess.up)
             for place, answer in zip(places, answers, strict=True):
