@@ -175,7 +175,7 @@ class SceneSegmentationTask(PartSegmentationTask):
         points: Tensor,
         preprocess: Preprocess,
         category: Any = None,
-        core: Tensor | None = None,
+        wanted: Tensor | None = None,
         done: Callable[[int], object] | None = None,
     ) -> Segmentation:
         """Label every point of one scene (N, C); see `Task.predict`.
@@ -185,13 +185,14 @@ class SceneSegmentationTask(PartSegmentationTask):
             points: As there.
             preprocess: As there; its number of points is that of a pass.
             category: None.
-            core: Corners (2, 3), in the points' own coordinates, between which points need a label: those
-                beyond get some, as far as columns reach them.
+            wanted: Which points need a label (N,), bool; others get some, as far as columns reach them.
+                None: all.
             done: Is told how many more points are done; None: it is shown here.
         """
         size = preprocess.num_points or len(points)
-        corners = None if core is None else turn(core.to(points), preprocess.up).sort(0).values  # (2, 3)
-        turned = turn(points, preprocess.up, preprocess.features)
+        turned, corners = turn(points, preprocess.up, preprocess.features), None
+        if wanted is not None:
+            corners = torch.stack(torch.aminmax(turned[wanted.to(turned.device), :3], dim=0))  # (2, 3)
         with progress("labelling", len(points), "points") if done is None else nullcontext(done) as tell:
             shares = self._shares(model, turned, size, preprocess.features, corners, tell)
         check_output(shares)
