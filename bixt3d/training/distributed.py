@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,8 @@ def join_workers(device: torch.device) -> Workers:
 def leave_workers() -> None:
     """Leave the processes that train together."""
     if dist.is_available() and dist.is_initialized():
+        # A wrapped model in a cycle holds the group, whose threads then outlive Python and abort the process.
+        gc.collect()
         dist.destroy_process_group()
 
 

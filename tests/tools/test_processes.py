@@ -149,7 +149,7 @@ def test_batch_that_does_not_divide_is_refused(workplace: Workplace) -> None:
 COMPARE = """
 import torch, torch.distributed as dist
 from bixt3d.models.layers import BatchNorm
-from bixt3d.training.distributed import share_batchnorm
+from bixt3d.training.distributed import leave_workers, share_batchnorm
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 torch.manual_seed(3)
@@ -185,7 +185,8 @@ for key, value in fresh.state_dict().items():
 low = seen(rows[rank::2].bfloat16())
 assert low.dtype == torch.bfloat16
 print("the same")
-dist.destroy_process_group()
+del model
+leave_workers()
 """
 
 
