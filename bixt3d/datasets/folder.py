@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import NamedTuple
@@ -24,10 +25,12 @@ from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import FeatureError, channel_count, log_notes, parse_features
 from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.layouts import Listing, class_of, list_splits
+from bixt3d.datasets.mapped import join, lay_out
 from bixt3d.datasets.preprocess import STORED_POINTS
 from bixt3d.datasets.readers import CONVERTERS, read_cloud
 from bixt3d.datasets.spheres import check_extent, unit_sphere
 from bixt3d.datasets.split import Split
+from bixt3d.datasets.store import Store
 from bixt3d.suggest import nearest
 
 UNREADABLE = 0.1  # the share of a split's files that may be damaged
@@ -37,14 +40,13 @@ logger = logging.getLogger(__name__)
 
 
 class Shapes(NamedTuple):
-    """A split as parsed: of each shape its points (S, P, 3 + F), how many are its own (S,), and its name.
+    """A split as parsed: its points, as `cached` returns them, of each shape its own; and its names.
 
     `bare` are the shapes without normals, `damaged` the files that could not be read, each with the reason;
     `digests` are equal for files that are copies.
     """
 
-    points: NDArray[np.float32]
-    own: NDArray[np.int64]
+    arrays: Arrays
     names: list[str]
     bare: list[str]
     damaged: list[str]
@@ -107,15 +109,16 @@ def read_folder(
         wanted = () if bare else ("normal",)
     channels = channel_count(wanted)
     names = [file for part in parts for file in read[part].names]
-    points = np.concatenate([read[part].points[:, :num_points, :channels] for part in parts])  # (S, N, C)
-    count = np.concatenate([read[part].own for part in parts]).clip(max=points.shape[1])  # (S,)
+    width = num_points or stored
+    points = join([lay_out(read[part].arrays, "points", width, base)[..., :channels] for part in parts])
+    count = np.concatenate([read[part].arrays["rows"] for part in parts]).clip(max=width)  # (S,)
     whole = Split(
-        torch.from_numpy(points),
+        points.contiguous(),  # (S, N, C)
         torch.tensor([classes.index(class_of(name)) for name in names]),
         classes,
         names=tuple(names),
         digests=tuple(digest for part in parts for digest in read[part].digests),
-        count=torch.from_numpy(count) if count.min() < points.shape[1] else None,
+        count=torch.from_numpy(count) if count.min() < width else None,
         features=wanted,
         normalized=True,
     )
@@ -186,7 +189,8 @@ def _read_split(
     """Parses a split's files or takes them from the cache, and checks that enough could be read."""
     all_names, sources = list(listing.files), list(listing.files.values())
     key = f"folder-{split}-{stored}{'-xyz' if features == () else named(features or ())}"
-    arrays = cached(sources, key, lambda: _parse(sources, all_names, stored, features), folder=base)
+    build = partial(_parse, sources, all_names, stored, features)
+    arrays = cached(sources, key, build, folder=base)
     reasons = {int(at): str(why) for at, why in zip(arrays["damaged"], arrays["reasons"], strict=True)}
     damaged = [f"{all_names[at]}: {why}" for at, why in reasons.items()]
     names = [name for at, name in enumerate(all_names) if at not in reasons]
@@ -198,21 +202,15 @@ def _read_split(
         of_class = [line for line in damaged if class_of(line) == one_class]
         raise ValueError(f"{base}, {split}/{one_class}: none of its files can be read:{_lines(of_class)}")
     bare = [name for name, has in zip(names, arrays["normals"], strict=True) if not has]
-    if "digests" in arrays:
-        digests = arrays["digests"].tolist()
-    else:  # caches of before have none
-        digests = [_digest(listing.files[name]) for name in names]
-    return Shapes(arrays["points"], arrays["own"], names, bare, damaged, digests)
+    return Shapes(arrays, names, bare, damaged, arrays["digests"].tolist())
 
 
 def _parse(
-    paths: Sequence[Path], names: Sequence[str], stored: int, features: tuple[str, ...] | None
+    paths: Sequence[Path], names: Sequence[str], stored: int, features: tuple[str, ...] | None, store: Store
 ) -> Arrays:
     from tqdm import tqdm
 
     channels = 6 if features is None else channel_count(features)
-    points = np.zeros((len(paths), stored, channels), dtype=np.float32)
-    own: list[int] = []
     normals: list[bool] = []
     digests: list[str] = []
     reasons: dict[int, str] = {}
@@ -226,15 +224,11 @@ def _parse(
         except ValueError as error:
             reasons[at] = shorten(str(error).removeprefix(str(path)).lstrip(":, "), 120)
             continue
-        points[len(own), :, : cloud.shape[1]] = cloud[np.arange(stored) % len(cloud)]
-        own.append(len(cloud))
+        store.add(points=np.pad(cloud, ((0, 0), (0, channels - cloud.shape[1]))))
         digests.append(_digest(path))
         normals.append(features is None and cloud.shape[1] == 6)
     log_notes(notes)
-    kept = channels if features is not None or all(normals) else 3
     return {
-        "points": np.ascontiguousarray(points[: len(own), :, :kept]),
-        "own": np.array(own, dtype=np.int64),
         "normals": np.array(normals, dtype=bool),
         "digests": np.array(digests, dtype="U32"),
         "damaged": np.array(list(reasons), dtype=np.int64),

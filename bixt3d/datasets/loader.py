@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from bixt3d.datasets.augment import draw_points
+from bixt3d.datasets.mapped import Mapped, derive, reorder
 from bixt3d.datasets.split import Split
 from bixt3d.ops import farthest_point_sample, gather_points
 from bixt3d.progress import progress
@@ -52,7 +54,12 @@ class Batch:
 
 
 def arrange(
-    points: Tensor, num_points: int, order: str = "stored", chunk: int = 256, count: Tensor | None = None
+    points: Tensor,
+    num_points: int,
+    order: str = "stored",
+    chunk: int = 256,
+    count: Tensor | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """Choose and order the points of every cloud: (S, N, C) -> indices (S, num_points).
 
@@ -64,6 +71,7 @@ def arrange(
             always the same.
         chunk: Clouds handled at a time.
         count: Points that each cloud has of its own (S,), which a draw takes first.
+        generator: Of the draw, where the clouds are a part of a split's.
 
     Raises:
         ValueError: For more points than there are, or an unknown order.
@@ -75,7 +83,8 @@ def arrange(
     if order == "stored":
         return torch.arange(num_points, device=points.device).expand(points.shape[0], -1)
     if order == "random":
-        return draw_points(points, count, num_points, Generator(points.device).manual_seed(0))
+        generator = generator or Generator(points.device).manual_seed(0)
+        return draw_points(points, count, num_points, generator)
     found = []
     with progress("ordering points", len(points)) as done:
         for part in torch.split(points[..., :3], chunk):
@@ -90,11 +99,31 @@ def arrange(
 
 def arrange_split(split: Split, num_points: int, order: str = "stored") -> Split:
     """Return the split with `num_points` points a cloud, chosen and ordered as by `arrange`."""
-    index = arrange(split.points, num_points, order, count=split.count)
-    parts = None if split.parts is None else split.parts.gather(1, index)
+    points, parts = split.points, split.parts
+    if not isinstance(points, Mapped):
+        index = arrange(points, num_points, order, count=split.count)
+        points, parts = gather_points(points, index), None if parts is None else parts.gather(1, index)
+    elif order == "stored":
+        return split if num_points == split.num_points else split.first_points(num_points)
+    else:
+        points, parts = _arrange_mapped(split, points, num_points, order)
     short = split.count is not None and bool((split.count < num_points).any())
     count = split.count.clamp(max=num_points) if short and split.count is not None else None
-    return replace(split, points=gather_points(split.points, index), parts=parts, count=count)
+    return replace(split, points=points, parts=parts, count=count)
+
+
+def _arrange_mapped(
+    split: Split, points: Mapped, num_points: int, order: str
+) -> tuple[Tensor, Tensor | None]:
+    """Return points and parts that stay in files, in an order that is found once and kept beside them."""
+    generator, count = Generator(points.device).manual_seed(0), split.count
+
+    def choose(first: int, part: Tensor) -> Tensor:
+        own = None if count is None else count[first : first + len(part)]
+        return arrange(part, num_points, order, count=own, generator=generator).int()
+
+    index = derive(points, f"{order}-{num_points}", choose, "ordering points")  # (S, num_points)
+    return reorder(points, index), None if split.parts is None else reorder(split.parts, index)
 
 
 class CloudLoader:
@@ -186,14 +215,10 @@ class CloudLoader:
         # Another stream for each process, so that no two change their clouds alike.
         generator.manual_seed(_mix(self.seed, number, 1 + self.rank))
         order = order[self.rank :: self.world_size]
-        for index in torch.split(order, self.batch_size)[: len(self)]:
-            batch = Batch(
-                split.points[index],
-                split.label[index],
-                None if split.parts is None else split.parts[index],
-                None if split.category is None else split.category[index],
-                None if split.count is None else split.count[index],
-            )
+        parts = torch.split(order, self.batch_size)[: len(self)]
+        for batch in (
+            _ahead(self._read, parts) if isinstance(split.points, Mapped) else map(self._read, parts)
+        ):
             if self.choose is not None:
                 chosen = self.choose(batch.points, generator, batch.count)
                 batch = batch if chosen is None else batch.pick(chosen, self.keep_count)
@@ -205,9 +230,31 @@ class CloudLoader:
                 batch.points = self.augment(batch.points, generator)
             yield batch
 
+    def _read(self, index: Tensor) -> Batch:
+        """Return the clouds at ``index`` (B,) as they are stored."""
+        split = self.split
+        return Batch(
+            split.points[index],
+            split.label[index],
+            None if split.parts is None else split.parts[index],
+            None if split.category is None else split.category[index],
+            None if split.count is None else split.count[index],
+        )
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of epoch 0."""
         return self.epoch(0)
+
+
+def _ahead(read: Callable[[Tensor], Batch], parts: Sequence[Tensor]) -> Iterator[Batch]:
+    """Read one batch ahead in a thread, while the batch before is used."""
+    with ThreadPoolExecutor(1, "batch") as thread:
+        due = thread.submit(read, parts[0]) if parts else None
+        for following in (*parts[1:], None):
+            assert due is not None
+            batch = due.result()
+            due = None if following is None else thread.submit(read, following)
+            yield batch
 
 
 def draw_evenly(order: Tensor, groups: Tensor, generator: Generator) -> Tensor:

@@ -14,19 +14,22 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
 from bixt3d.datasets.cache import Arrays, cached, named
-from bixt3d.datasets.features import FeatureError, check_features, log_notes, mend_features, parse_features
+from bixt3d.datasets.features import FeatureError, log_notes, mend_features, parse_features
 from bixt3d.datasets.files import WHERE, find_folder, read_lines, require_files
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.mapped import each_cloud, lay_out
 from bixt3d.datasets.readers.text import read_rows
 from bixt3d.datasets.spheres import MOST, check_extent, keep_shape, unit_spheres
 from bixt3d.datasets.split import Split
+from bixt3d.datasets.store import Store
 
 HDF5_FOLDER = "modelnet40_ply_hdf5_2048"
 NORMAL_FOLDER = "modelnet40_normal_resampled"
@@ -61,9 +64,8 @@ def read_modelnet40(
     # reading the official files takes 2.1 s, the cache 0.13 s: gzip inside HDF5 is the difference
     wanted = parse_features(features or ())
     key = f"modelnet40-{part}{named(wanted)}"
-    arrays = cached(
-        [classes_file, *files], key, lambda: _build_hdf5(files, len(classes), wanted), folder=folder
-    )
+    build = partial(_build_hdf5, files, len(classes), wanted)
+    arrays = cached([classes_file, *files], key, build, folder=folder)
     if moved := int(arrays["moved"]):
         said = "%d of %d clouds are not centred and scaled as stored: they are moved into the unit sphere"
         logger.info(said, moved, len(arrays["label"]))
@@ -103,16 +105,18 @@ def read_modelnet40_normal(
     require_files(files, listing)
     limit = None if num_points is None else max(num_points, CACHED_ROWS)
 
-    def build() -> Arrays:
+    def build(store: Store) -> Arrays:
         label = np.array([classes.index(class_name) for class_name in class_names], dtype=np.int64)
-        return {**_build_text(files, limit), "label": label, "names": np.array(names)}
+        return {**_build_text(files, limit, store), "label": label, "names": np.array(names)}
 
     key = f"modelnet40_normal-{part}-{'all' if limit is None else limit}"
     arrays = cached([classes_file, listing, *files], key, build, folder=folder)
-    points = unit_spheres(_first_points(arrays, num_points, folder))
+    points = each_cloud(_first_points(arrays, num_points, folder), unit_spheres)
     if features is not None and not parse_features(features):
         return _split("modelnet40_normal", points[..., :3].contiguous(), arrays, classes, split, ())
-    result = _split("modelnet40_normal", _mend_normals(points, files), arrays, classes, split, ("normal",))
+    if str(arrays["unlike"]):
+        raise FeatureError(str(arrays["unlike"]))
+    result = _split("modelnet40_normal", points, arrays, classes, split, ("normal",))
     return result if features is None else result.with_features(features)
 
 
@@ -133,9 +137,10 @@ def _split(
 
 
 def _first_points(arrays: Arrays, num_points: int | None, folder: Path) -> torch.Tensor:
-    """Takes the first points of each shape, (S, num_points, C); `rows` is what each of `files` stores."""
+    """Takes the first points of each shape, (S, num_points, C); `ends` says with which each file ends."""
     rows = arrays["rows"]
-    files = [folder / str(file) for file in arrays["files"][[rows.argmin(), rows.argmax()]]]
+    of_file = np.searchsorted(arrays["ends"], [rows.argmin(), rows.argmax()], side="right")
+    files = [folder / str(file) for file in arrays["files"][of_file]]
     fewest, most = int(rows.min()), int(rows.max())
     if num_points is None and fewest < most:
         raise ValueError(
@@ -146,34 +151,27 @@ def _first_points(arrays: Arrays, num_points: int | None, folder: Path) -> torch
         raise ValueError(
             f"num_points={num_points}, but {files[0]} holds {fewest} points per shape: ask for that or fewer"
         )
-    return torch.from_numpy(arrays["points"][:, :num_points].copy())  # (S, num_points, C)
+    return lay_out(arrays, "points", num_points or fewest, folder)  # (S, num_points, C)
 
 
-def _mend_normals(points: torch.Tensor, files: Sequence[Path]) -> torch.Tensor:
-    """Scales normals (S, N, 6) of other lengths to 1; an error names the file that has none."""
-    try:
-        check_features(points, ("normal",), "points")
-    except FeatureError:
-        notes: list[str] = []
-        for at, file in enumerate(files):
-            points[at] = mend_features(points[at], ("normal",), str(file), notes)
-        log_notes(notes)
-    return points
-
-
-def _build_text(files: list[Path], limit: int | None) -> Arrays:
+def _build_text(files: list[Path], limit: int | None, store: Store) -> Arrays:
     from tqdm import tqdm
 
-    clouds = []
+    notes, unlike = list[str](), ""
     for path in tqdm(files, desc="parsing text files once", unit="file", disable=None):
         cloud = read_rows(path, 6, limit, ",", np.float64, MOST)  # (N, 6)
         check_extent(torch.from_numpy(cloud[:, :3]), path)
-        clouds.append(keep_shape(torch.from_numpy(cloud)[None])[0].numpy())
-    rows = np.array([len(cloud) for cloud in clouds], dtype=np.int64)
+        points = keep_shape(torch.from_numpy(cloud)[None])[0]
+        try:
+            points = mend_features(points, ("normal",), str(path), notes)
+        except FeatureError as error:  # xyz alone can be read
+            unlike = unlike or str(error)
+        store.add(points=points.numpy())
+    log_notes(notes)
     return {
-        "points": np.stack([cloud[: rows.min()] for cloud in clouds]),  # (S, N, 6)
-        "rows": rows,
+        "unlike": np.array(unlike),
         "files": np.array([f"{path.parent.name}/{path.name}" for path in files]),
+        "ends": np.arange(1, 1 + len(files)),
     }
 
 
@@ -190,19 +188,19 @@ def _hdf5_files(folder: Path, part: str) -> list[Path]:
     return files
 
 
-def _build_hdf5(files: list[Path], num_classes: int, features: tuple[str, ...]) -> Arrays:
-    read = [read_hdf5(path, num_classes, features) for path in files]
-    points = [
-        mend_features(torch.from_numpy(stored.points), features, str(path)).numpy()
-        for path, stored in zip(files, read, strict=True)
-    ]
-    rows = np.array([cloud.shape[1] for cloud in points], dtype=np.int64)
-    names = [stored.names for stored in read if stored.names is not None]
+def _build_hdf5(files: list[Path], num_classes: int, features: tuple[str, ...], store: Store) -> Arrays:
+    labels, names, moved = [], [], 0
+    for path in files:
+        stored = read_hdf5(path, num_classes, features)
+        for cloud in mend_features(torch.from_numpy(stored.points), features, str(path)).numpy():
+            store.add(points=cloud)
+        labels.append(stored.label)
+        names += [] if stored.names is None else [stored.names]
+        moved += stored.moved
     return {
-        "points": np.concatenate([cloud[:, : rows.min()] for cloud in points]),
-        "label": np.concatenate([stored.label for stored in read]),
+        "label": np.concatenate(labels),
         "names": np.concatenate(names) if len(names) == len(files) else np.array([], dtype=np.str_),
-        "moved": np.array(sum(stored.moved for stored in read)),
-        "rows": rows,
+        "moved": np.array(moved),
+        "ends": np.cumsum([len(label) for label in labels]),
         "files": np.array([path.name for path in files]),
     }

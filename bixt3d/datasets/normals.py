@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bixt3d.datasets.mapped import Mapped, derive
 from bixt3d.datasets.split import Split
 from bixt3d.ops import gather_points, knn
 from bixt3d.ops.precision import as_float64
@@ -59,14 +60,27 @@ def estimate_split(split: Split) -> Split:
     from tqdm import tqdm
 
     logger.info("normals: the data have none; they are estimated from the neighbours of each point")
-    xyz, row = split.points[..., :3], torch.arange(split.num_points, device=split.points.device)
-    normals = []
-    for begin in tqdm(range(0, len(split), CLOUDS), desc="estimating normals", unit="batch", disable=None):
-        part = xyz[begin : begin + CLOUDS]
-        if split.count is None:
-            normals.append(estimate_normals(part))
-        else:
-            own = split.count[begin : begin + CLOUDS].tolist()
-            normals += [estimate_normals(c[:n])[row % n][None] for c, n in zip(part, own, strict=True)]
-    points = torch.cat([xyz, torch.cat(normals), split.points[..., 3:]], -1)
+    if isinstance(split.points, Mapped):
+        points = derive(
+            split.points,
+            "normals",
+            lambda first, part: _with_normals(part, split.count, first),
+            "estimating normals",
+        )
+    else:
+        parts = tqdm(range(0, len(split), CLOUDS), desc="estimating normals", unit="batch", disable=None)
+        points = torch.cat(
+            [_with_normals(split.points[first : first + CLOUDS], split.count, first) for first in parts]
+        )
     return replace(split, points=points, features=("normal", *split.features))
+
+
+def _with_normals(points: Tensor, count: Tensor | None, first: int) -> Tensor:
+    """Return clouds (s, N, C), the first of which is number ``first``, with normals: (s, N, C + 3)."""
+    xyz, row = points[..., :3], torch.arange(points.shape[1], device=points.device)
+    if count is None:
+        normals = torch.cat([estimate_normals(part) for part in torch.split(xyz, CLOUDS)])
+    else:
+        own = count[first : first + len(points)].tolist()
+        normals = torch.stack([estimate_normals(c[:n])[row % n] for c, n in zip(xyz, own, strict=True)])
+    return torch.cat([xyz, normals, points[..., 3:]], -1)

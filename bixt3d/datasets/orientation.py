@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bixt3d.datasets.features import columns_of
+from bixt3d.datasets.mapped import each_cloud
 from bixt3d.datasets.spheres import heights
 from bixt3d.datasets.split import Split
 from bixt3d.ops.precision import as_float64
@@ -67,10 +69,15 @@ def turn_split(split: Split, up: str | None) -> Split:
     """Return a split turned so that y points up; see `turn`."""
     if check_up(up) in (None, CANONICAL):
         return split
-    points, columns = turn(split.points, up, split.features), columns_of(split.features)
-    if "height" in columns and split.count is not None:  # rows that repeat others move no centre
-        points[..., columns["height"]] = heights(points[..., :3], split.count)
-    return replace(split, points=points)
+    change = partial(_turned, up=up, features=split.features)
+    return replace(split, points=each_cloud(split.points, change, split.count))
+
+
+def _turned(points: Tensor, count: Tensor | None, up: str | None, features: tuple[str, ...]) -> Tensor:
+    points, columns = turn(points, up, features), columns_of(features)
+    if "height" in columns and count is not None:  # rows that repeat others move no centre
+        points[..., columns["height"]] = heights(points[..., :3], count)
+    return points
 
 
 def guess_up(clouds: Sequence[Tensor]) -> str | None:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from bixt3d.datasets.features import (
 )
 from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.holdout import check_request
+from bixt3d.datasets.mapped import each_cloud, join, lay_out
 from bixt3d.datasets.part_table import (
     MOST_PARTS,
     TABLE,
@@ -47,11 +49,19 @@ from bixt3d.datasets.readers.limits import FREE, RATIO
 from bixt3d.datasets.readers.text import read_rows
 from bixt3d.datasets.spheres import MOST, check_extent, keep_shape, unit_spheres
 from bixt3d.datasets.split import Split
+from bixt3d.datasets.store import Store
 
 FOLDER = "shapenetcore_partanno_segmentation_benchmark_v0_normal"
 LISTS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 FEATURES = ("normal",)  # of the official release: x y z nx ny nz part
 logger = logging.getLogger(__name__)
+
+
+class Listed(NamedTuple):
+    """The shapes of a list, and their arrays."""
+
+    shapes: list[Shape]
+    arrays: Arrays
 
 
 def read_shapenetpart(
@@ -88,19 +98,27 @@ def read_shapenetpart(
     asked = None if features is None else parse_features(features)
     stored = _find_features(folder, table, asked)
     taken = stored if asked is None else asked
-    shapes, arrays = _read_clouds(folder, LISTS[split], table, stored)
+    read = [_read_list(folder, name, table, stored) for name in LISTS[split]]
     parts = read_part_table(folder, categories)
     if parts is None:
-        parts = _parts_in(*_read_clouds(folder, LISTS["trainval"], table, stored), categories)
-    elif not (folder / "parts.json").is_file():
-        _number_officially(shapes, arrays, categories)
-    parts_of_category = tuple(tuple(sorted(ids.values())) for ids in parts.values())
-    _check_labels(shapes, arrays, categories, parts_of_category)
-    if taken:
-        _check_features(shapes, arrays, stored)
+        parts = _parts_in([_read_list(folder, name, table, stored) for name in LISTS["trainval"]], categories)
+        starts = None
     else:
-        arrays["points"] = arrays["points"][:, :3]
-    points, labels, count = _pad(shapes, arrays, num_points)
+        starts = None if (folder / "parts.json").is_file() else official_starts()
+    parts_of_category = tuple(tuple(sorted(ids.values())) for ids in parts.values())
+    for one in read:
+        _check_labels(one, _shifts(one.shapes, categories, starts), categories, parts_of_category)
+    shapes = [shape for one in read for shape in one.shapes]
+    rows = np.concatenate([one.arrays["rows"] for one in read])
+    width = int(rows.max()) if num_points is None else num_points
+    _check_width(shapes, rows, width)
+    points = join([lay_out(one.arrays, "points", width, folder) for one in read])  # (S, N, C)
+    labels = join([lay_out(one.arrays, "parts", width, folder) for one in read])  # (S, N)
+    shift = _shifts(shapes, categories, starts)
+    labels = each_cloud(labels, _whole_parts, torch.from_numpy(shift), torch.int64)
+    if not taken:
+        points = points[..., :3].contiguous()
+    count = torch.from_numpy(np.minimum(rows, width))
     category = torch.tensor([shape.category for shape in shapes])
     result = Split(
         points,
@@ -149,55 +167,64 @@ def _find_features(folder: Path, table: dict[str, str], wanted: tuple[str, ...] 
     return wanted
 
 
-def _parts_in(shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]) -> dict[str, dict[str, int]]:
+def _parts_in(read: list[Listed], categories: tuple[str, ...]) -> dict[str, dict[str, int]]:
     """Takes the parts of each category from the labels of training shapes."""
-    parts = arrays["parts"]
-    bad = np.flatnonzero((parts < 0) | (parts >= MOST_PARTS) | (parts != np.round(parts)))
-    if bad.size:
-        raise ValueError(
-            f"{_place(shapes, arrays, int(bad[0]))}: expected a part, a whole number from 0 to "
-            f"{MOST_PARTS - 1}, got {parts[bad[0]]:g}"
-        )
-    of_row = np.repeat(arrays["category"], arrays["rows"])
+    for shapes, arrays in read:
+        kinds = arrays["kinds"]
+        bad = np.flatnonzero((kinds < 0) | (kinds >= MOST_PARTS) | (kinds != np.round(kinds)))
+        if bad.size:
+            raise ValueError(
+                f"{_place(shapes, arrays, int(bad[0]))}: expected a part, a whole number from 0 to "
+                f"{MOST_PARTS - 1}, got {kinds[bad[0]]:g}"
+            )
+    of_kind = np.concatenate([np.repeat(arrays["category"], arrays["kinds_of"]) for _, arrays in read])
+    kinds = np.concatenate([arrays["kinds"] for _, arrays in read])
     table = {}
     for index, category in enumerate(categories):
-        ids = np.unique(parts[of_row == index]).tolist()
+        ids = np.unique(kinds[of_kind == index]).tolist()
         if not ids:
             raise ValueError(f"parts of {category}: no training shape to know them from; write parts.json")
         table[category] = {f"{category} {i}": int(part) for i, part in enumerate(ids)}
     return table
 
 
-def _read_clouds(
-    folder: Path, lists: tuple[str, ...], table: dict[str, str], features: tuple[str, ...]
-) -> tuple[list[Shape], Arrays]:
-    """Reads the shapes of these lists: points (R, 3 + F) and parts (R,) of all of them one after another."""
-    shapes, read = [], []
-    for name in lists:
-        listed = read_list(folder, name, table)
-        shapes += listed
-        files = [path for shape in listed for path in (shape.path, shape.labels) if path is not None]
-        sources = [folder / TABLE, list_path(folder, name), *files]
-        key = f"shapenetpart-{name}{'' if features == FEATURES else named(features or ('xyz',))}"
-        build = partial(_parse, listed, channel_count(features) + 1)
-        read.append(cached(sources, key, build, folder=folder))
-    return shapes, {key: np.concatenate([arrays[key] for arrays in read]) for key in read[0]}
+def _read_list(folder: Path, name: str, table: dict[str, str], features: tuple[str, ...]) -> Listed:
+    """Reads the shapes of a list: points (R, 3 + F) and parts (R,) of all of them one after another."""
+    shapes = read_list(folder, name, table)
+    files = [path for shape in shapes for path in (shape.path, shape.labels) if path is not None]
+    sources = [folder / TABLE, list_path(folder, name), *files]
+    key = f"shapenetpart-{name}{'' if features == FEATURES else named(features or ('xyz',))}"
+    return Listed(shapes, cached(sources, key, partial(_parse, shapes, features), folder=folder))
 
 
-def _parse(shapes: list[Shape], columns: int) -> Arrays:
+def _parse(shapes: list[Shape], features: tuple[str, ...], store: Store) -> Arrays:
     from tqdm import tqdm
 
-    clouds = [
-        _read_rows(shape, columns)
-        for shape in tqdm(shapes, desc="parsing text files once", unit="file", disable=None)
-    ]
-    rows = np.concatenate(clouds)  # (R, 3 + F + 1)
+    kinds, notes = [], list[str]()
+    for shape in tqdm(shapes, desc="parsing text files once", unit="file", disable=None):
+        rows = _read_rows(shape, channel_count(features) + 1)  # (N, 3 + F + 1)
+        points = _mend(shape, rows[:, :-1], features, notes)
+        store.add(points=points, parts=rows[:, -1])
+        kinds.append(np.unique(rows[:, -1]))
+    log_notes(notes)
     return {
-        "points": np.ascontiguousarray(rows[:, :-1]),
-        "parts": rows[:, -1].copy(),
-        "rows": np.array([len(cloud) for cloud in clouds], dtype=np.int64),
+        "kinds": np.concatenate(kinds),  # the labels of each shape, each once
+        "kinds_of": np.array([len(own) for own in kinds], dtype=np.int64),
         "category": np.array([shape.category for shape in shapes], dtype=np.int64),
     }
+
+
+def _mend(
+    shape: Shape, points: NDArray[np.float32], features: tuple[str, ...], notes: list[str]
+) -> NDArray[np.float32]:
+    """Brings features into their usual range: raises FeatureError for numbers that cannot be them."""
+    mended, columns = torch.from_numpy(points.copy()), columns_of(features)
+    for feature in features:
+        place = columns[name_of(feature)]
+        where = f"{shape.path}, columns {place.start + 1} to {place.stop}"
+        one = torch.cat([mended[:, :3], mended[:, place]], dim=1)
+        mended[:, place] = mend_features(one, (feature,), where, notes)[:, 3:]
+    return mended.numpy()
 
 
 def _read_rows(shape: Shape, columns: int) -> NDArray[np.float32]:
@@ -217,77 +244,59 @@ def _read_rows(shape: Shape, columns: int) -> NDArray[np.float32]:
     return unit_spheres(keep_shape(torch.from_numpy(rows)[None]))[0].numpy()
 
 
-def _number_officially(shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...]) -> None:
-    """Turns parts counted from 1 in every category, as .seg files hold them, into the official ids."""
-    starts = official_starts()
-    shift = [0 if shape.labels is None else starts[categories[shape.category]] - 1 for shape in shapes]
-    arrays["parts"] = arrays["parts"] + np.repeat(np.array(shift, np.float32), arrays["rows"])
-    arrays["shift"] = np.array(shift)
+def _shifts(
+    shapes: list[Shape], categories: tuple[str, ...], starts: dict[str, int] | None
+) -> NDArray[np.int64]:
+    """Says what makes official ids (S,) of parts that count from 1 in each category, as .seg files do."""
+    firsts = [starts[categories[one.category]] - 1 if starts and one.labels else 0 for one in shapes]
+    return np.array(firsts, dtype=np.int64)
 
 
 def _check_labels(
-    shapes: list[Shape], arrays: Arrays, categories: tuple[str, ...], table: tuple[tuple[int, ...], ...]
+    listed: Listed, shift: NDArray[np.int64], categories: tuple[str, ...], table: tuple[tuple[int, ...], ...]
 ) -> None:
     """Raises ValueError for the first label that its shape's category does not have, with its line."""
-    parts = arrays["parts"]
-    of_row = np.repeat(arrays["category"], arrays["rows"])
+    shapes, arrays = listed
+    of_kind = np.repeat(arrays["category"], arrays["kinds_of"])
+    moved = np.repeat(shift, arrays["kinds_of"])
+    parts = arrays["kinds"] + moved
     allowed = np.zeros((len(table), 1 + max(map(max, table))), dtype=bool)
     for index, ids in enumerate(table):
         allowed[index, list(ids)] = True
     inside = (parts >= 0) & (parts < allowed.shape[1]) & (parts == np.round(parts))
-    known = inside & allowed[of_row, np.where(inside, parts, 0).astype(np.int64)]
+    known = inside & allowed[of_kind, np.where(inside, parts, 0).astype(np.int64)]
     if known.all():
         return
-    row = int(np.flatnonzero(~known)[0])
-    category = int(of_row[row])
-    shift = np.repeat(arrays["shift"], arrays["rows"])[row] if "shift" in arrays else 0
+    kind = int(np.flatnonzero(~known)[0])
+    category = int(of_kind[kind])
+    expected = ", ".join(str(part - moved[kind]) for part in table[category])
     raise ValueError(
-        f"{_place(shapes, arrays, row)}: expected a part of {categories[category]} "
-        f"({', '.join(str(part - shift) for part in table[category])}), got {parts[row] - shift:g}"
+        f"{_place(shapes, arrays, kind)}: expected a part of {categories[category]} ({expected}), got "
+        f"{arrays['kinds'][kind]:g}"
     )
 
 
-def _check_features(shapes: list[Shape], arrays: Arrays, features: tuple[str, ...]) -> None:
-    """Brings features into their usual range: raises FeatureError for a file whose numbers cannot be them."""
-    begin, notes = 0, list[str]()
-    columns = columns_of(features)
-    for shape, rows in zip(shapes, arrays["rows"].tolist(), strict=True):
-        points = torch.from_numpy(arrays["points"][begin : begin + rows])
-        for feature in features:
-            place = columns[name_of(feature)]
-            where = f"{shape.path}, columns {place.start + 1} to {place.stop}"
-            one = torch.cat([points[:, :3], points[:, place]], dim=1)
-            points[:, place] = mend_features(one, (feature,), where, notes)[:, 3:]
-        begin += rows
-    log_notes(notes)
-
-
-def _place(shapes: list[Shape], arrays: Arrays, row: int) -> str:
-    """Names the file and line of a row of all shapes; empty lines hold none, and are counted."""
-    ends = np.cumsum(arrays["rows"])
-    index = int(np.searchsorted(ends, row, side="right"))
-    inside = row - int(ends[index] - arrays["rows"][index])
+def _place(shapes: list[Shape], arrays: Arrays, kind: int) -> str:
+    """Names the file and line that has a label first; empty lines hold none, and are counted."""
+    index = int(np.searchsorted(np.cumsum(arrays["kinds_of"]), kind, side="right"))
+    begin, rows = int(arrays["rows"][:index].sum()), int(arrays["rows"][index])
+    inside = int(np.argmax(arrays["parts"][begin : begin + rows] == arrays["kinds"][kind]))
     path = shapes[index].labels or shapes[index].path
     with path.open(encoding="utf-8", errors="replace") as lines:
         filled = [number for number, line in enumerate(lines, start=1) if line.strip()]
     return f"{path}, line {filled[inside]}"
 
 
-def _pad(
-    shapes: list[Shape], arrays: Arrays, num_points: int | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lays the shapes side by side, each filled up with its own points: (S, N, C), (S, N), count (S,)."""
-    rows: NDArray[np.int64] = arrays["rows"]
-    width = int(rows.max()) if num_points is None else num_points
+def _check_width(shapes: list[Shape], rows: NDArray[np.int64], width: int) -> None:
+    """Raises ValueError where shapes side by side take far more than their files, because of one."""
     if len(rows) * width > max(FREE // 28, RATIO * int(rows.sum())):  # 28 bytes a row
         largest = shapes[int(rows.argmax())].path
         raise ValueError(
             f"{largest} holds {rows.max()} points: {width} for each of {len(rows)} shapes are over {RATIO} "
             "times what the files hold; ask for fewer by num_points"
         )
-    starts = np.cumsum(rows) - rows
-    kept = np.minimum(rows, width)
-    index = starts[:, None] + np.arange(width) % kept[:, None]  # (S, N)
-    points = torch.from_numpy(arrays["points"][index])  # (S, N, C)
-    parts = torch.from_numpy(arrays["parts"][index].astype(np.int64))  # (S, N)
-    return points, parts, torch.from_numpy(kept)
+
+
+def _whole_parts(parts: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Returns parts (S, N) by their official ids."""
+    return (parts + shift[:, None]).long()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bixt3d.datasets.mapped import Mapped, each_cloud
 from bixt3d.ops.precision import as_float64
 from bixt3d.ops.validate import describe
 
@@ -60,6 +61,11 @@ def heights(xyz: Tensor, count: Tensor | None = None) -> Tensor:
         radius = _centred(xyz, count)[1]  # (S, 1, 1)
     above = xyz[..., 1:2] - xyz[..., 1:2].amin(dim=-2, keepdim=True)  # (..., N, 1)
     return above / torch.where(radius > 0, radius, 1.0)
+
+
+def add_heights(points: Tensor, count: Tensor | None = None) -> Tensor:
+    """Return clouds (S, N, C) with `heights` as their last channel: (S, N, C + 1)."""
+    return torch.cat([points, heights(points[..., :3], count)], -1)
 
 
 def at_one_place(xyz: Tensor) -> Tensor:
@@ -125,7 +131,9 @@ def normalize_split(split: Split) -> Split:
     """Move every cloud of a split into the unit sphere by its own points; a normalised split stays."""
     if split.normalized:
         return split
-    points = unit_spheres(split.points, split.count)
+    points = each_cloud(split.points, unit_spheres, split.count)
+    if isinstance(points, Mapped):
+        return replace(split, points=points, normalized=True)
     if float((points[..., :3] - split.points[..., :3]).abs().max()) > ROUNDED:
         logger.info("clouds are centred and scaled to the unit sphere, as Predictor does it")
     return replace(split, points=points, normalized=True)

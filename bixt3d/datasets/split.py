@@ -1,10 +1,11 @@
-"""One split of a data set as whole tensors, which may come from one's own arrays."""
+"""One split of a data set as tensors, which may come from one's own arrays, or stay in files."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -22,7 +23,8 @@ from bixt3d.datasets.checks import (
     whole_numbers,
 )
 from bixt3d.datasets.features import assumed_features, columns_of, mend_features, name_of, parse_features
-from bixt3d.datasets.spheres import check_extent, heights, unit_sphere
+from bixt3d.datasets.mapped import Mapped, each_cloud, select_rows, to_device
+from bixt3d.datasets.spheres import add_heights, check_extent, unit_sphere
 from bixt3d.suggest import nearest
 
 _WHOLE = ("label", "parts", "category", "count")  # fields of whole numbers
@@ -47,7 +49,10 @@ class PartCloud(NamedTuple):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """A whole split in memory: one row per shape, every shape with the same number of points.
+    """A whole split: one row per shape, every shape with the same number of points.
+
+    Points and parts of data sets that do not fit into memory are `bixt3d.datasets.mapped.Mapped`: tensors
+    whose rows are read from a file when they are asked for.
 
     NumPy arrays are taken as well as tensors, and lists of names. Points in double precision become float32;
     clouds whose shape that would lose, as on a map, are first moved to their centre. Colours up to 255 are
@@ -101,7 +106,7 @@ class Split:
             raise ValueError(f"expected all tensors on one device, got {', '.join(sorted(devices))}")
         check_points(self.points)
         features = parse_features(self.features, self.points.shape[2] if self.features else None)
-        if features:
+        if features and not isinstance(self.points, Mapped):
             object.__setattr__(self, "points", mend_features(self.points, features, "points"))
         object.__setattr__(self, "features", features or assumed_features(self.points))
         shapes, num_points = self.points.shape[:2]
@@ -226,7 +231,7 @@ class Split:
         """
         wanted, columns = parse_features(features), columns_of(self.features)
         if "height" in wanted and "height" not in columns:
-            points = torch.cat([self.points, heights(self.points[..., :3], self.count)], -1)
+            points = each_cloud(self.points, add_heights, self.count, channels=self.channels + 1)
             return replace(self, points=points, features=(*self.features, "height")).with_features(wanted)
         missing = [name_of(feature) for feature in wanted if name_of(feature) not in columns]
         if missing:
@@ -236,8 +241,10 @@ class Split:
             )
         if wanted == self.features:
             return self
-        chosen = [self.points[..., :3], *(self.points[..., columns[name_of(name)]] for name in wanted)]
-        return replace(self, points=torch.cat(chosen, -1).contiguous(), features=wanted)
+        places = [slice(0, 3), *(columns[name_of(name)] for name in wanted)]
+        chosen = [channel for place in places for channel in range(place.start, place.stop)]
+        points = each_cloud(self.points, partial(_pick, channels=chosen), channels=len(chosen))
+        return replace(self, points=points, features=wanted)
 
     def first_points(self, num_points: int) -> Split:
         """Return the split with the first so many points of each shape.
@@ -282,7 +289,7 @@ class Split:
 
     def to(self, device: torch.device | str) -> Split:
         """Return the split with all its tensors on `device`."""
-        return self._change(lambda tensor: tensor.to(device))
+        return self._change(lambda tensor: to_device(tensor, device))
 
     def select(self, index: Tensor | Sequence[int]) -> Split:
         """Return the shapes at `index`, in its order.
@@ -306,10 +313,14 @@ class Split:
             key: tuple(values[place] for place in index.tolist()) if values else ()
             for key, values in (("names", self.names), ("digests", self.digests))
         }
-        return self._change(lambda tensor: tensor[index], **kept)
+        return self._change(lambda tensor: select_rows(tensor, index), **kept)
 
     def _change(self, change: Callable[[Tensor], Tensor], **fields: Any) -> Split:
         """Return the split with its tensors changed alike."""
         values = {name: getattr(self, name) for name in ("points", *_WHOLE)}
         changed: dict[str, Any] = {name: change(value) for name, value in values.items() if value is not None}
         return replace(self, **changed, **fields)
+
+
+def _pick(points: Tensor, _: Tensor | None, channels: list[int]) -> Tensor:
+    return points[..., channels].contiguous()

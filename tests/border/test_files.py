@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from bixt3d.config import Config, load_config
 from bixt3d.datasets.acquire.archives import unpack
+from bixt3d.datasets.cache import parse
 from bixt3d.datasets.features import channel_count, check_features, name_of
 from bixt3d.datasets.files import read_lines
 from bixt3d.datasets.hdf5 import read_hdf5
@@ -373,7 +374,9 @@ PARTS, LISTED = b'{"Mug": {"body": 0, "handle": 1}}', b'["shape_data/one/a"]'
 
 @pytest.mark.parametrize("which", [0, 1, 2])
 def test_part_data(which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bixt3d.datasets.shapenetpart.cached", lambda sources, key, build, folder: build())
+    monkeypatch.setattr(
+        "bixt3d.datasets.shapenetpart.cached", lambda sources, key, build, folder: parse(build)
+    )
 
     @many(70)
     @given(content=damaged([[PARTS, LISTED, ROWS][which]]))

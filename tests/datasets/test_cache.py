@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bixt3d.datasets.cache import FOLDER, cached
+from bixt3d.datasets.store import Store
 
 
 class Builder:
@@ -22,7 +23,7 @@ class Builder:
         for number, path in enumerate(self.sources):
             path.write_text(str(number + 1))
 
-    def build(self) -> dict[str, np.ndarray[Any, Any]]:
+    def build(self, store: Store) -> dict[str, np.ndarray[Any, Any]]:
         self.count += 1
         numbers = np.array([float(path.read_text()) for path in self.sources], dtype=np.float32)
         return {"numbers": numbers, "names": np.array([path.name for path in self.sources])}
@@ -111,8 +112,8 @@ def test_another_format_builds_again(builder: Builder, monkeypatch: pytest.Monke
 
 
 def test_a_source_that_changes_while_it_is_parsed(builder: Builder) -> None:
-    def build() -> dict[str, np.ndarray[Any, Any]]:
-        arrays = Builder.build(builder)
+    def build(store: Store) -> dict[str, np.ndarray[Any, Any]]:
+        arrays = Builder.build(builder, store)
         builder.sources[0].write_text("100")
         return arrays
 
@@ -257,9 +258,9 @@ def test_refusals(builder: Builder) -> None:
         with pytest.raises(ValueError, match="key: expected"):
             cached(builder.sources, key, builder.build, folder=builder.folder)
     with pytest.raises(ValueError, match="no objects"):
-        cached(builder.sources, "o", lambda: {"o": np.array([{}])}, folder=builder.folder)
+        cached(builder.sources, "o", lambda store: {"o": np.array([{}])}, folder=builder.folder)
     with pytest.raises(ValueError, match="leading '_'"):
-        cached(builder.sources, "o", lambda: {"_fingerprint": np.zeros(1)}, folder=builder.folder)
+        cached(builder.sources, "o", lambda store: {"_fingerprint": np.zeros(1)}, folder=builder.folder)
     builder.sources[1].unlink()
     with pytest.raises(FileNotFoundError, match=r"b\.txt is missing"):
         builder.get()

@@ -624,15 +624,19 @@ def test_a_file_without_permission_is_not_called_broken(root: Path, monkeypatch:
 # The cache
 
 
-def test_caches_of_before_know_no_copies(root: Path) -> None:
-    first = open_dataset("folder", root, "train")
-    assert len(set(first.digests)) == len(first) > 0
+def test_a_cache_of_the_older_form_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        before.setattr("bixt3d.datasets.cache.FORMAT", 2)
+        first = open_dataset("folder", root, "train")
     place = root / ".bixt3d_cache/folder-train-2048.npz"
     with np.load(place) as stored:
-        kept = {name: stored[name] for name in stored.files if name != "digests"}
-    np.savez(place, **kept)
+        older = {name: stored[name] for name in stored.files if name != "rows"}
+    older |= {"points": np.zeros((len(first), 2048, 6), np.float32), "own": np.full(len(first), 2048)}
+    np.savez(place, **older)
     again = open_dataset("folder", root, "train")
     assert again.digests == first.digests and torch.equal(again.points, first.points)
+    with np.load(place) as stored:
+        assert "own" not in stored.files and stored["points"].ndim == 2
 
 
 def test_files_are_parsed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
