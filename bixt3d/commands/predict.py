@@ -4,20 +4,22 @@ Of a folder, every mesh and cloud in it is taken; what cannot be read is
 skipped and listed, as a training does it. Labels keep the folders of their
 files, and sources.csv says of which file each is. A part segmenter that is
 told the category takes the name of a file's folder for it, unless --category
-names one.
+names one. LAS and LAZ files of scenes may have any size: they are read,
+labelled and written again in pieces, with the labels as classification.
 
 Examples:
   bixt3d predict modelnet40_cpu chair.off table.ply
   bixt3d predict modelnet40_cpu scans --up z --format csv
   bixt3d predict runs/parts scan.xyz --category chair --ply coloured
   bixt3d predict runs/parts chair --out labels --write npy mesh
+  bixt3d predict city.laz --checkpoint runs/scenes --out labels
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,8 @@ if TYPE_CHECKING:
     from bixt3d.inference import Predictor
 
 BATCH = 8
-FORMS = ("ply", "npy", "csv", "mesh")
+FORMS = ("ply", "npy", "csv", "mesh", "las")
+LAS = (".las", ".laz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_up(parser)
     parser.add_argument(
+        "--radius",
+        type=float,
+        metavar="R",
+        help="of the columns in which scenes are looked at, in the files' unit (default: as in the training)",
+    )
+    parser.add_argument(
         "--batch-size", type=int, default=BATCH, metavar="N", help=f"clouds at a time (default: {BATCH})"
     )
     output = parser.add_argument_group("output")
@@ -70,9 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write",
         nargs="+",
         choices=FORMS,
-        default=["ply"],
-        help="with --out: coloured clouds (ply, the default), arrays (npy), text (csv), or the mesh of the "
-        "file with coloured faces (mesh)",
+        help="with --out: coloured clouds (ply, the default), arrays (npy), text (csv), the mesh of the file "
+        "with coloured faces (mesh), or the LAS or LAZ file itself with other classifications (las, the "
+        "default of scenes in such files)",
     )
     add_machine(parser)
 
@@ -96,7 +105,9 @@ def run(args: argparse.Namespace) -> None:
     from bixt3d.visualize.listing import listing
 
     args.ending.folder = folder_of(checkpoint)
-    predictor = Predictor(checkpoint, pick_device(args.device), args.up, args.batch_size)
+    given_args = {} if args.radius is None else {"radius": args.radius}
+    device = pick_device(args.device)
+    predictor = Predictor(checkpoint, device, args.up, args.batch_size, task_args=given_args)
     if (args.ply or args.out or args.category) and not predictor.task.per_point:
         raise ValueError(
             f"--ply and --category are for part segmenters, as --out is; {checkpoint} names classes"
@@ -152,11 +163,21 @@ def _rows(
     told = [args.category or category_of(predictor, file) or None for file in files]
     if parts and args.category:
         predictor.category_number(args.category)  # an unknown one ends all
-    folder, forms = args.ply or args.out, ["ply"] if args.ply else args.write
-    answers = predictor.answers(files, told if parts else None)
+    folder, forms = args.ply or args.out, ["ply"] if args.ply else args.write or []
+    streamed = [_is_streamed(predictor, file, forms) for file in files]
+    told_of = [category for category, apart in zip(told, streamed, strict=True) if not apart]
+    whole = [file for file, apart in zip(files, streamed, strict=True) if not apart]
+    answers = predictor.answers(whole, told_of if parts else None)
     names = label_names(files, folder, given) if folder else [""] * len(files)
-    for file, category, name, answer in zip(files, told, names, answers, strict=True):
+    for file, category, name, apart in zip(files, told, names, streamed, strict=True):
         try:
+            if apart:
+                row = _label_las(predictor, file, folder and folder / f"{name}{file.suffix.lower()}")
+                if folder:
+                    note_source(folder, name, file)
+                yield row
+                continue
+            answer = next(answers)
             if isinstance(answer, Exception):
                 raise answer
             if not parts:
@@ -166,7 +187,7 @@ def _rows(
                 about = {"points": points[:, :3], **predictor.task.view(answer)}
                 cloud = LabelledCloud(file.name, category=category or "", **about)
                 row = part_row(str(file), cloud)
-                for form in forms if folder else ():
+                for form in (forms or ["ply"]) if folder else ():
                     try:
                         row[form] = str(write_labels(cloud, folder, name, form, file))
                         note_source(folder, name, file)
@@ -183,3 +204,38 @@ def _rows(
                 raise ValueError(ask_category(file, error)) from None
             said = ask_category(file, error) if isinstance(error, NoCategory) else str(error)
             yield {"file": str(file), "error": said if str(file) in said else f"{file}: {said}"}
+
+
+def _is_streamed(predictor: Predictor, file: Path, forms: Sequence[str]) -> bool:
+    """Tell whether a file is labelled in pieces: a scene whose labels go into a file of its kind, or nowhere.
+
+    Raises:
+        ValueError: If such a file is asked for, and cannot be.
+    """
+    scene = predictor.task.reach(predictor.preprocess) is not None and not predictor.auto_up
+    scan = scene and file.suffix.lower() in LAS
+    if "las" in forms and not (scan and len(forms) == 1):
+        raise ValueError(
+            f"--write las: expected no other form, a LAS or LAZ file, and a model of scenes that is told its "
+            f"up axis, got {' '.join(forms)}, {file} and a model for {predictor.task.name}"
+        )
+    return scan and forms in ([], ["las"])
+
+
+def _label_las(predictor: Predictor, file: Path, target: Path | None) -> dict[str, Any]:
+    """Label a LAS or LAZ file in pieces, and return what is listed of it."""
+    from bixt3d.inference.stream import label_las
+
+    said, names = label_las(predictor, file, target), predictor.part_names
+    parts = [
+        {
+            "part": part,
+            "name": names[part],
+            "points": int(said.counts[part]),
+            "confidence": round(float(said.confidence[part]), 6),
+        }
+        for part in (-said.counts).argsort(kind="stable").tolist()
+        if said.counts[part]
+    ]
+    written = {} if said.path is None else {"las": str(said.path)}
+    return {"file": str(file), "category": None, "points": said.points, "parts": parts, **written}

@@ -16,6 +16,7 @@ from bixt3d.datasets.modelnet40 import HDF5_FOLDER, read_modelnet40, read_modeln
 from bixt3d.datasets.normals import estimate_split
 from bixt3d.datasets.orientation import check_up, turn_split
 from bixt3d.datasets.preprocess import STORED_POINTS
+from bixt3d.datasets.scenes import read_scenes
 from bixt3d.datasets.shapenetpart import read_shapenetpart
 from bixt3d.datasets.split import Split
 from bixt3d.suggest import check_free, nearest
@@ -38,9 +39,11 @@ def open_dataset(
     """Opens one split of a data set.
 
     Args:
-        name: `folder`, `modelnet40`, `modelnet40_normal`, `shapenetpart`, `shapes`, or a registered name.
+        name: `folder`, `modelnet40`, `modelnet40_normal`, `scenes`, `shapenetpart`, `shapes`, or a registered
+            name.
             `folder` is your own meshes and clouds, such as `<root>/<split>/<class>/<file>`; `shapes` are
-            synthetic, written on first use; `shapenetpart` reads any part data in its layout.
+            synthetic, written on first use; `shapenetpart` reads any part data in its layout; `scenes` are
+            clouds of any size with a label a point, in their own unit.
         root: The data folder, or the data set's own folder; data/README.md shows the layouts.
         split: train, val, test, or trainval. Where a data set has no val split it is cut from the official
             train set by a fixed seed: the two are disjoint and add up to it; trainval is all of it in file
@@ -196,6 +199,7 @@ _READERS: dict[str, Any] = {
     "folder": read_folder,
     "modelnet40": read_modelnet40,
     "modelnet40_normal": read_modelnet40_normal,
+    "scenes": read_scenes,
     "shapenetpart": read_shapenetpart,
     "shapes": _read_shapes,
 }

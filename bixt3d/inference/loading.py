@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ def open_model(
     classes: Sequence[str] | None = None,
     num_points: int | None = None,
     share: bool = False,
+    task_args: Mapping[str, Any] | None = None,
 ) -> Loaded:
     """Return a model on a device, ready to predict.
 
@@ -41,6 +42,7 @@ def open_model(
         num_points: Points of a cloud; the training's if None.
         share: Take the weights of a given model, rather than a copy, where they are on the device: for use
             at once, before anybody trains on.
+        task_args: Arguments of the task in place of the training's, such as the radius of a scene's columns.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -52,8 +54,8 @@ def open_model(
     else:
         model = load_checkpoint(model_or_path, device)[0]
         about = model.description
-    task = find_task(model.task if about is None else about.task)
-    facts = dict(about.facts) if about is not None else {}
+    task = find_task(model.task if about is None else about.task, **(task_args or {}))
+    facts = {**(about.facts if about is not None else {}), **(task_args or {})}
     if classes is not None:
         facts["classes"] = list(classes)
     task.set_facts(facts)

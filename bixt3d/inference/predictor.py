@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Predictor(Attentive):
             last digit.
         classes: Names of the classes; the checkpoint's if None, or numbers for a model that has none.
         num_points: Points a cloud; the training's if None, or all for a model without a checkpoint.
+        task_args: Arguments of the task in place of the training's, such as ``{"radius": 60}`` of scenes.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -60,6 +61,7 @@ class Predictor(Attentive):
         *,
         classes: Sequence[str] | None = None,
         num_points: int | None = None,
+        task_args: Mapping[str, Any] | None = None,
     ) -> None:
         """Load the model if a path or a name is given."""
         if device is None:
@@ -68,7 +70,7 @@ class Predictor(Attentive):
         check_up(up, "auto")
         num_points, batch_size = check_count(num_points, "num_points"), check_count(batch_size, "batch_size")
         self.batch_size = batch_size or 1
-        loaded = open_model(model_or_path, self.device, classes, num_points)
+        loaded = open_model(model_or_path, self.device, classes, num_points, task_args=task_args)
         self.model, self.task, self.classes, preprocess = loaded
         self.auto_up = up == "auto"
         self.preprocess = preprocess if up is None or self.auto_up else replace(preprocess, up=up)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bixt3d.config import Config, fold_of, override
+from bixt3d.config import Config, check_config, fold_of, override
 from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
 from bixt3d.datasets.augment import augment, check_changes, mix_clouds
 from bixt3d.datasets.folder import log_repeats
@@ -196,7 +196,7 @@ def _cut(config: Config, own: Split, given: dict[str, Split]) -> tuple[Split, di
 
 def fit_batches(config: Config, clouds: int, processes: int = 1) -> Config:
     """Return the settings with a step that is no larger than the training set; a smaller one is noted."""
-    settings = config.train
+    settings = check_config(config).train
     size = min(settings.batch_size, max(1, clouds // processes) * processes)
     batches = clouds // processes // max(1, size // processes)
     accumulate = min(settings.accumulate, max(1, batches))

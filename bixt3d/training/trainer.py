@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bixt3d.config import Config, check_config
+from bixt3d.config import Config
 from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description, Task
@@ -180,7 +180,7 @@ class Trainer:
         """Build loader, optimisers and log; read the state when resuming."""
         self.device, self.task, self.val = train.points.device, task, val
         self.workers: Workers = join_workers(self.device)
-        self.config = config = fit_batches(check_config(config), len(train) * task.draws, self.workers.world_size)
+        self.config = config = fit_batches(config, len(train) * task.draws, self.workers.world_size)
         if task.config is None:
             task.configure(config)
         task.look_at_training(train)

@@ -1,0 +1,158 @@
+"""Scenes from files: their labels by every way that files hold them, their own unit, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bixt3d
+from bixt3d.datasets.scenes import LabelTable, read_scenes, read_table
+
+TABLE = "names: {0: none, 1: road, 3: tree}\nignore: [0]\n"
+SEMANTIC_KITTI = """
+labels: {0: unlabeled, 40: road, 70: vegetation, 252: moving-car}
+learning_map: {0: 0, 40: 1, 70: 2, 252: 3}
+learning_map_inv: {0: 0, 1: 40, 2: 70, 3: 252}
+learning_ignore: {0: true, 1: false, 2: false, 3: false}
+split: {train: [0], valid: [8], test: [11]}
+"""
+
+
+def scene(count: int = 50, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return random.uniform(-40, 40, (count, 3)), random.choice([0, 1, 3], count)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three scenes to train on, one to test, each in a file of another kind, far from the origin."""
+    (tmp_path / "labels.yaml").write_text(TABLE)
+    for name in ("train/deep", "test"):
+        (tmp_path / name).mkdir(parents=True)
+    far = np.array([500_000.0, 5_000_000.0, 100.0])
+    xyz, label = scene(50)
+    np.savez(tmp_path / "train/a.npz", xyz=xyz + far, label=label.astype(np.uint8), intensity=np.arange(50.0))
+    xyz, label = scene(30, 1)
+    rows = np.column_stack([xyz + far, np.arange(30.0) / 30, label])
+    np.savetxt(tmp_path / "train/deep/b.txt", rows, "%.6f")
+    xyz, label = scene(40, 2)
+    lines = [f"{x} {y} {z} 7 {one}" for (x, y, z), one in zip(xyz + far, label, strict=True)]
+    head = ["ply", "format ascii 1.0", "element vertex 40", *(f"property double {axis}" for axis in "xyz")]
+    head += ["property float intensity", "property int scalar_Label", "end_header"]
+    (tmp_path / "train/c.ply").write_text("\n".join([*head, *lines]) + "\n")
+    xyz, label = scene(20, 3)
+    np.savez(tmp_path / "test/d.npz", xyz=xyz, classification=np.where(label == 0, -1, label))
+    return tmp_path
+
+
+def test_scenes_keep_their_unit_and_their_labels(root: Path) -> None:
+    split = bixt3d.open_dataset("scenes", root, "trainval")
+    assert split.names == ("a", "c", "deep/b") and split.categories == split.classes == ("scene",)
+    assert split.points.shape == (3, 50, 3) and split.count.tolist() == [50, 40, 30]
+    assert split.part_names == ("none", "road", "label 2", "tree") and split.parts_of_category == ((1, 3),)
+    for row, (count, seed) in enumerate([(50, 0), (40, 2), (30, 1)]):
+        xyz, label = scene(count, seed)
+        middle = (xyz.min(0) + xyz.max(0)) / 2
+        assert np.abs(split.points[row, :count].numpy() - (xyz - middle)).max() < 1e-5
+        assert split.parts[row, :count].tolist() == np.where(label == 0, -1, label).tolist()
+        assert torch.equal(split.points[row, count:], split.points[row, : 50 - count])  # repeats its own
+    test = bixt3d.open_dataset("scenes", root, "test", up="z")
+    assert len(test) == 1 and test.parts.min() == -1 and test.names == ("d",)
+
+
+def test_features_have_names(root: Path) -> None:
+    split = bixt3d.open_dataset("scenes", root, "trainval", features=["intensity"])
+    assert split.features == ("intensity",) and split.points.shape[2] == 4
+    assert split.points[0, :, 3].tolist() == list(range(50)) and split.points[
+        1, :40, 3
+    ].unique().tolist() == [7]
+    assert split.points[2, :30, 3].tolist() == pytest.approx([i / 30 for i in range(30)], abs=1e-5)
+    with pytest.raises(ValueError, match="a.npz: it has no feature color"):
+        bixt3d.open_dataset("scenes", root, "train", features=["color"])
+
+
+def test_val_is_cut_from_train_or_its_own(root: Path) -> None:
+    names = {split: read_scenes(root, split).names for split in ("train", "val", "trainval")}
+    assert sorted(names["train"] + names["val"]) == sorted(names["trainval"]) and len(names["val"]) == 1
+    (root / "val").mkdir()
+    (root / "train/a.npz").rename(root / "val/a.npz")
+    assert read_scenes(root, "val").names == ("a",) and len(read_scenes(root, "train")) == 2
+    assert len(read_scenes(root, "trainval")) == 3
+
+
+def test_scans_of_semantic_kitti(tmp_path: Path) -> None:
+    (tmp_path / "semantic-kitti.yaml").write_text(SEMANTIC_KITTI)
+    random = np.random.default_rng(0)
+    for sequence in ("00", "08"):
+        place = tmp_path / "sequences" / sequence
+        (place / "velodyne").mkdir(parents=True)
+        (place / "labels").mkdir()
+        random.uniform(0, 1, (6, 4)).astype("<f4").tofile(place / "velodyne/000000.bin")
+        instances = np.array([40, 70 | 3 << 16, 0, 252, 40, 40], "<u4")  # the object's number stands above
+        instances.tofile(place / "labels/000000.label")
+    train = read_scenes(tmp_path, "train", ["intensity"])
+    assert train.names == ("00/velodyne/000000",) and train.parts.tolist() == [[1, 2, -1, 3, 1, 1]]
+    assert train.part_names == ("unlabeled", "road", "vegetation", "moving-car")
+    assert read_scenes(tmp_path, "val").names == ("08/velodyne/000000",)
+    with pytest.raises(FileNotFoundError, match="no clouds in .*test"):
+        read_scenes(tmp_path, "test")
+    np.zeros(5, "<u4").tofile(tmp_path / "sequences/00/labels/000000.label")
+    with pytest.raises(
+        ValueError, match=r"000000.label: expected 6 labels, one a point of 000000.bin, got 5"
+    ):
+        read_scenes(tmp_path, "train")
+
+
+def test_labels_may_lie_beside_scans(tmp_path: Path) -> None:
+    (tmp_path / "labels.yaml").write_text(TABLE + "map: {10: 1, 11: 1, 30: 3, 99: 0}\n")
+    (tmp_path / "train").mkdir()
+    np.ones((4, 4), "<f4").cumsum(0).astype("<f4").tofile(tmp_path / "train/s.bin")
+    np.array([10, 11, 30, 99], "<u4").tofile(tmp_path / "train/s.label")
+    assert read_scenes(tmp_path, "trainval").parts.tolist() == [[1, 1, 3, -1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: {1: road}", "expected two labels or more that are not ignored, got 1"),
+        ("names: {a: road, 2: tree}", "names: expected a name for each label"),
+        ("names: {-1: road, 2: tree}", "names: expected a name for each label"),
+        ("names: {1: road, 2: tree}\nignore: 0", "ignore: expected a list of labels, got 0"),
+        ("names: {1: road, 2: tree}\nmap: {1: x}", "map: expected whole numbers"),
+        ("names: {1: road, 2: tree}\nmap: 5", "map: expected keys and values, got 5"),
+        ("- road", "expected names: "),
+        ("names: {1: a, 1: b}", "labels.yaml: "),
+    ],
+)
+def test_tables_that_say_something_else(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "labels.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        read_table(tmp_path)
+    assert str(tmp_path / "labels.yaml") in str(error.value)
+
+
+def test_names_may_be_a_list(tmp_path: Path) -> None:
+    (tmp_path / "labels.yaml").write_text("names: [road, tree, sky]\nignore: [2]")
+    table = read_table(tmp_path)
+    assert table == LabelTable({0: "road", 1: "tree", 2: "sky"}, frozenset([2]))
+    assert table.ids == (0, 1) and table.part_names == ("road", "tree")
+
+
+def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
+    np.savez(root / "test/d.npz", xyz=scene()[0], label=np.full(50, 8))
+    with pytest.raises(
+        ValueError, match=r"d.npz: expected labels that labels.yaml names .*got 8 for 50 points"
+    ):
+        read_scenes(root, "test")
+    np.savez(root / "test/d.npz", xyz=scene()[0])
+    with pytest.raises(ValueError, match=r"d.npz: expected a label for each point: .*got xyz"):
+        read_scenes(root, "test")
+    np.savez(root / "test/d.npz", xyz=scene()[0], label=np.full(50, 1.5))
+    with pytest.raises(ValueError, match=r"d.npz: expected whole numbers for labels"):
+        read_scenes(root, "test")
+    (root / "labels.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="labels.yaml"):
+        read_scenes(root, "test")
