@@ -21,6 +21,7 @@ TRAINING = (
     "tools",
     "benchmarks",
     "commands",
+    "tasks/test_image_classification.py",
     "test_examples.py",
     "test_notebooks.py",
     "test_docs.py",
@@ -47,6 +48,8 @@ hypothesis.settings.load_profile("bixt3d")
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when kernels are imported: they then run on the CPU
+
+os.environ.setdefault("BIXT3D_AUTOTUNE", "0")  # on a GPU: no choice by a clock, and no file of the user's
 
 if "OMP_NUM_THREADS" not in os.environ:
     torch.set_num_threads(min(2, os.cpu_count() or 1))  # test tensors are small: more threads only wait

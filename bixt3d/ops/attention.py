@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from bixt3d.ops import triton_attention
+from bixt3d.ops.autotune import TUNER, bucket
 from bixt3d.ops.backends import check_backend
 from bixt3d.ops.precision import widest
 from bixt3d.ops.validate import describe
@@ -37,8 +42,9 @@ def bidirectional_attention(
             ``"sdpa"`` calls torch's fused attention twice: the same result without M x N memory.
             ``"triton"`` makes one pass over the tokens, forward and backward, in which S serves both
             directions: on a GPU, in float32, bfloat16 or float16, for up to 256 latents of up to 128
-            channels. ``"auto"`` takes the fused calls, but for training on a CPU the explicit matrix
-            where it is faster: in half precision, or while it is small.
+            channels. ``"auto"`` takes, on a GPU, the quicker of the last two (see `bixt3d.ops.autotune`);
+            elsewhere the fused calls, but for training on a CPU the explicit matrix where it is faster: in
+            half precision, or while it is small.
 
     Returns:
         Latent update (B, H, M, d) and token update (B, H, N, d).
@@ -51,17 +57,23 @@ def bidirectional_attention(
     """
     check_backend(backend, BACKENDS)
     _check(r_lat, v_lat, r_tok, v_tok)
-    if scale is None:
-        scale = r_lat.shape[-1] ** -0.5
+    tensors, factor = (r_lat, v_lat, r_tok, v_tok), r_lat.shape[-1] ** -0.5 if scale is None else scale
     if backend == "triton":
-        return triton_attention.bidirectional(r_lat, v_lat, r_tok, v_tok, scale)
-    # The automatic choice leaves triton out until it has been measured on a GPU.
+        return triton_attention.bidirectional(*tensors, factor)
     if backend == "torch" or (backend == "auto" and _explicit_is_faster(r_lat, r_tok)):
-        return _explicit(r_lat, v_lat, r_tok, v_tok, scale)
-    return (
-        F.scaled_dot_product_attention(r_lat, r_tok, v_tok, scale=scale),
-        F.scaled_dot_product_attention(r_tok, r_lat, v_lat, scale=scale),
-    )
+        return _explicit(*tensors, factor)
+
+    def fused(r_lat: Tensor, v_lat: Tensor, r_tok: Tensor, v_tok: Tensor) -> tuple[Tensor, Tensor]:
+        return (
+            F.scaled_dot_product_attention(r_lat, r_tok, v_tok, scale=factor),
+            F.scaled_dot_product_attention(r_tok, r_lat, v_lat, scale=factor),
+        )
+
+    if backend == "auto" and _may_choose(*tensors):
+        kernel = partial(triton_attention.bidirectional, scale=factor)
+        found: tuple[Tensor, Tensor] = _quicker("bidirectional attention", fused, kernel, *tensors)
+        return found
+    return fused(*tensors)
 
 
 def _explicit(
@@ -99,14 +111,41 @@ def attention(query: Tensor, key: Tensor, value: Tensor, backend: str = "auto") 
             f"dtype on one device; got {_described(query=query, key=key, value=value)}"
         )
     if backend == "triton":
-        scale = query.shape[-1] ** -0.5
-        if query.shape[-2] <= key.shape[-2]:  # the fewer are held on chip, as latents are
-            return triton_attention.bidirectional(query, None, key, value, scale)[0]
-        return triton_attention.bidirectional(key, value, query, None, scale)[1]
+        return _in_triton(query, key, value)
     if backend == "torch" or (backend == "auto" and _explicit_is_faster(query, key)):
         explicit: Tensor = similarity(query, key).softmax(-1) @ value
         return explicit
+    if backend == "auto" and _may_choose(query, key, value):
+        found: Tensor = _quicker("attention", F.scaled_dot_product_attention, _in_triton, query, key, value)
+        return found
     return F.scaled_dot_product_attention(query, key, value)
+
+
+def _in_triton(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    scale = query.shape[-1] ** -0.5
+    if query.shape[-2] <= key.shape[-2]:  # the fewer are held on chip, as latents are
+        return triton_attention.bidirectional(query, None, key, value, scale)[0]
+    return triton_attention.bidirectional(key, value, query, None, scale)[1]
+
+
+def _may_choose(*tensors: Tensor) -> bool:
+    # The kernels round otherwise than torch: no choice by a clock where a program is to repeat itself.
+    if not TUNER.covers(*tensors) or torch.are_deterministic_algorithms_enabled():
+        return False
+    fewest = min(tensor.shape[-2] for tensor in tensors)
+    return triton_attention.fits(fewest, tensors[0].shape[-1], tensors[0].dtype)
+
+
+def _quicker(
+    operation: str, fused: Callable[..., Any], kernel: Callable[..., Any], first: Tensor, *others: Tensor
+) -> Any:
+    """Return what the fused calls or the kernel make of queries, or latents, and the rest."""
+    batch, heads, fewer, width = first.shape
+    more = others[-1].shape[-2]
+    fewer, more = min(fewer, more), max(fewer, more)
+    tf32 = first.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    sizes = {"pairs": bucket(batch * heads), "latents": fewer, "tokens": bucket(more), "width": width}
+    return TUNER.run(operation, {**sizes, "tf32": tf32} if tf32 else sizes, fused, kernel, first, *others)
 
 
 def _explicit_is_faster(query: Tensor, key: Tensor) -> bool:

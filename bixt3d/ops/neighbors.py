@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bixt3d.ops import backends
+from bixt3d.ops.autotune import TUNER, bucket
 from bixt3d.ops.kdtree import SearchTree, knn_kdtree
 from bixt3d.ops.tracing import is_exporting
-from bixt3d.ops.triton_search import knn_triton
+from bixt3d.ops.triton_search import MAX_NEIGHBORS, MAX_POINTS, knn_triton
 from bixt3d.ops.validate import check_count, check_points, check_same
 
-# "auto" is a k-d tree on CPUs, and torch on GPUs: triton gives the same indices, but which is quicker there
-# is not measured yet.
+# "auto" is a k-d tree on CPUs, and the quicker of torch and triton on GPUs.
 BACKENDS = ("auto", "torch", "kdtree", "triton", "torch_cluster", "pytorch3d")
 LEAST_GATHERED = 1 << 16  # numbers gathered for groups
 FEWEST = 512  # points of a cloud that a tree is worth building for
@@ -72,6 +72,17 @@ def knn(
     query, points = query.to(dtype), points.to(dtype)
     if is_exporting():
         return _knn_whole(query, points, k)
+    kernel = dtype == torch.float32 and k <= MAX_NEIGHBORS and count <= MAX_POINTS and chunk_size is None
+    if backend == "auto" and kernel and TUNER.covers(query, points):
+        sizes = {
+            "clouds": bucket(len(points)),
+            "points": bucket(count),
+            "queries": bucket(query.shape[1]),
+            "k": k,
+        }
+        calls = (partial(_knn_torch, k=k, chunk_size=None), partial(knn_triton, k=k))
+        nearest: Tensor = TUNER.run("neighbours", sizes, *calls, query, points)
+        return nearest
     if backend == "auto":
         tree = chunk_size is None and points.device.type == "cpu" and count >= FEWEST
         backend = "kdtree" if tree else "torch"

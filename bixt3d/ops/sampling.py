@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from bixt3d.ops import backends
+from bixt3d.ops.autotune import TUNER, bucket
 from bixt3d.ops.tracing import is_exporting
-from bixt3d.ops.triton_search import fps_triton
+from bixt3d.ops.triton_search import MAX_POINTS, fps_triton
 from bixt3d.ops.validate import check_count, check_points
 
-# "auto" is buckets on CPUs, where numba is installed, and torch on GPUs: triton gives the same indices, but
-# which is quicker there is not measured yet.
+# "auto" is buckets on CPUs, where numba is installed, and the quicker of torch and triton on GPUs.
 BACKENDS = ("auto", "torch", "bucket", "triton", "torch_cluster", "pytorch3d")
 FEWEST = 256  # points of a cloud that buckets are worth loading numba for
 
@@ -58,6 +58,15 @@ def farthest_point_sample(
         xyz = xyz.float()
     if is_exporting():
         return _fps_scan(xyz, num_samples, first)
+    if backend == "auto" and TUNER.covers(xyz) and xyz.dtype == torch.float32 and count <= MAX_POINTS:
+        sizes = {"clouds": bucket(batch), "points": bucket(count), "samples": bucket(num_samples)}
+        chosen: Tensor = TUNER.run(
+            *("farthest points", sizes),
+            lambda xyz, first: _fps_torch(xyz, num_samples, first),
+            lambda xyz, first: fps_triton(xyz, num_samples, first),
+            *(xyz, first),
+        )
+        return chosen
     if backend == "auto":
         buckets = xyz.device.type == "cpu" and count >= FEWEST and backends.installed("numba")
         backend = "bucket" if buckets else "torch"

@@ -66,6 +66,11 @@ def check_limits(latents: int, width: int, dtype: torch.dtype) -> None:
         )
 
 
+def fits(latents: int, width: int, dtype: torch.dtype) -> bool:
+    """Tell whether the kernels compute it; see `check_limits`."""
+    return dtype in DTYPES and latents <= MAX_LATENTS and width <= MAX_WIDTH
+
+
 def choose_tiles(latents: int, width: int, dtype: torch.dtype, backward: bool) -> Tiles:
     """Return the tiles of a kernel for padded sizes.
 
