@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--ply and --category are for part segmenters, as --out is; {checkpoint} names classes"
         )
-    files, others = find_clouds(given)
+    files, others = find_clouds(given, predictor.task.suffixes)
     if others:
         few = ", ".join(map(str, others[:3])) + (" ..." if len(others) > 3 else "")
         print(f"passed over, no meshes or clouds: {few} ({len(others)} in all)", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,6 @@ NAMES = {
 }
 MODELS = ("model", "models/model_normalized", "model_normalized")  # in a shape's own folder, as ShapeNet's
 SHARES = {"test": 0.2, "val": 0.1}  # of a class where no folder says what is val and test
-_SHAPES = f"({', '.join(SUFFIXES)})"
 LAYOUT = "data/README.md shows the layouts under 'folder'"
 
 logger = logging.getLogger(__name__)
@@ -46,10 +45,11 @@ def class_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def list_splits(base: Path, wanted: str = "train") -> dict[str, Listing]:
+def list_splits(base: Path, wanted: str = "train", suffixes: Sequence[str] = SUFFIXES) -> dict[str, Listing]:
     """Finds the shapes of each split of a folder, whichever of the layouts it has, and logs which.
 
-    ``wanted`` is the split that is asked for: a folder of test shapes alone has that one.
+    ``wanted`` is the split that is asked for: a folder of test shapes alone has that one. Shapes are files
+    with one of the ``suffixes``.
 
     Raises:
         FileNotFoundError: The folder, or training shapes in it, are missing.
@@ -62,20 +62,22 @@ def list_splits(base: Path, wanted: str = "train") -> dict[str, Listing]:
             raise FileNotFoundError(f"no folder {base / 'train'}: expected {_expected(base)}")
         used = (name if one.name == name else f"{one.name} as {name}" for name, one in splits.items())
         layout = f"<split>/<class>, with {', '.join(used)}"
-        listings = {name: _list_classes(folder, name) for name, folder in splits.items()}
+        listings = {name: _list_classes(folder, name, suffixes) for name, folder in splits.items()}
         _name_unused(base, [folder for folder in folders if folder not in splits.values()])
     else:
         inside = {folder: _split_folders(folder, _folders(folder)) for folder in folders}
         if any(inside.values()):
-            layout, listings = "<class>/<split>", _list_by_class(base, inside)
+            layout, listings = "<class>/<split>", _list_by_class(base, inside, suffixes)
         else:
-            layout, listings = _cut_classes(base)
+            layout, listings = _cut_classes(base, suffixes)
     for name, listing in listings.items():
         if not listing.files:
             loose = len(listing.loose())
             got = f"{counted(loose, 'shape')} in no class's folder" if loose else "none"
             where = splits.get(name, base)
-            raise ValueError(f"{where}: expected <class>/<file> {_SHAPES}, got {got}{_hint(base)}. {LAYOUT}.")
+            raise ValueError(
+                f"{where}: expected <class>/<file> ({', '.join(suffixes)}), got {got}{_hint(base)}. {LAYOUT}."
+            )
     logger.info("%s: found %s", base, layout)
     return listings
 
@@ -121,7 +123,7 @@ def _name_unused(base: Path, unused: list[Path]) -> None:
         logger.warning("%s: %d folders are not used: %s", base, len(unused), named)
 
 
-def _list_classes(base: Path, split: str) -> Listing:
+def _list_classes(base: Path, split: str, suffixes: Sequence[str]) -> Listing:
     """Lists `<class>/<file>` and `<class>/<id>/model.*` in a folder."""
     files: dict[str, Path] = {}
     others: list[str] = []
@@ -129,22 +131,22 @@ def _list_classes(base: Path, split: str) -> Listing:
         if entry.name.startswith(".") or not entry.is_dir():
             others.append(entry.name)
             continue
-        found, left = _list_class(entry, entry.name)
+        found, left = _list_class(entry, entry.name, suffixes)
         if not found and split == "train":
             raise ValueError(
-                f"{entry}: expected files of this class {_SHAPES}, got none; add some, or remove the folder. "
-                f"{LAYOUT}."
+                f"{entry}: expected files of this class ({', '.join(suffixes)}), got none; add some, or "
+                f"remove the folder. {LAYOUT}."
             )
         files |= found
         others += left
     return Listing(files, others)
 
 
-def _list_class(folder: Path, one_class: str) -> tuple[dict[str, Path], list[str]]:
+def _list_class(folder: Path, one_class: str, suffixes: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
     """Lists the shapes of a class's folder by name, and the names of what else lies there."""
     files, others = {}, []
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        shape = _shape(path)
+        shape = _shape(path, suffixes)
         if shape is None:
             others.append(f"{one_class}/{path.name}")
         else:
@@ -152,20 +154,22 @@ def _list_class(folder: Path, one_class: str) -> tuple[dict[str, Path], list[str
     return files, others
 
 
-def _shape(path: Path) -> Path | None:
+def _shape(path: Path, suffixes: Sequence[str]) -> Path | None:
     """Returns the file of a shape: the path itself, or a model in that folder."""
     if path.name.startswith(".") or not path.is_dir():
-        return path if is_cloud_file(path) else None
-    inside = (path / f"{model}{suffix}" for model in MODELS for suffix in SUFFIXES)
+        return path if is_cloud_file(path, suffixes) else None
+    inside = (path / f"{model}{suffix}" for model in MODELS for suffix in suffixes)
     return next((file for file in inside if file.is_file()), None)
 
 
-def _list_by_class(base: Path, inside: dict[Path, dict[str, Path]]) -> dict[str, Listing]:
+def _list_by_class(
+    base: Path, inside: dict[Path, dict[str, Path]], suffixes: Sequence[str]
+) -> dict[str, Listing]:
     """Lists `<class>/<split>/<file>`; raises ValueError where some class has no such folders."""
     listings = {name: Listing({}, []) for name in ("train", "val", "test")}
     listings["train"].others.extend(_loose_files(base))
     for folder, splits in inside.items():
-        loose, _ = _list_class(folder, folder.name)
+        loose, _ = _list_class(folder, folder.name, suffixes)
         if not loose and not splits:
             listings["train"].others.append(folder.name)
             continue
@@ -178,7 +182,7 @@ def _list_by_class(base: Path, inside: dict[Path, dict[str, Path]]) -> dict[str,
             )
         _name_unused(folder, [path for path in _folders(folder) if path not in splits.values()])
         for name, path in splits.items():
-            files, others = _list_class(path, folder.name)
+            files, others = _list_class(path, folder.name, suffixes)
             listings[name].files.update(files)
             listings[name].others.extend(others)
     return {name: one for name, one in listings.items() if any(name in splits for splits in inside.values())}
@@ -188,7 +192,7 @@ def _loose_files(base: Path) -> list[str]:
     return sorted(path.name for path in base.iterdir() if not path.is_dir())
 
 
-def _cut_classes(base: Path) -> tuple[str, dict[str, Listing]]:
+def _cut_classes(base: Path, suffixes: Sequence[str]) -> tuple[str, dict[str, Listing]]:
     """Cuts `<class>/<file>` into splits, class by class, in an order that a shape's own name decides.
 
     Files of other classes change nothing, and a new file moves two others of its class at most.
@@ -199,7 +203,7 @@ def _cut_classes(base: Path) -> tuple[str, dict[str, Listing]]:
     listings = {name: Listing({}, []) for name in ("train", "val", "test")}
     listings["train"].others.extend(_loose_files(base) if base.is_dir() else [])
     for folder in _folders(base):
-        files, others = _list_class(folder, folder.name)
+        files, others = _list_class(folder, folder.name, suffixes)
         if not files:
             listings["train"].others.append(folder.name)
             continue

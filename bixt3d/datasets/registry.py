@@ -12,6 +12,7 @@ from typing import Any
 from bixt3d.datasets.features import FeatureError, parse_features
 from bixt3d.datasets.folder import read_folder
 from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.image_folder import read_image_folder
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER, read_modelnet40, read_modelnet40_normal
 from bixt3d.datasets.normals import estimate_split
 from bixt3d.datasets.orientation import check_up, turn_split
@@ -197,6 +198,7 @@ def _read_shapes(
 
 _READERS: dict[str, Any] = {
     "folder": read_folder,
+    "image_folder": read_image_folder,
     "modelnet40": read_modelnet40,
     "modelnet40_normal": read_modelnet40_normal,
     "scenes": read_scenes,

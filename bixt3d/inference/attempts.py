@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bixt3d.inference.clouds import name_of
+from bixt3d.datasets.given import name_of
 from bixt3d.tasks.results import NotFinite
 from bixt3d.training.guards import OutOfMemory, guard_memory
 

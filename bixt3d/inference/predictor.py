@@ -16,7 +16,7 @@ from bixt3d.datasets.orientation import AXES, check_up
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.inference.attempts import attempt
 from bixt3d.inference.attention import Attentive
-from bixt3d.inference.clouds import Cloud, as_list, check_count, each_category, find_clouds, read_points
+from bixt3d.inference.clouds import Cloud, as_list, check_count, each_category, find_clouds
 from bixt3d.inference.loading import open_model
 from bixt3d.ops.precision import place_of_float64
 
@@ -151,7 +151,7 @@ class Predictor(Attentive):
     def _answer_all(self, clouds: Any, category: Any) -> Any:
         """Return the answer of one cloud, a list for several, or a dictionary for a folder."""
         if isinstance(clouds, (str, Path)) and Path(clouds).is_dir():
-            files, _ = find_clouds([clouds])
+            files, _ = find_clouds([clouds], self.task.suffixes)
             found = {}
             for file, answer in zip(files, self.answers(files, category), strict=True):
                 if isinstance(answer, Exception):
@@ -159,7 +159,7 @@ class Predictor(Attentive):
                 else:
                     found[file.relative_to(clouds).as_posix()] = answer
             return found
-        listed, single = as_list(clouds, self.channels)
+        listed, single = as_list(clouds, self.channels, self.task.axes)
         answers = []
         for answer in self.answers(listed, category):
             if isinstance(answer, Exception):
@@ -252,7 +252,7 @@ class Predictor(Attentive):
         """
         if not hasattr(self.model, "forward_features"):
             raise ValueError(f"expected a model with forward_features, got {type(self.model).__name__}")
-        listed, _ = as_list(clouds, self.channels)
+        listed, _ = as_list(clouds, self.channels, self.task.axes)
         rows = []
         for cloud, of_cloud in zip(listed, each_category(category, len(listed)), strict=True):
             inputs = self.task.inputs(self._read(cloud), self._standing(cloud, of_cloud), of_cloud)
@@ -284,4 +284,4 @@ class Predictor(Attentive):
         return self._read(cloud).cpu().numpy()
 
     def _read(self, cloud: Any) -> Tensor:
-        return read_points(cloud, self.preprocess).to(place_of_float64(self.device))
+        return self.task.read(cloud, self.preprocess).to(place_of_float64(self.device))

@@ -12,6 +12,7 @@ from bixt3d.suggest import check_free, nearest
 from bixt3d.tasks.base import Task
 from bixt3d.tasks.classification import ClassificationTask
 from bixt3d.tasks.description import Description, compare_facts
+from bixt3d.tasks.image_classification import ImageClassificationTask
 from bixt3d.tasks.part_segmentation import PartSegmentationTask
 from bixt3d.tasks.results import Attention, Prediction, Segmentation
 from bixt3d.tasks.scene_segmentation import SceneSegmentationTask
@@ -20,6 +21,7 @@ __all__ = [
     "Attention",
     "ClassificationTask",
     "Description",
+    "ImageClassificationTask",
     "PartSegmentationTask",
     "Prediction",
     "SceneSegmentationTask",
@@ -35,6 +37,7 @@ __all__ = [
 
 _TASKS: dict[str, Any] = {
     "classification": ClassificationTask,
+    "image_classification": ImageClassificationTask,
     "part_segmentation": PartSegmentationTask,
     "scene_segmentation": SceneSegmentationTask,
 }

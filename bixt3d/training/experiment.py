@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from bixt3d.config import Config, check_config, load_config
-from bixt3d.datasets.overview import brief
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.models.encoder import PointModel
@@ -159,7 +158,7 @@ def _train(
         sizes = ", ".join(f"{len(split)} {name}" for name, split in splits.items())
         source = "given clouds" if own else config.data.name
         name = description.model["name"] or type(net).__name__
-        print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}", *brief(splits), sep="\n")
+        print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}", *made.brief(splits), sep="\n")
     asked = [(value, value.requires_grad) for value in net.parameters()]
     trainer = Trainer(config, net, made, splits[chosen], splits.get("val"), run_dir, description, resume)
     before = trainer.seconds

@@ -68,8 +68,7 @@ class EpochTotals:
     def restore(self, state: dict[str, Any], workers: Workers) -> None:
         """Continue from saved totals, whose sums only the first process takes."""
         self.steps, self.seconds = state["steps"], state["seconds"]
-        tensors = ("skipped", "in_a_row", *(("counts", "loss") if workers.first else ()))
-        for name in tensors:
+        for name in ("skipped", "in_a_row", *(("counts", "loss") if workers.first else ())):
             getattr(self, name).copy_(state[name])
 
 
@@ -180,8 +179,9 @@ def check_opened(run_dir: Path) -> None:
 
 
 def fingerprint(split: Split) -> Tensor:
-    """Return what tells clouds apart, up to rounding: label and mean |xyz| of the first points, (S, 4)."""
-    size = split.points[:, :8, :3].abs().mean(1).cpu()  # (S, 3)
+    """Return what tells clouds apart, up to rounding: label and mean |xyz| of some points, (S, 4)."""
+    points = split.points[:, :8] if split.points.ndim == 3 else split.points[:, ::5, 2::5].flatten(1, 2)
+    size = of_each(points[..., :3], "heads", lambda _, part: part.float().abs().mean(1), "looking at clouds").cpu()
     return torch.cat([split.label.cpu()[:, None].to(size), size], 1)  # (S, 4)
 
 

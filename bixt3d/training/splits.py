@@ -237,7 +237,8 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
         choose=task.choose(),
         mix=partial(mix_clouds, probability=mix) if mix else None,
         keep_count=task.takes_count,
-        augment=partial(_placed, task.place, _augmentation(config, train.features)),
+        augment=task.augmentation(train)
+        or partial(_placed, task.place, _augmentation(config, train.features)),
         seed=settings.seed,
         rank=workers.rank,
         world_size=workers.world_size,

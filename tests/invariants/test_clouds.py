@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bixt3d import create_model, list_models
+from bixt3d import create_model
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.models.variants import VARIANTS
 from tests.invariants.cases import CASES, COUNT, NAMES, ask, assert_near, clouds, small
 
 # Points for models of full size: the coarsest stage of the encoder-decoder looks for 32 neighbours.
-FULL = {name: 2048 if "encdec" in name else 256 for name in list_models()}
+FULL = {name: 2048 if "encdec" in name else 256 for name in VARIANTS}
 
 
 def levels_of(model: PointModel, count: int) -> list[int]:
@@ -164,7 +164,7 @@ def test_gradients_or_not_is_the_same(case: str) -> None:
     assert_near(ask(model, points), expected)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", VARIANTS)
 @torch.no_grad()
 def test_models_of_full_size(name: str) -> None:
     """Order, company and time, all in one, as building them takes long."""

@@ -17,6 +17,7 @@ from bixt3d.models import factory
 from bixt3d.models.bixt import Trunk
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.encoder import PointEncoder
+from bixt3d.models import image
 from bixt3d.models.factory import MODELS
 from bixt3d.models.grouping import GroupingStage
 from bixt3d.models.layers import DropPath
@@ -68,7 +69,7 @@ class TestNames:
         """Those of another size are of a family that is."""
         families = {VARIANTS[name][0] for name in ARGS}
         assert {family for name, (family, _) in VARIANTS.items() if "_cls" in name} == families
-        assert set(list_models()) == set(VARIANTS) == set(MODELS)
+        assert set(list_models()) == {*VARIANTS, *image.VARIANTS} == set(MODELS)
 
     @pytest.mark.parametrize(
         ("wrong", "meant"),

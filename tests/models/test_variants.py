@@ -25,6 +25,10 @@ PARAMETERS = {
     "bixt_nano_partseg_encdec": 886_484,
     "bixt_pico_cls_hierarchy": 402_648,
     "bixt_pico_partseg_encdec": 527_102,
+    "bixt_ti_image_cls": 15_121_192,
+    "bixt_ti_image_cls_conv": 15_192_640,
+    "bixt_ti_image_seg": 14_512_278,
+    "bixt_ti_image_seg_fpn": 19_127_638,
 }
 LIGHT: dict[str, Any] = {"neighbors": 24, "group_blocks": 0, "mlp_ratio": 2.0, "drop_path": 0.0}
 NANO: dict[str, Any] = {"dim": 96, "num_heads": 3, "num_latents": 32, "drop_path": 0.0}

@@ -40,8 +40,9 @@ def test_those_of_the_package() -> None:
 
 
 def test_every_model_is_for_a_task() -> None:
-    for name in bixt3d.list_models():
-        assert task_of(name) in list_tasks()
+    """But segmenters of images, which take a task, or a loop, of one's own."""
+    without = {name for name in bixt3d.list_models() if task_of(name) not in list_tasks()}
+    assert without == {"bixt_ti_image_seg", "bixt_ti_image_seg_fpn"}
 
 
 @pytest.mark.parametrize("form", ["class", "object"])

@@ -66,7 +66,7 @@ def test_file_rebuilds_its_model_by_itself(name: str, tmp_path: Path) -> None:
     assert read == {"format": 1, **meta}
     assert type(loaded) is type(model) and not loaded.training
     assert_same(loaded.state_dict(), model.state_dict())
-    points = torch.rand(2, 24, 6)
+    points = torch.rand(2, 32, 32, 6) if "image" in name else torch.rand(2, 24, 6)
     with torch.no_grad():
         assert torch.equal(loaded(points, *told), model(points, *told))
         assert loaded(points, *told).std() > 0

@@ -86,16 +86,16 @@ def read_cloud(
     return cloud.take(features, path, notes)
 
 
-def is_cloud_file(path: Path) -> bool:
+def is_cloud_file(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
     """Tell by its name whether a file is to be read: no hidden one, nor the data of a .gltf beside it."""
     suffix = path.suffix.lower()
-    known = suffix in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    known = suffix in suffixes and not path.name.startswith(".") and path.is_file()
     return known and not (suffix == ".bin" and is_part_of_gltf(path))
 
 
-def clouds_in(folder: Path) -> list[Path]:
+def clouds_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """Return the files to be read in a folder at any depth, sorted; hidden folders are passed over."""
-    files = [path for path in sorted(folder.rglob("*")) if is_cloud_file(path)]
+    files = [path for path in sorted(folder.rglob("*")) if is_cloud_file(path, suffixes)]
     return [
         path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
