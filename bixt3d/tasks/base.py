@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from bixt3d.config import Config
 from bixt3d.datasets.augment import choose_points
+from bixt3d.datasets.damage import lost_points
 from bixt3d.datasets.given import read_points
 from bixt3d.datasets.loader import Batch, arrange_split
 from bixt3d.datasets.overview import brief
@@ -22,8 +23,8 @@ from bixt3d.datasets.split import Split
 from bixt3d.metrics import is_labelled
 
 Choose = Callable[[Tensor, Generator, Tensor | None], Tensor | None]
-
 Change = Callable[[Tensor, Generator], Tensor]
+
 
 class Task:
     """All that is special about one kind of learning: trainer, Predictor, export and viewers ask it.
@@ -44,9 +45,9 @@ class Task:
         takes_count: Whether the model's forward has a parameter ``count``; `bind_model` looks.
         optional_args: Arguments of a model that settings may state in place of `model_args`, and as what.
         draws: How many times an epoch shows each cloud.
-    """
         suffixes: Files that `read` reads.
         axes: Axes of one sample: 2 of a cloud (N, C).
+    """
 
     name: str = "task"
     goal: str = "loss"
@@ -58,9 +59,9 @@ class Task:
     class_weights: Tensor | None = None
     takes_count: bool = False
     draws: int = 1
-
     suffixes: tuple[str, ...] = SUFFIXES
     axes: int = 2
+
     def __init__(self) -> None:
         """Know nothing yet of settings and labels."""
         self.config: Config | None = None
@@ -149,10 +150,6 @@ class Task:
             shuffle=augment.shuffle,
         )
 
-    def place(self, points: Tensor) -> Tensor:
-        """Return the chosen points of a training batch (B, n, C) as models take them, not augmented."""
-        return points
-
     def augmentation(self, split: Split) -> Change | None:
         """Return what changes training batches, ``(points, generator) -> points``; None: `augment`."""
         return None
@@ -160,6 +157,10 @@ class Task:
     def brief(self, splits: Mapping[str, Split]) -> list[str]:
         """Return what a training says of its data before it begins, in lines."""
         return brief(splits)
+
+    def place(self, points: Tensor) -> Tensor:
+        """Return the chosen points of a training batch (B, n, C) as models take them, not augmented."""
+        return points
 
     def reach(self, preprocess: Preprocess) -> float | None:
         """Return how far from a point others matter for its label, in the files' unit; None: all of them do.
@@ -272,10 +273,6 @@ class Task:
         if "predict" in vars(cls) and "answers" not in vars(cls):
             cls.answers = Task.answers  # type: ignore[method-assign]
 
-    def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
-        """Return what one pass of the model takes of a cloud (N, C): points (1, n, C), and whatever else."""
-        return (preprocess.choose(preprocess.normalize(points))[None],)
-
     def read(self, sample: Any, preprocess: Preprocess) -> Tensor:
         """Return what a user gives, an array, a tensor or a file, in its own numbers: a cloud (N, C) float64.
 
@@ -284,6 +281,10 @@ class Task:
             FileNotFoundError: If the file is missing.
         """
         return read_points(sample, preprocess)
+
+    def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
+        """Return what one pass of the model takes of a cloud (N, C): points (1, n, C), and whatever else."""
+        return (preprocess.choose(preprocess.normalize(points))[None],)
 
     def category_number(self, category: Any) -> int | None:
         """Return the number of a category that a user names; None for tasks that are not told.
