@@ -12,7 +12,6 @@ from torch import Generator, Tensor, nn
 
 from bixt3d.config import Config
 from bixt3d.datasets.augment import choose_points
-from bixt3d.datasets.damage import lost_points
 from bixt3d.datasets.given import read_points
 from bixt3d.datasets.loader import Batch, arrange_split
 from bixt3d.datasets.overview import brief
