@@ -281,3 +281,13 @@ def derive(clouds: Mapped, what: str, make: Callable[[int, Tensor], Tensor], doi
     else:  # files that could not be kept, and end with this process
         arrays = parse(build)
     return lay_out(arrays, "made", int(arrays["rows"][0]), clouds.folder).to(clouds.device)
+
+
+def of_each(
+    clouds: Tensor, what: str, make: Callable[[int, Tensor], Tensor], doing: str = "looking at the clouds"
+) -> Tensor:
+    """Return some numbers of every cloud (S, K); of clouds in files they are computed once, as by `derive`."""
+    if isinstance(clouds, Mapped):
+        return derive(clouds, what, make, doing).clone()
+    begins = range(0, len(clouds), CHUNK)
+    return torch.cat([make(begin, clouds[begin : begin + CHUNK]) for begin in begins])

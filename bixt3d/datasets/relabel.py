@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from bixt3d.datasets.mapped import each_cloud
 from bixt3d.datasets.split import Split
 
 
@@ -40,12 +43,19 @@ def match_labels(split: Split, facts: Mapping[str, Any]) -> Split:
         )
     return replace(
         split,
-        parts=torch.where(split.parts < 0, -1, part[split.category[:, None], split.parts]),  # (S, N)
+        parts=each_cloud(split.parts, partial(_renumber, table=part.tolist()), split.category),  # (S, N)
         category=number[split.category],
         categories=known,
         parts_of_category=tuple(map(tuple, table)),
         part_names=names if len(names) == total else (),
     )
+
+
+def _renumber(parts: Tensor, category: Tensor | None, table: list[list[int]]) -> Tensor:
+    """Return parts (S, N) of shapes of these categories (S,) by the model's numbers."""
+    assert category is not None
+    number = torch.tensor(table, device=parts.device)
+    return torch.where(parts < 0, -1, number[category[:, None], parts])
 
 
 def _parts(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bixt3d.datasets.features import name_of
+from bixt3d.datasets.mapped import of_each
 from bixt3d.datasets.readers import load_cloud
 from bixt3d.datasets.spheres import check_extent
 from bixt3d.datasets.split import Split
@@ -68,28 +69,40 @@ class Survey:
 
 
 def survey_split(split: Split) -> Survey:
-    """Look at a split in memory; rows that repeat others count once."""
+    """Look at a split; rows that repeat others count once."""
     device, xyz = split.points.device, split.points[..., :3]
     count = torch.full((len(split),), split.num_points, device=device) if split.count is None else split.count
-    extents, moments = [], []
-    for part, own in zip(torch.split(xyz, CHUNK), torch.split(count, CHUNK), strict=True):
-        part = as_float64(part)
+
+    def look(first: int, part: Tensor) -> Tensor:
+        part, own = as_float64(part), count[first : first + len(part)]
         mask = torch.arange(split.num_points, device=device) < own[:, None]  # (s, N)
         mask = mask[..., None].to(part.device)  # (s, N, 1)
-        extents.append(part.amax(1) - part.amin(1))
-        moments.append(_moments(part, mask))
+        return torch.cat([part.amax(1) - part.amin(1), _moments(part, mask)], 1)
+
+    found = of_each(xyz, "survey", look).cpu()  # (S, 3 + K)
     names = split.names or tuple(f"shape {number}" for number in range(len(split)))
     return Survey(
         classes=split.classes,
         label=split.label.cpu(),
         names=names,
         count=count.cpu(),
-        extent=torch.cat(extents).cpu(),
-        moments=torch.cat(moments).cpu(),
+        extent=found[:, :3],
+        moments=found[:, 3:],
         features=tuple(map(name_of, split.features)),
         cloud=lambda at: xyz[at, : int(count[at])].cpu().double(),
         digests=split.digests,
     )
+
+
+def count_parts(split: Split) -> Tensor:
+    """Return how many points of each shape are of each part, the first those without a label: (S, 1 + P)."""
+    assert split.parts is not None
+
+    def count(_: int, parts: Tensor) -> Tensor:
+        counts = torch.zeros(len(parts), 1 + split.num_parts, dtype=torch.int32, device=parts.device)
+        return counts.scatter_add_(1, parts + 1, torch.ones_like(parts, dtype=torch.int32))
+
+    return of_each(split.parts, f"parts-{split.num_parts}", count, "counting parts")
 
 
 def survey_files(
@@ -153,10 +166,14 @@ def shared_shapes(first: Survey, second: Survey) -> list[tuple[int, int]]:
     Of large clouds and meshes a training keeps another draw of each: those are found by their files.
     """
     pairs = []
-    for begin in range(0, len(second), CHUNK):
-        part = second.moments[begin : begin + CHUNK]
-        near = (torch.cdist(part, first.moments, p=torch.inf) < SAME_MOMENTS).nonzero()
-        pairs += [(int(b), begin + int(a)) for a, b in near]
+    (keys, places), sorted_second = first.moments[:, 0].sort(), second.moments[:, 0].argsort()
+    for part in torch.split(sorted_second, CHUNK):  # of one moment that is near, so few of the first are
+        one = second.moments[part]
+        between = torch.stack([one[0, 0] - SAME_MOMENTS, one[-1, 0] + SAME_MOMENTS])
+        begin, end = torch.searchsorted(keys, between).tolist()
+        candidates = places[begin:end]
+        near = (torch.cdist(one, first.moments[candidates], p=torch.inf) < SAME_MOMENTS).nonzero()
+        pairs += [(int(candidates[b]), int(part[a])) for a, b in near]
     copies = _copies(first.digests, second.digests)
     same = {
         (a, b)

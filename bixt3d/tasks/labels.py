@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from bixt3d.datasets.loader import Batch
-from bixt3d.metrics import CONVENTIONS
+from bixt3d.datasets.split import Split
+from bixt3d.datasets.survey import count_parts
+from bixt3d.metrics import CONVENTIONS, is_labelled
 
 
 def class_weights(stated: Any, counts: Tensor, names: Sequence[str] = ()) -> Tensor | None:
@@ -60,6 +62,12 @@ def checked_table(table: Any) -> tuple[tuple[int, ...], ...]:
     if not listed or not all(ids and all(type(part) is int and part >= 0 for part in ids) for ids in table):
         raise ValueError(f"checkpoint: expected parts of a category, whole numbers from 0, got {table!r:.60}")
     return tuple(tuple(ids) for ids in table)
+
+
+def counted_parts(split: Split, ignore: Sequence[int]) -> Tensor:
+    """Return how many points of each shape are of each part, 0 for parts that do not count: (S, P)."""
+    counts = count_parts(split)[:, 1:]
+    return counts * is_labelled(torch.arange(split.num_parts, device=counts.device), ignore)
 
 
 def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[Any]]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bixt3d.config import Config, to_dict
+from bixt3d.datasets.mapped import of_each
 from bixt3d.datasets.split import Split
 from bixt3d.ops.precision import widest
 from bixt3d.tasks import Description
@@ -124,8 +125,7 @@ def restore(trainer: Trainer) -> str:
     state, trainer.keep_previous = load_latest_state(path)  # a damaged file is not kept
     wanted = {"epoch", "sums", "unwritten", "best", "seconds", "fixed", "model", "average", "optimizers"}
     if missing := (wanted | {"description"}) - set(state):
-        lacks = ", ".join(sorted(missing))
-        raise ValueError(f"{path} is not the state of a run: it lacks {lacks}")
+        raise ValueError(f"{path} is not the state of a run: it lacks {', '.join(sorted(missing))}")
     _check_same_run(trainer, state)
     current = trainer.state
     current.model.load_state_dict(state["model"])
@@ -181,7 +181,7 @@ def check_opened(run_dir: Path) -> None:
 def fingerprint(split: Split) -> Tensor:
     """Return what tells clouds apart, up to rounding: label and mean |xyz| of some points, (S, 4)."""
     points = split.points[:, :8] if split.points.ndim == 3 else split.points[:, ::5, 2::5].flatten(1, 2)
-    size = points[..., :3].float().abs().mean(1).cpu()  # (S, 3)
+    size = of_each(points[..., :3], "heads", lambda _, part: part.float().abs().mean(1)).cpu()  # (S, 3)
     return torch.cat([split.label.cpu()[:, None].to(size), size], 1)  # (S, 4)
 
 
