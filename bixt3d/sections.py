@@ -41,6 +41,10 @@ class DataConfig(Section):
     up: Literal["x", "y", "z", "-x", "-y", "-z"] | None = None
     # Estimate normals from neighbouring points where the files have none.
     estimate_normals: bool = False
+    # "max": clouds are centred on their mean and scaled by their farthest point. "robust": stray points are
+    # found first, by the distances to their neighbours; they give neither centre nor scale, and models of
+    # whole clouds do not see them.
+    normalization: Literal["max", "robust"] = "max"
 
     def check(self) -> None:
         """Raise ValueError for a value out of its range."""
@@ -81,16 +85,32 @@ class AugmentConfig(Section):
     thin: float = 0.0
     # Probability of a cloud to be mixed with another of its batch (PointCutMix-R); for classification.
     mix: float = 0.0
+    # Turn a cloud by quarters about y, or to any of the 24 positions whose axes are parallel to these.
+    turn: Literal["none", "quarter", "axes"] = "none"
+    # Probability of a cloud to be turned, by rotate_degrees and turn.
+    turned: float = 1.0
+    # Move clouds into the unit sphere again after they are turned and scaled.
+    refit: bool = False
+    # Probability of a cloud to suffer each kind of damage; how much of it is drawn, up to:
+    damage: float = 0.5
+    tilt: float = 0.0  # degrees about each of x, y and z
+    noise: float = 0.0  # deviation of noise on xyz, one a cloud
+    missing: float = 0.0  # share of the stored points that are lost anywhere
+    holes: float = 0.0  # share of them that are lost in a few places
+    strays: float = 0.0  # share of the points that lie anywhere in the cloud's ball
+    clusters: float = 0.0  # share of them that lie in clusters about a few others
 
     def check(self) -> None:
         """Raise ValueError for a value out of its range."""
         self.expect("more than 0", lambda value: 0 < value < inf, "scale_low")
         self.expect(
-            "0 <= value < 1", lambda value: 0 <= value < 1, "dropout", "mirror", "normal_dropout", "thin"
+            "0 <= value < 1",
+            lambda value: 0 <= value < 1,
+            *("dropout", "mirror", "normal_dropout", "thin", "missing", "holes", "strays", "clusters"),
         )
-        self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix")
+        self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix", "turned", "damage")
         self.expect("at least scale_low", lambda value: self.scale_low <= value < inf, "scale_high")
-        zero_or_more = ("shift", "jitter_std", "jitter_clip", "rotate_degrees")
+        zero_or_more = ("shift", "jitter_std", "jitter_clip", "rotate_degrees", "tilt", "noise")
         self.expect("0 or more", lambda value: 0 <= value < inf, *zero_or_more)
         self.expect(
             "0 <= value < 1 a feature", lambda of: all(0 <= p < 1 for p in of.values()), "feature_dropout"

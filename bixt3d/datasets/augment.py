@@ -10,6 +10,7 @@ dropping of their own.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -51,17 +52,49 @@ def jitter(points: Tensor, std: float, clip: float, generator: Generator) -> Ten
     return torch.cat([xyz + (std * noise).clamp(-clip, clip), points[..., 3:]], -1)
 
 
-def rotate_up(points: Tensor, degrees: float, generator: Generator, features: Features = None) -> Tensor:
-    """Turn each cloud about the up axis y by an angle from U(-degrees, degrees)."""
-    reach = math.radians(degrees)
-    angle = _uniform(points, (points.shape[0],), -reach, reach, generator)  # (B,)
-    sin, cos, zero, one = angle.sin(), angle.cos(), torch.zeros_like(angle), torch.ones_like(angle)
-    rows = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], -1).view(-1, 3, 3)  # (B, 3, 3)
+def turn_by(points: Tensor, rows: Tensor, features: Features = None) -> Tensor:
+    """Turn clouds and their normals, each by a matrix of its own (B, 3, 3)."""
 
     def turn(vectors: Tensor) -> Tensor:
         return torch.einsum("bij,bnj->bni", rows, vectors)  # (B, N, 3)
 
     return _change(points, features, turn, turn)
+
+
+def rotate_up(
+    points: Tensor, degrees: float, generator: Generator, features: Features = None, turned: float = 1.0
+) -> Tensor:
+    """Turn each cloud about the up axis y by an angle from U(-degrees, degrees), or, not ``turned``, not."""
+    reach = math.radians(degrees)
+    angle = _uniform(points, (points.shape[0],), -reach, reach, generator)  # (B,)
+    if turned < 1:
+        angle = angle * (_uniform(points, (points.shape[0],), 0.0, 1.0, generator) < turned)
+    sin, cos, zero, one = angle.sin(), angle.cos(), torch.zeros_like(angle), torch.ones_like(angle)
+    rows = torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], -1).view(-1, 3, 3)  # (B, 3, 3)
+    return turn_by(points, rows, features)
+
+
+def parallel_turns(up: bool = False) -> Tensor:
+    """Return the turns that leave axes parallel, none first: (24, 3, 3), or with y ``up`` (4, 3, 3)."""
+    eye = torch.eye(3)
+    found = []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1.0, -1.0), repeat=3):
+            rows = torch.tensor(signs)[:, None] * eye[list(order)]  # (3, 3)
+            if torch.linalg.det(rows) > 0 and (not up or float(rows[1, 1]) == 1):
+                found.append(rows)
+    return torch.stack(found)
+
+
+def turn_parallel(
+    points: Tensor, up: bool, generator: Generator, features: Features = None, turned: float = 1.0
+) -> Tensor:
+    """Turn each cloud to one of `parallel_turns`, drawn, with the probability ``turned``."""
+    rows = parallel_turns(up).to(points)
+    which = torch.randint(len(rows), (len(points),), generator=generator, device=points.device)  # (B,)
+    if turned < 1:
+        which = which * (_uniform(points, (len(points),), 0.0, 1.0, generator) < turned)
+    return turn_by(points, rows[which], features)
 
 
 def mirror(points: Tensor, probability: float, generator: Generator, features: Features = None) -> Tensor:
@@ -164,6 +197,13 @@ def shuffle_order(points: Tensor, generator: Generator) -> Tensor:
     return order.expand(points.shape[0], -1)
 
 
+def without_lost(order: Tensor, lost: Tensor, num_points: int) -> Tensor:
+    """Return the first ``num_points`` of an order (B, N) that are not ``lost`` (B, N), again and again."""
+    kept = order.gather(1, lost.gather(1, order).byte().argsort(dim=1, stable=True))  # (B, N)
+    own = (~lost).sum(1, keepdim=True)  # (B, 1)
+    return kept.gather(1, torch.arange(num_points, device=order.device) % own)
+
+
 def choose_points(
     points: Tensor,
     generator: Generator,
@@ -174,6 +214,7 @@ def choose_points(
     thin: float = 0.0,
     dropout: float = 0.0,
     shuffle: bool = False,
+    lose: Callable[[Tensor, Generator], Tensor] | None = None,
 ) -> Tensor | None:
     """Choose the points of a batch (B, N, C), by whatever is switched on, in a fixed order.
 
@@ -184,7 +225,14 @@ def choose_points(
         Indices (B, num_points), or (B, N); None if all points stay as they are.
     """
     index = None
-    if num_points is not None and draw:
+    if lose is not None:
+        order = torch.arange(points.shape[1], device=points.device).expand(len(points), -1)  # (B, N)
+        if draw:
+            order = draw_points(points, count, points.shape[1], generator)
+        elif thin:
+            order = thin_points(points, points.shape[1], thin, generator)
+        index = without_lost(order, lose(points, generator), num_points or points.shape[1])
+    elif num_points is not None and draw:
         index = draw_points(points, count, num_points, generator)
     elif num_points is not None:
         index = thin_points(points, num_points, thin, generator)
@@ -233,6 +281,8 @@ def augment(
     jitter_std: float = 0.0,
     jitter_clip: float = 0.05,
     rotate_degrees: float = 0.0,
+    turn: str = "none",
+    turned: float = 1.0,
     mirror_probability: float = 0.0,
     normal_dropout: float = 0.0,
     feature_dropout: Mapping[str, float] | None = None,
@@ -252,7 +302,9 @@ def augment(
     if mirror_probability:
         points = mirror(points, mirror_probability, generator, features)
     if rotate_degrees:
-        points = rotate_up(points, rotate_degrees, generator, features)
+        points = rotate_up(points, rotate_degrees, generator, features, turned)
+    if turn != "none":
+        points = turn_parallel(points, turn == "quarter", generator, features, turned)
     if (scale_low, scale_high) != (1.0, 1.0):
         points = scale(points, scale_low, scale_high, generator, features)
     if shift_reach:

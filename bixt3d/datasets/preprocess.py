@@ -13,6 +13,7 @@ from bixt3d.datasets.features import channel_count, parse_features
 from bixt3d.datasets.loader import ORDERS, arrange
 from bixt3d.datasets.orientation import check_up, turn
 from bixt3d.datasets.spheres import unit_sphere
+from bixt3d.datasets.strays import NORMALIZATIONS, robust_sphere, stray_points
 from bixt3d.ops import gather_points
 
 STORED_POINTS = 2048  # as many as ModelNet40 stores of a shape
@@ -42,9 +43,11 @@ class Preprocess:
         features: Names of what stands beside xyz, in order.
         up: The clouds' axis that points up, of which y is made; None for clouds that stay as they are.
         estimate_normals: Estimate normals where a cloud has none.
+        normalization: ``"max"``: centred on the mean, the farthest point at distance 1. ``"robust"``: so of
+            the points that are not astray, which alone a model of whole clouds sees.
 
     Raises:
-        ValueError: For a number of points below 1, or an unknown order, feature or axis.
+        ValueError: For a number of points below 1, or an unknown order, feature, axis or normalization.
     """
 
     num_points: int | None = None
@@ -53,6 +56,7 @@ class Preprocess:
     features: tuple[str, ...] = ()
     up: str | None = None
     estimate_normals: bool = False
+    normalization: str = "max"
 
     def __post_init__(self) -> None:
         for name in ("num_points", "stored_points"):
@@ -64,6 +68,9 @@ class Preprocess:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, got {self.order!r}")
         object.__setattr__(self, "features", parse_features(self.features))
         check_up(self.up)
+        if self.normalization not in NORMALIZATIONS:
+            known = ", ".join(NORMALIZATIONS)
+            raise ValueError(f"normalization: expected one of {known}, got {self.normalization!r}")
 
     @property
     def channels(self) -> int:
@@ -74,7 +81,26 @@ class Preprocess:
         """Return points (..., N, C) with y up and xyz moved into the unit sphere, float32."""
         points = turn(points, self.up, self.features)
         # In double precision: coordinates of a map lose their shape in single precision.
-        return torch.cat([unit_sphere(points[..., :3]), points[..., 3:]], -1).float()
+        xyz = points[..., :3]
+        if self.normalization == "robust":
+            clouds = xyz.flatten(0, -3) if xyz.ndim > 2 else xyz[None]  # (B, N, 3)
+            # Of a larger cloud a draw of the points that a training stores is judged.
+            judged = clouds[:, self.drawn(xyz.shape[-2], xyz.device)]  # (B, M, 3)
+            xyz = robust_sphere(clouds, judged, stray_points(judged)).reshape(xyz.shape)
+        else:
+            xyz = unit_sphere(xyz)
+        return torch.cat([xyz, points[..., 3:]], -1).float()
+
+    def drawn(self, own: int, device: torch.device) -> Tensor:
+        """Return which of ``own`` points stand for the cloud, as many as a training stores: all, or a draw.
+
+        Of fewer points all, again and again, so that an exported graph has one size.
+        """
+        stored = max(self.stored_points, self.num_points or 1)
+        row = torch.arange(own, device=device)
+        count = row[-1:] + 1  # as a tensor: comparing the number would bind an exported graph to the answer
+        _, order = torch.where(count > stored, scatter_keys(row), row).topk(own, largest=False, sorted=True)
+        return order[torch.arange(stored, device=device) % count]
 
     def choose(self, points: Tensor) -> Tensor:
         """Return the points (n, C) that a model of whole clouds sees, of normalised ones (N, C).
@@ -125,6 +151,7 @@ class Preprocess:
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"preprocess: expected its settings, got {stated!r:.80} ({error!r})") from None
         if stated.get("channels", made.channels) != made.channels:
+                stated.get("normalization", "max"),
             raise ValueError(
                 f"preprocess: expected {made.channels} channels for {', '.join(('xyz', *made.features))}, "
                 f"got {stated['channels']!r}"

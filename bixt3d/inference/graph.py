@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bixt3d.datasets.preprocess import Preprocess, scatter_keys
+from bixt3d.datasets.strays import kept_rows, stray_points
 from bixt3d.ops import farthest_point_sample, gather_points
 
 
@@ -24,11 +25,18 @@ class RawModel(nn.Module):
         model: The model.
         preprocess: What was done to clouds in training.
         per_point: Whether it labels points.
+
+    Raises:
+        ValueError: For a model of all points of clouds whose stray ones are left out: how many is not known.
     """
 
     def __init__(self, model: nn.Module, preprocess: Preprocess, per_point: bool) -> None:
         """Keep the parts."""
         super().__init__()
+        if preprocess.normalization == "robust" and preprocess.num_points is None and not per_point:
+            raise ValueError(
+                "normalization: robust: expected num_points for an export, got a model of all points"
+            )
         self.model, self.preprocess, self.per_point = model, preprocess, per_point
         self.takes_count = "count" in inspect.signature(model.forward).parameters
 

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 
 from bixt3d.config import Config
 from bixt3d.datasets.augment import choose_points
+from bixt3d.datasets.damage import lost_points
 from bixt3d.datasets.given import read_points
 from bixt3d.datasets.loader import Batch, arrange_split
 from bixt3d.datasets.overview import brief
@@ -19,6 +20,7 @@ from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.readers import SUFFIXES
 from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.split import Split
+from bixt3d.datasets.strays import normalize_as
 from bixt3d.metrics import is_labelled
 
 Choose = Callable[[Tensor, Generator, Tensor | None], Tensor | None]
@@ -124,9 +126,9 @@ class Task:
         Raises:
             ValueError: If the split lacks what the task needs, or has too few points.
         """
-        split = normalize_split(split)
         if self.config is None:
-            return split
+            return normalize_split(split)
+        split = normalize_as(split, self.config.data.normalization, drop=not self.per_point)
         data, draws = self.config.data, training and self._draws
         if draws and data.order == "random":
             return split
@@ -140,6 +142,8 @@ class Task:
         """Return what chooses the points of a training batch: ``(points, generator, count) -> indices``."""
         assert self.config is not None
         data, augment = self.config.data, self.config.augment
+        missing, holes = augment.missing, augment.holes
+        lose = partial(lost_points, missing=missing, holes=holes, probability=augment.damage)
         return partial(
             choose_points,
             num_points=data.num_points if self._draws else None,
@@ -147,6 +151,7 @@ class Task:
             thin=augment.thin,
             dropout=augment.dropout,
             shuffle=augment.shuffle,
+            lose=lose if missing or holes else None,
         )
 
     def augmentation(self, split: Split) -> Change | None:
@@ -172,9 +177,10 @@ class Task:
     @property
     def _draws(self) -> bool:
         """Whether training draws points, others every epoch."""
-        return self.config is not None and (
-            self.config.augment.thin > 0 or self.config.data.order == "random"
-        )
+        if self.config is None:
+            return False
+        augment = self.config.augment
+        return self.config.data.order == "random" or max(augment.thin, augment.missing, augment.holes) > 0
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Call the model on a batch.

@@ -17,8 +17,8 @@ from bixt3d.config import Config
 from bixt3d.datasets.augment import draw_points
 from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.preprocess import Preprocess
-from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.split import Split
+from bixt3d.datasets.strays import normalize_as
 from bixt3d.models.segmenter import segment_all_points
 from bixt3d.ops import gather_points
 from bixt3d.ops.precision import widest
@@ -176,7 +176,7 @@ class PartSegmentationTask(Task):
             ValueError: If the split has no parts.
         """
         self._require_parts(split)
-        return normalize_split(split)
+        return normalize_as(split, "max" if self.config is None else self.config.data.normalization)
 
     def model_args(self, split: Split) -> dict[str, Any]:
         """Return how many parts and categories there are."""

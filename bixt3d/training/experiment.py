@@ -212,7 +212,8 @@ def describe(
             }
     data = config.data
     preprocess = Preprocess(
-        data.num_points, data.order, stored_points, split.features, data.up, data.estimate_normals
+        *(data.num_points, data.order, stored_points, split.features, data.up, data.estimate_normals),
+        normalization=data.normalization,
     )
     facts = task.facts(split)
     _check_facts(facts)

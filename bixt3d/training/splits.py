@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from bixt3d.config import Config, check_config, fold_of, override
 from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
 from bixt3d.datasets.augment import augment, check_changes, mix_clouds
+from bixt3d.datasets.damage import damage
 from bixt3d.datasets.folder import log_repeats
 from bixt3d.datasets.holdout import cut_train
 from bixt3d.datasets.loader import CloudLoader
@@ -245,16 +246,20 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
     )
 
 
-def _placed(place: Callable[[Tensor], Tensor], change: partial[Tensor], points: Tensor, draw: Any) -> Tensor:
-    changed: Tensor = change(place(points), draw)
-    return changed
+def _placed(
+    place: Callable[[Tensor], Tensor],
+    change: Callable[[Tensor, Generator], Tensor],
+    points: Tensor,
+    generator: Generator,
+) -> Tensor:
+    return change(place(points), generator)
 
 
-def _augmentation(config: Config, features: tuple[str, ...]) -> partial[Tensor]:
+def _augmentation(config: Config, features: tuple[str, ...]) -> Callable[[Tensor, Generator], Tensor]:
     settings = config.augment
     check_changes(settings.feature_dropout, features, "augment.feature_dropout")
     check_changes(settings.feature_jitter, features, "augment.feature_jitter")
-    return partial(
+    change = partial(
         augment,
         scale_low=settings.scale_low,
         scale_high=settings.scale_high,
@@ -262,9 +267,22 @@ def _augmentation(config: Config, features: tuple[str, ...]) -> partial[Tensor]:
         jitter_std=settings.jitter_std,
         jitter_clip=settings.jitter_clip,
         rotate_degrees=settings.rotate_degrees,
+        turn=settings.turn,
+        turned=settings.turned,
         mirror_probability=settings.mirror,
         normal_dropout=settings.normal_dropout,
         feature_dropout=settings.feature_dropout,
         feature_jitter=settings.feature_jitter,
         features=features,
     )
+    harm = partial(
+        damage,
+        probability=settings.damage,
+        tilt_degrees=settings.tilt,
+        refit=settings.refit,
+        noise=settings.noise,
+        strays=settings.strays,
+        clusters=settings.clusters,
+        features=features,
+    )
+    return lambda points, generator: harm(change(points, generator), generator)
