@@ -116,6 +116,10 @@ class Preprocess:
             # the farthest ones among so many, not among millions.
             drawn = scatter_keys(torch.arange(own, device=points.device)).argsort()  # (N,)
             points = points[drawn[:stored]]
+        if self.normalization == "robust":
+            points = points[~stray_points(points[None, :, :3])[0]]
+            own = len(points)
+            wanted = self.num_points or own
         count = None
         if own < wanted:  # as `folder` stores them
             points = points[torch.arange(wanted, device=points.device) % own]
@@ -147,11 +151,11 @@ class Preprocess:
                 tuple(features),
                 stated.get("up"),
                 bool(stated.get("estimate_normals", False)),
+                stated.get("normalization", "max"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"preprocess: expected its settings, got {stated!r:.80} ({error!r})") from None
         if stated.get("channels", made.channels) != made.channels:
-                stated.get("normalization", "max"),
             raise ValueError(
                 f"preprocess: expected {made.channels} channels for {', '.join(('xyz', *made.features))}, "
                 f"got {stated['channels']!r}"

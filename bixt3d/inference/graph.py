@@ -69,6 +69,17 @@ class RawModel(nn.Module):
         else:
             draws = (count > wanted) & (count != (stored if order == "stored" else 0))
         _, drawn = torch.where(draws, scatter_keys(row), row).topk(own, largest=False, sorted=True)  # (N,)
+        if self.preprocess.normalization == "robust":
+            points = points[:, drawn[torch.arange(stored, device=points.device) % count]]  # (B, stored, C)
+            again = torch.arange(stored, device=points.device) >= count  # (stored,)
+            stray = stray_points(points[..., :3])
+            index, kept = kept_rows(stray | again)
+            points = gather_points(points, index)  # (B, stored, C)
+            place = torch.arange(wanted, device=points.device) % kept[:, None]  # (B, n)
+            if order == "fps":
+                chosen = farthest_point_sample(points[..., :3], wanted, validate=False)  # (B, n)
+                place = chosen.gather(1, place)
+            return gather_points(points, place)
         if order != "fps":
             return points[:, drawn[torch.arange(wanted, device=points.device) % count]]  # (B, n, C)
         # Rows that repeat others are at distance 0, so they are chosen after all others.
