@@ -1,10 +1,12 @@
 """Draw where a model's latents look on a cloud.
 
-With --symmetry, measure how alike its two directions of attention are.
+With --symmetry, measure how alike its two directions of attention are;
+with --diversity, how alike its latents are.
 
 Examples:
   bixt3d attention modelnet40_cpu chair.off
   bixt3d attention runs/one runs/other --symmetry
+  bixt3d attention runs/one runs/other --diversity
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="CHECKPOINT FILE",
-        help="weights, run or shipped name (several with --symmetry), then a mesh or cloud; a shape of the "
+        help="weights, run or shipped name (several with a measure), then a mesh or cloud; a shape of the "
         "training's data if none",
     )
     parser.add_argument("--checkpoint", nargs="+", default=[], help="the same, by name")
-    parser.add_argument("--symmetry", action="store_true", help="compare both directions of attention")
+    measures = parser.add_mutually_exclusive_group()
+    measures.add_argument("--symmetry", action="store_true", help="compare both directions of attention")
+    measures.add_argument("--diversity", action="store_true", help="compare the latents' attention")
     which = parser.add_argument_group("which shapes")
     which.add_argument("--category", help="category of the file, for a part segmenter")
     add_up(which)
@@ -39,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shape", type=int, default=0, metavar="N", help="which shape of the split (default: 0)"
     )
     which.add_argument(
-        "--shapes", type=int, default=64, metavar="N", help="shapes that --symmetry measures (default: 64)"
+        "--shapes", type=int, default=64, metavar="N", help="shapes that are measured (default: 64)"
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -70,11 +74,23 @@ def run(args: argparse.Namespace) -> None:
     args.ending.folder = folder_of(checkpoints[0])
     predictors = {name: Predictor(name, pick_device(args.device), args.up) for name in checkpoints}
     if args.symmetry:
-        found = {name: symmetry(p, args.split, args.data, args.shapes) for name, p in predictors.items()}
+        found = {
+            name: measure(p, "attention_symmetry", args.split, args.data, args.shapes)
+            for name, p in predictors.items()
+        }
         for name, layers in found.items():
             shown = "  ".join(f"{values.mean():.3f} ± {values.std():.3f}" for values in layers)
             print(f"{name}: {shown or 'no layer has both directions'}")
         print(f"picture: {symmetry_picture(found, args.out)}")
+        return
+    if args.diversity:
+        for name, of_name in predictors.items():
+            print(f"{name}: correlation of two latents' maps, entropy of one (1: even attention)")
+            layers = measure(of_name, "attention_diversity", args.split, args.data, args.shapes)
+            for number, layer in enumerate(layers, 1):
+                correlation, entropy = (layer[:, which] for which in range(2))  # (clouds, heads) each
+                said = "  ".join(f"{one.mean():.3f} ± {one.std():.3f}" for one in (correlation, entropy))
+                print(f"  layer {number}: {said}")
         return
     predictor = predictors[checkpoints[0]]
     cloud: Any = files[0] if files else None
@@ -97,27 +113,30 @@ def _checkpoints_and_files(args: argparse.Namespace) -> tuple[list[str], list[st
     """Return the checkpoints and the file, if any, of a command line.
 
     Raises:
-        UsageError: For no checkpoint, several without ``--symmetry``, or a file with it.
+        UsageError: For no checkpoint, several without a measure, or a file with one.
     """
     if args.checkpoint:
         checkpoints, files = args.checkpoint, args.words
-    elif args.symmetry:
+    elif args.symmetry or args.diversity:
         checkpoints, files = args.words, []
     else:
         checkpoints, files = args.words[:1], args.words[1:]
     if not checkpoints:
         raise UsageError("expected a checkpoint: the first argument, or --checkpoint")
-    if len(checkpoints) > 1 and not args.symmetry:
-        raise UsageError("several checkpoints need --symmetry; a file goes before --checkpoint")
-    if args.symmetry and files:
-        raise UsageError("--symmetry measures shapes of the data: give no file with it")
+    measures = args.symmetry or args.diversity
+    if len(checkpoints) > 1 and not measures:
+        raise UsageError(
+            "several checkpoints need --symmetry or --diversity; a file goes before --checkpoint"
+        )
+    if measures and files:
+        raise UsageError("--symmetry and --diversity measure shapes of the data: give no file with them")
     if len(files) > 1:
         raise UsageError(f"expected one file, got {' '.join(files)}")
     return checkpoints, files
 
 
-def symmetry(predictor: Predictor, split_name: str, root: str | None, shapes: int) -> list[Any]:
-    """Measure a model on clouds spread over its data's split: for each layer (clouds, heads)."""
+def measure(predictor: Predictor, what: str, split_name: str, root: str | None, shapes: int) -> list[Any]:
+    """Measure a model on clouds spread over its data's split: for each layer (clouds, ..., heads)."""
     import numpy as np
 
     from bixt3d.visualize.gallery import training_split
@@ -125,7 +144,7 @@ def symmetry(predictor: Predictor, split_name: str, root: str | None, shapes: in
     split = training_split(predictor, split_name, root)
     of_cloud = predictor.task.groups(split)[1] if predictor.task.per_point else None
     values = [
-        predictor.attention_symmetry(split.points[i], None if of_cloud is None else int(of_cloud[i]))
+        getattr(predictor, what)(split.points[i], None if of_cloud is None else int(of_cloud[i]))
         for i in range(0, len(split), max(1, len(split) // shapes))
     ]
     return [np.stack(layer) for layer in zip(*values, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.inference.clouds import Cloud
 from bixt3d.models.encoder import Attended
-from bixt3d.ops import knn
+from bixt3d.ops import attention_diversity, knn
 from bixt3d.tasks import Attention, Task
 
 Category = str | int | None
@@ -23,6 +23,7 @@ class Attentive:
     model: Any
     device: torch.device
     task: Task
+    preprocess: Preprocess
 
     def attention_maps(self, cloud: Cloud, category: Category = None) -> list[Tensor]:
         """Return the latents' attention over the tokens for one cloud, one (H, M, N) per layer."""
@@ -37,9 +38,11 @@ class Attentive:
             category: As for `segment`.
 
         Raises:
-            ValueError: For a wrong shape, NaN, or a category that is missing or unknown.
+            ValueError: For a wrong shape, NaN, a category that is missing or unknown, or a model of scenes.
             FileNotFoundError: If the file is missing.
         """
+        if self.task.reach(self.preprocess) is not None:
+            raise ValueError("expected a model of whole clouds, got one that looks at scenes piece by piece")
         attended, points, preprocess = self._look("located_attention", cloud, category)
         everywhere = preprocess.normalize(points)[None, :, :3].to(self.device)  # (1, N, 3)
         maps, searched, nearest_token = [], None, everywhere
@@ -56,6 +59,14 @@ class Attentive:
         """
         layers = self._look("attention_symmetry", cloud, category)[0]
         return [layer[0].cpu().numpy() for layer in layers]
+
+    def attention_diversity(self, cloud: Cloud, category: Category = None) -> list[np.ndarray[Any, Any]]:
+        """Return how alike the latents' maps are and how even, (2, H) per layer.
+
+        See `bixt3d.ops.attention_diversity`; arguments and errors are those of `attention`.
+        """
+        maps = self.attention_maps(cloud, category)
+        return [torch.cat(attention_diversity(layer[None])).numpy() for layer in maps]
 
     def _look(self, method: str, cloud: Cloud, category: Category) -> tuple[Any, Tensor, Preprocess]:
         """Return what a method of the model says of a cloud, the cloud's points, and how they stand."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from bixt3d.ops.validate import check_points
 ATTENTION = ("bidirectional", "sequential")
 LAST_LAYER = ("one_sided", "full", "tokens")
 SHARE = ("all", "all_but_first")
+LATENT_STD = 0.02
 Block = type[BidirectionalCrossAttention]
 
 
@@ -180,6 +182,8 @@ class BiXT(Trunk):
         backend: Backend of every attention, as in `bixt3d.ops.bidirectional_attention`.
         block: What bi-directional layers attend by: `BidirectionalCrossAttention` or a subclass of one's own.
             A last layer that updates one side alone attends by its ``one_sided``.
+        latent_std: Standard deviation of the latents at the start. The official 0.02 is little beside what
+            the first layer adds to all alike; by 1 they look at different points from the first step on.
 
     Raises:
         ValueError: For an unknown ``attention``, ``last_layer`` or ``backend``, sizes that do not fit
@@ -199,11 +203,14 @@ class BiXT(Trunk):
         drop_path: float = 0.0,
         backend: str = "auto",
         block: Block = BidirectionalCrossAttention,
+        latent_std: float = LATENT_STD,
     ) -> None:
         """Build the latents and the layers, initialised as in the official code."""
         super().__init__()
         _check_choice("attention", attention, ATTENTION)
         _check_choice("last_layer", last_layer, LAST_LAYER)
+        if not 0 < latent_std < math.inf:
+            raise ValueError(f"latent_std: expected a positive number, got {latent_std}")
         dim, depth, num_heads, num_latents = _check_sizes(dim, depth, num_heads, num_latents, drop_path)
         check_backend(backend, BACKENDS)
         if not (isinstance(block, type) and issubclass(block, BidirectionalCrossAttention)):
@@ -212,10 +219,9 @@ class BiXT(Trunk):
             raise ValueError(f'block: attention="sequential" has no {block.__name__}; leave it out')
         given = np.atleast_1d(dim if token_dim is None else token_dim).tolist()
         widths = given if np.ndim(token_dim) else given * depth  # type: ignore[arg-type]
-        if len(widths) != depth:
-            raise ValueError(f"token_dim: expected one width or {depth}, one a layer, got {len(widths)}")
-        if min(widths) < 1:
-            raise ValueError(f"token_dim: expected widths of at least 1, got {token_dim}")
+        if len(widths) != depth or min(widths) < 1:
+            wanted = f"one width or {depth}, one a layer, each at least 1"
+            raise ValueError(f"token_dim: expected {wanted}, got {token_dim}")
         self.dim, self.depth, self.token_dims = dim, depth, tuple(widths)
         self.latents = nn.Parameter(torch.empty(1, num_latents, dim))
         usual = SequentialLayer if attention == "sequential" else BidirectionalLayer
@@ -226,24 +232,19 @@ class BiXT(Trunk):
             kind(dim, width, num_heads, mlp_ratio, rate, backend, block)
             for kind, width, rate in zip(kinds, widths, rates, strict=True)
         )
-        initialize(self)
+        initialize(self, latent_std)
 
     def step(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Apply layer ``index`` to latents (B, M, D) and tokens (B, N, D_tok)."""
-        latents, tokens = self.layers[index](latents, tokens)
-        return latents, tokens
+        return self.layers[index](latents, tokens)  # type: ignore[no-any-return]
 
     def attention_map(self, index: int, latents: Tensor, tokens: Tensor) -> Tensor:
         """Return the attention (B, H, M, N) of the latents over the tokens in layer ``index``."""
-        layer: Any = self.layers[index]
-        weights: Tensor = layer.attention_map(latents, tokens)
-        return weights
+        return self.layers[index].attention_map(latents, tokens)  # type: ignore[operator, no-any-return]
 
     def similarities(self, index: int, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return what both directions take the softmax of in layer ``index``, None if it has but one."""
-        layer: Any = self.layers[index]
-        both: tuple[Tensor, Tensor] | None = layer.similarities(latents, tokens)
-        return both
+        return self.layers[index].similarities(latents, tokens)  # type: ignore[operator, no-any-return]
 
 
 class Perceiver(Trunk):
@@ -319,17 +320,16 @@ class Perceiver(Trunk):
         return self._cross(index).attention_map(latents, tokens)
 
 
-def initialize(trunk: Trunk) -> None:
+def initialize(trunk: Trunk, latent_std: float = LATENT_STD) -> None:
     """Initialise as the official code does: Xavier weights, zero biases (1e-6 noise in the MLPs)."""
-    nn.init.trunc_normal_(trunk.latents, std=0.02)
+    nn.init.trunc_normal_(trunk.latents, std=LATENT_STD).data.mul_(latent_std / LATENT_STD)
     for module in trunk.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    for module in trunk.modules():
-        if isinstance(module, Mlp):
-            nn.init.normal_(module.fc1.bias, std=1e-6)
-            nn.init.normal_(module.fc2.bias, std=1e-6)
+    for mlp in (module for module in trunk.modules() if isinstance(module, Mlp)):
+        nn.init.normal_(mlp.fc1.bias, std=1e-6)
+        nn.init.normal_(mlp.fc2.bias, std=1e-6)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:

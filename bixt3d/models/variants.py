@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from bixt3d.models.attention import BidirectionalCrossAttention
-from bixt3d.models.bixt import BiXT, Block, Perceiver, Trunk
+from bixt3d.models.bixt import LATENT_STD, BiXT, Block, Perceiver, Trunk
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.decoder import PropagationDecoder
 from bixt3d.models.encoder import PointEncoder
@@ -48,13 +48,14 @@ def classifier(
     pool: str = "latents",
     backend: str = "auto",
     block: Block = BidirectionalCrossAttention,
+    latent_std: float = LATENT_STD,
 ) -> PointClassifier:
     """BiXT over all points, with affine grouping of the tokens before some layers (BiXT, section 4.4).
 
     The last layer is one-sided, and the head reads the mean latent, unless ``pool`` says otherwise.
     """
     sizes = dim, depth, num_heads, num_latents, attention, _last(pool)
-    trunk = BiXT(*sizes, drop_path=drop_path, backend=backend, block=block)
+    trunk = BiXT(*sizes, drop_path=drop_path, backend=backend, block=block, latent_std=latent_std)
     options = _options(neighbors, group_blocks, group_expansion, center, use_xyz, hidden=group_hidden)
     stages = {layer: GroupingStage(dim, dim, **options) for layer in group_layers}
     head = ClassificationHead(dim, num_classes, pool, dim, dropout)
@@ -84,12 +85,13 @@ def hierarchy_classifier(
     pool: str = "latents",
     backend: str = "auto",
     block: Block = BidirectionalCrossAttention,
+    latent_std: float = LATENT_STD,
 ) -> PointClassifier:
     """BiXT whose points are sampled and grouped before each layer; one width and reduction a layer."""
     options = _options(neighbors, group_blocks, group_expansion, center, use_xyz, sampling=sampling)
     stages = _hierarchy(embed_dim, widths, reductions, options)
     sizes = dim, len(widths), num_heads, num_latents, "bidirectional", _last(pool), widths, mlp_ratio
-    trunk = BiXT(*sizes, drop_path, backend, block)
+    trunk = BiXT(*sizes, drop_path, backend, block, latent_std)
     head = ClassificationHead(dim, num_classes, pool, widths[-1], dropout)
     return PointClassifier(_encoder(in_dims, embed_dim, coord_scale, trunk, stages), head)
 
@@ -131,6 +133,7 @@ def part_segmenter(
     dropout: float = 0.0,
     backend: str = "auto",
     block: Block = BidirectionalCrossAttention,
+    latent_std: float = LATENT_STD,
 ) -> PointSegmenter:
     """Naive part segmentation: LayerNorm and a linear map on the tokens (BiXT, section 4.4).
 
@@ -138,7 +141,7 @@ def part_segmenter(
     that is not told the category.
     """
     sizes = dim, depth, num_heads, num_latents, attention, "tokens"
-    trunk = BiXT(*sizes, drop_path=drop_path, backend=backend, block=block)
+    trunk = BiXT(*sizes, drop_path=drop_path, backend=backend, block=block, latent_std=latent_std)
     encoder = _encoder(in_dims, dim, coord_scale, trunk, {})
     return PointSegmenter(encoder, PartHead(dim, num_parts, dropout=dropout), num_categories)
 
@@ -170,6 +173,7 @@ def encdec_part_segmenter(
     dropout: float = 0.5,
     backend: str = "auto",
     block: Block = BidirectionalCrossAttention,
+    latent_std: float = LATENT_STD,
 ) -> PointSegmenter:
     """BiXT over a hierarchy, and a PointMLP-style decoder to all points (BiXT, section 4.4).
 
@@ -179,7 +183,8 @@ def encdec_part_segmenter(
     options = _options(neighbors, group_blocks, group_expansion, center, use_xyz, sampling=sampling)
     stages = _hierarchy(embed_dim, widths, reductions, options)
     sizes = dim, len(widths), num_heads, num_latents, "bidirectional", "full", widths, mlp_ratio
-    encoder = _encoder(in_dims, embed_dim, coord_scale, BiXT(*sizes, drop_path, backend, block), stages)
+    trunk = BiXT(*sizes, drop_path, backend, block, latent_std)
+    encoder = _encoder(in_dims, embed_dim, coord_scale, trunk, stages)
     decoder = PropagationDecoder((embed_dim, *widths), dim, decoder_widths, decoder_blocks, context_dim)
     width = decoder_widths[-1] + context_dim + (dim if num_categories else 0)
     head = PartHead(width, num_parts, head_dim, dropout)

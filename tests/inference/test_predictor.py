@@ -19,6 +19,7 @@ from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.inference import Prediction
 from bixt3d.models import create_model
+from bixt3d.ops import attention_diversity
 from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import save_model
 from tests.models.randomize import randomize
@@ -359,6 +360,15 @@ def test_symmetry_of_one_cloud(predictor: Predictor) -> None:
     (layer,) = predictor.attention_symmetry(some_cloud(90))
     np.testing.assert_allclose(layer, np.ones(2))
     assert len(predictor.attention_symmetry(some_cloud(5))) == 1
+
+
+def test_diversity_of_one_cloud(predictor: Predictor) -> None:
+    maps = predictor.attention_maps(some_cloud(90))
+    layers = predictor.attention_diversity(some_cloud(90))
+    assert len(layers) == len(maps)
+    for layer, of_layer in zip(layers, maps, strict=True):
+        correlation, entropy = attention_diversity(of_layer[None])
+        np.testing.assert_array_equal(layer, np.stack([correlation[0], entropy[0]]))
 
 
 def test_what_kind_of_model_it_is(predictor: Predictor) -> None:

@@ -14,6 +14,7 @@ from bixt3d import BiXT, Perceiver, create_model
 from bixt3d.models.attention import BidirectionalCrossAttention, CrossAttention
 from bixt3d.models.bixt import BidirectionalLayer, OneSidedLayer, Trunk
 from bixt3d.models.layers import DropPath, Mlp
+from bixt3d.ops import attention_diversity
 from tests.models import twins
 from tests.models.randomize import randomize
 
@@ -141,6 +142,17 @@ class TestForward:
 
     def test_latents_are_the_same_for_every_cloud_at_the_start(self, trunk: Trunk) -> None:
         assert trunk.start(3).equal(trunk.latents.repeat(3, 1, 1))
+
+    def test_latents_that_start_apart_look_at_different_tokens(self) -> None:
+        """The official 0.02 is little beside what the first layer adds to all latents alike."""
+        tokens, alike = torch.randn(4, 60, 48) + 2 * torch.randn(48), {}
+        for std in (0.02, 1.0):
+            torch.manual_seed(3)
+            trunk = BiXT(48, 3, 3, 8, latent_std=std).eval()
+            assert trunk.latents.std().item() == pytest.approx(std, rel=0.1)
+            latents, moved = trunk.step(0, trunk.start(4), tokens)
+            alike[std] = attention_diversity(trunk.attention_map(1, latents, moved))[0].mean().item()
+        assert alike[0.02] > 0.95 and alike[1.0] < 0.7, alike
 
     def test_order_of_tokens(self, trunk: Trunk) -> None:
         tokens, order = torch.randn(2, 7, 12), torch.randperm(7)
@@ -284,7 +296,12 @@ class TestErrors:
             ({"depth": 0}, "positive sizes.*depth=0"),
             ({"num_heads": 0}, "positive sizes.*num_heads=0"),
             ({"num_latents": 0}, "positive sizes.*num_latents=0"),
-            ({"token_dim": [12, 12, 12]}, "token_dim: expected one width or 2, one a layer, got 3"),
+            (
+                {"token_dim": [12, 12, 12]},
+                r"token_dim: expected one width or 2, one a layer, .* got \[12, 12, 12\]",
+            ),
+            ({"latent_std": 0.0}, "latent_std: expected a positive number, got 0.0"),
+            ({"latent_std": float("inf")}, "latent_std: expected a positive number, got inf"),
             ({"drop_path": 1.0}, "drop_path: expected 0 <= drop_path < 1, got 1.0"),
             ({"drop_path": -0.1}, "drop_path: expected 0 <= drop_path < 1, got -0.1"),
             ({"drop_path": float("nan")}, "drop_path: expected 0 <= drop_path < 1, got nan"),

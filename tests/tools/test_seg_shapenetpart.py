@@ -169,6 +169,10 @@ def test_attention_is_drawn_and_its_directions_compared(
     )
     assert f"{run_dir}: 1.000 ± 0.000" in outcome.succeeded().out
     assert (tmp_path / "s.png").stat().st_size > 1000
+    diversity = ("--diversity", "--checkpoint", run_dir, run_dir, "--shapes", "3")
+    said = workplace.run("view_attention", *diversity).succeeded().out
+    layers = re.findall(r"^  layer \d: (-?[\d.]+) ± [\d.]+  ([\d.]+) ± [\d.]+$", said, re.M)
+    assert layers and all(-1 <= float(alike) <= 1 and 0 <= float(even) <= 1 for alike, even in layers)
     outcome = workplace.run("view_attention", "--checkpoint", run_dir, "--shape", "99")
     outcome.refused("--shape: expected 0 to 19, got 99")
 
@@ -176,7 +180,7 @@ def test_attention_is_drawn_and_its_directions_compared(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("x.off", "--symmetry", "--checkpoint", "a"), "--symmetry measures shapes of the data: give no"),
+        (("x.off", "--symmetry", "--checkpoint", "a"), "--diversity measure shapes of the data: give no"),
         (("--checkpoint", "a", "--symmetry", "--shapes", "0"), "expected numbers from 1"),
         (("--checkpoint", "a", "--heads", "0"), "expected numbers from 1"),
         (("--checkpoint", "a", "--latents", "2", "0"), "expected numbers from 1"),
