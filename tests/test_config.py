@@ -104,6 +104,7 @@ class TestDefaults:
             "augment.feature_dropout": {"color": 0.5},
             "augment.feature_jitter": {"color": 3.0},
             "model.args": {"dim": 5},
+            "task_args": {"radius": 5.0},
         }
         for key, value in defaults.items():
             if key in choices() or key in others:

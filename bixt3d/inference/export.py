@@ -75,6 +75,8 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
         raise ValueError(f"format: expected one of {', '.join(FORMATS)}, got {format!r}")
     loaded = open_model(model_or_path, torch.device("cpu"), share=True)
     task, channels = loaded.task, loaded.preprocess.channels
+    if task.reach(loaded.preprocess) is not None:
+        raise ValueError("scenes are labelled piece by piece, which an exported file cannot do")
     model = RawModel(loaded.model, loaded.preprocess, task.per_point).eval()
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)

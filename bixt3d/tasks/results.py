@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bixt3d.metrics import shape_iou
+
 Array = np.ndarray[Any, Any]
 
 
@@ -57,6 +59,15 @@ class Segmentation:
     points: Array
     category: int | None = None
     up: str | None = None
+
+    def shown(self, ids: Sequence[int], truth: Any = None) -> dict[str, Any]:
+        """Return the labels for a viewer; with a truth (N,) those of points that have one, and the IoU."""
+        about = {"prediction": self.parts, "confidence": self.probabilities, "points": self.points[:, :3]}
+        if truth is None or not np.any(known := np.asarray(truth) >= 0):  # (N,)
+            return {**about, "ids": ids, "verdict": ""}
+        about = {name: value[known] for name, value in (about | {"truth": np.asarray(truth)}).items()}
+        iou = shape_iou(about["prediction"], about["truth"], ids)
+        return {**about, "ids": ids, "verdict": f"IoU {iou:.1%}"}
 
     @property
     def confidence(self) -> float:

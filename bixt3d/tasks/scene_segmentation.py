@@ -217,6 +217,12 @@ class SceneSegmentationTask(PartSegmentationTask):
             found.append(Segmentation(label, names[label], share, points[:count].double().cpu().numpy()))
         return found
 
+    def view(self, answer: Segmentation, truth: Any = None) -> dict[str, Any]:
+        """Return the labels for a viewer: the classes that occur, as the mean IoU is over those."""
+        found = answer.parts if truth is None else np.concatenate([answer.parts, truth])
+        ids = [one for one in np.unique(found).tolist() if one >= 0]
+        return {**answer.shown(ids, truth), "names": self.part_names}
+
     def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
         """Return what one pass takes of a scene (N, C): a draw of the column around its middle (1, n, C)."""
         turned = turn(points, preprocess.up, preprocess.features)[None]  # (1, N, C)

@@ -160,8 +160,8 @@ class Gallery(Clouds):
         return LabelledCloud(self.titles[index], category=category, **about)
 
     def _label(self, index: int) -> LabelledCloud:
-        seen = self._answered(index)
-        if not self._attention or not hasattr(self.predictor.model, "located_attention"):
+        seen, whole = self._answered(index), self.predictor.task.reach(self.predictor.preprocess) is None
+        if not self._attention or not whole or not hasattr(self.predictor.model, "located_attention"):
             return seen
         try:
             maps = self.predictor.attention(self._clouds[index], self.categories[index] or None).maps

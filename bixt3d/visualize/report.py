@@ -53,12 +53,9 @@ class Report:
             own = slice(None if split.count is None else int(split.count[place]))
             truth = None if truths is None else truths[place, own].cpu().numpy()
             title = split.names[place] if split.names else str(place)
-            cloud = LabelledCloud(
-                title,
-                (answer.points if hasattr(answer, "points") else points.cpu().numpy())[:, :3],
-                names[int(number[place])],
-                **task.view(answer, truth),
-            )
+            seen = (answer.points if hasattr(answer, "points") else points.cpu().numpy())[:, :3]
+            about = {"points": seen, "category": names[int(number[place])], **task.view(answer, truth)}
+            cloud = LabelledCloud(title, **about)
             self._add(cloud, "file" if split.names else "index")
             self._seen += 1
 

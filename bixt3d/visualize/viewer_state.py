@@ -41,6 +41,7 @@ KEYS: dict[int, str] = {
     **{ord("R"): "reset", ord("S"): "picture", ord("H"): "help", ord("Q"): "quit", 256: "quit"},
 }
 HEIGHT = 760  # of a window, in pixels, for which sizes are stated
+MOST = 1_000_000  # points of a cloud in a window: of larger ones a draw is shown, and the headline says so
 
 
 class ViewerState:
@@ -77,7 +78,7 @@ class ViewerState:
         """The cloud, or None if it cannot be shown: `fault` then says why."""
         if self._seen[0] != self.index:
             try:
-                self._seen = (self.index, self.clouds[self.index], "")
+                self._seen = (self.index, self.clouds[self.index].thinned(MOST), "")
             except FAULTS as error:
                 if not is_told(self.clouds, error):
                     raise

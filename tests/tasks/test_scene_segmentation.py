@@ -16,9 +16,11 @@ from bixt3d import metrics
 from bixt3d.config import Config, config_from
 from bixt3d.datasets import Preprocess, Split
 from bixt3d.datasets.loader import CloudLoader
+from bixt3d.inference.export import export_model
 from bixt3d.tasks import SceneSegmentationTask, find_task, make_task
 from bixt3d.training.distributed import Workers
 from bixt3d.training.splits import training_loader
+from bixt3d.visualize import Gallery
 
 NAMES = ("none", "low", "mid", "high")
 AUGMENT = {"shuffle": False, "scale_low": 1.0, "scale_high": 1.0, "shift": 0.0}
@@ -180,6 +182,17 @@ def test_a_checkpoint_keeps_the_columns_and_a_user_may_change_them(tmp_path: Pat
     assert wide.task.radius == 50.0 and predictor.embed(cloud).shape == wide.embed(cloud).shape
     with pytest.raises(ValueError, match=r"task_args: unknown argument 'radios'; did you mean 'radius'"):
         bixt3d.Predictor(result.run_dir / "last", "cpu", task_args={"radios": 50.0})
+    shown = Gallery.of_split(predictor, make_split(1))[0]
+    assert shown.modes == ("prediction", "truth", "error", "confidence")  # no attention: which column's?
+    labelled = make_split(1).parts[0] >= 0
+    assert shown.names == NAMES and shown.prediction.shape == shown.truth.shape == (int(labelled.sum()),)
+    assert shown.points.shape == (int(labelled.sum()), 3)  # those without a label say nothing of errors
+    counts = metrics.confusion_matrix(torch.tensor(shown.prediction), torch.tensor(shown.truth), 4)
+    assert shown.verdict == f"IoU {metrics.segmentation(counts)['miou']:.1%}"
+    with pytest.raises(ValueError, match="one that looks at scenes piece by piece"):
+        predictor.attention(cloud)
+    with pytest.raises(ValueError, match="which an exported file cannot do"):
+        export_model(result.run_dir / "last", tmp_path / "scenes.onnx")
     renamed = bixt3d.load_model(result.run_dir / "last", "cpu", classes=["wet", "dry"])
     again = bixt3d.Predictor(renamed, "cpu")
     assert again.part_names == ("wet", "dry") and len(again.segment(cloud).parts) == 700

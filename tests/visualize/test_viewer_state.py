@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bixt3d.visualize import Gallery, LabelledCloud
+from bixt3d.visualize import Gallery, LabelledCloud, viewer_state
 from bixt3d.visualize.scene import BESIDE, MODES, PLAIN, TRUE, rgb
 from bixt3d.visualize.viewer_state import HELP, KEYS, ViewerState
 from tests.visualize.clouds import BROKEN, ONLY_POINTS, UNLABELLED, Shelf, ball
@@ -185,3 +185,14 @@ def test_keys_are_those_that_the_help_names() -> None:
     assert HELP[2] == ("1 2 3 4 5 6 7", ", ".join(MODES))
     assert (KEYS[262], KEYS[263], KEYS[265], KEYS[264]) == ("next", "previous", "layer up", "layer down")
     assert max(len(f"  {keys:17}{text}") for keys, text in HELP) <= 80
+
+
+def test_clouds_with_millions_of_points_are_thinned_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(viewer_state, "MOST", 50)
+    points = np.random.default_rng(0).normal(size=(400, 3))
+    whole = LabelledCloud(
+        "scan", points, ids=(0, 1), names=("low", "high"), prediction=(points[:, 1] > 0) * 1
+    )
+    state = ViewerState([whole])
+    assert state.points.shape == state.colors.shape == (50, 3)
+    assert state.headline == "scan · 50 of 400 points · prediction"
