@@ -2,9 +2,11 @@
 
     python -m benchmarks.corruption runs/modelnet40_cpu/last runs/modelnet40_cpu_naive/last \
         --out results/corruption
+    python -m benchmarks.corruption modelnet40_cpu --suite modelnet-c --out results/modelnet-c
 
 Every model sees the same damaged test clouds, drawn by a seed that follows from the corruption and its
 severity. The damage is done to all stored points, before a model chooses and orders its own among them.
+``--suite`` takes the corruptions of ModelNet-C or ModelNet40-C (`benchmarks.suites`) in place of our own.
 """
 
 from __future__ import annotations
@@ -18,17 +20,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from benchmarks import suite_scores
 from benchmarks.damage import CORRUPTIONS, Corruption
 from benchmarks.models import count_parameters
+from benchmarks.suites import SUITES, Suite
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d import open_dataset
 from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import Config, config_from, override
 from bixt3d.datasets.loader import arrange_split
-from bixt3d.datasets.spheres import normalize_split
+from bixt3d.datasets.spheres import normalize_split, unit_spheres
 from bixt3d.datasets.split import Split
+from bixt3d.datasets.strays import normalize_as
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.training import load_checkpoint
 from bixt3d.training.device import pick_device
@@ -45,7 +50,8 @@ def choose(split: Split, num_points: int, order: str) -> Split:
     own = split.num_points
     if own < num_points:
         points = split.points[:, torch.arange(num_points) % own]  # (S, num_points, C)
-        split = replace(split, points=points, count=torch.full((len(split),), own))
+        count = torch.full((len(split),), own) if split.count is None else split.count
+        split = replace(split, points=points, count=count)
     return arrange_split(split, num_points, order)
 
 
@@ -62,10 +68,21 @@ class Trained:
         """Return the points that the model looks at; a split that is damaged already, or is to be thinned."""
         data = self.config.data
         split = split.with_features(self.features)
+        if data.normalization != "max":  # else clouds are normalised already, or are not to be
+            split = normalize_as(split, data.normalization, drop=True)
         if corruption is None or corruption.change is not None:
             return choose(split, data.num_points, data.order)
         few = choose(split, int(severity), data.order)
         return choose(few, data.num_points, data.order) if corruption.repeated else few
+
+    def arrange(self, split: Split) -> Split:
+        """Return what the model sees of clouds as a file has them: normalised and chosen anew."""
+        data = self.config.data
+        if data.normalization == "max":
+            split = replace(split, points=unit_spheres(split.points, split.count))
+        else:
+            split = normalize_as(split, data.normalization, drop=True)
+        return choose(split, data.num_points, data.order)
 
     def about(self) -> str:
         """Return a line of what was trained, and how."""
@@ -78,10 +95,18 @@ class Trained:
 
     def accuracy(self, split: Split, device: torch.device) -> float:
         """Return the overall accuracy on a split as `see` gives it."""
-        split, train = split.to(device), self.config.train
+        return float((self.probabilities(split, device).argmax(-1) == split.label).double().mean())
+
+    def probabilities(self, split: Split, device: torch.device) -> Tensor:
+        """Return the probability of each class (S, K) on a split as `see` gives it."""
+        split, train, found = split.to(device), self.config.train, []
         task = build_task(self.config)
         task.set_facts(task.facts(split))
-        return evaluate(self.model, split, task, train.eval_batch_size, train.amp).metrics["oa"]
+        evaluate(
+            *(self.model, split, task, train.eval_batch_size, train.amp),
+            watch=lambda logits, batch: found.append(logits.float().softmax(-1).cpu()),
+        )
+        return torch.cat(found)
 
 
 def load(run: str, name: str, overrides: Sequence[str], device: torch.device) -> Trained:
@@ -202,9 +227,7 @@ def page(
     rows: list[list[str]], models: Sequence[Trained], split: Split, whole: int | None, about: str
 ) -> str:
     """Return the text of the page; `whole`: the data's number of shapes, where only some were looked at."""
-    part = f"the {len(split)} test shapes"
-    if whole is not None:
-        part = f"a trial on {len(split)} of the {whole} test shapes, spread evenly"
+    part = part_of(split, whole)
     again = ", ".join(c.name for c in CORRUPTIONS if c.normalized)
     trained = "\n".join(model.about() for model in models)
     definitions = "\n".join(f"- {c.name}: {c.says}." for c in CORRUPTIONS)
@@ -240,6 +263,32 @@ roughly.
 """
 
 
+def part_of(split: Split, whole: int | None) -> str:
+    """Say which shapes were looked at; ``whole``: the data's number of shapes, where only some were."""
+    if whole is None:
+        return f"the {len(split)} test shapes"
+    return f"a trial on {len(split)} of the {whole} test shapes, spread evenly"
+
+
+def run_suite(
+    suite: Suite,
+    models: Sequence[Trained],
+    split: Split,
+    whole: int | None,
+    device: torch.device,
+    out: Path,
+    begun: float,
+) -> None:
+    """Measure under a published suite, and write page and table."""
+    clean, found = suite_scores.measure(suite, models, split, device)
+    rows = suite_scores.table(suite, clean, found)
+    minutes = (time.perf_counter() - begun) / 60
+    about = f"`{command_line('benchmarks.corruption')}`, {minutes:.1f} minutes\n\n{environment_line(device)}"
+    write_csv(suite_scores.levels(clean, found), out / "table.csv")
+    write_text(out / "README.md", suite_scores.page(suite, rows, part_of(split, whole), models, about))
+    print(f"{markdown_table(rows[0], rows[1:])}\nwritten to {out}")
+
+
 def labels(runs: Sequence[str], names: Sequence[str] | None) -> list[str]:
     """Return what the models are called: as told, or by the last part of what they were found by.
 
@@ -259,6 +308,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", help="checkpoints: files, runs, or names of shipped weights")
     parser.add_argument("--out", type=Path, required=True, help="folder for page, table and picture")
+    parser.add_argument("--suite", choices=SUITES, help="corruptions of a published benchmark")
     parser.add_argument("--names", nargs="+", help="what the models are called in table and picture")
     parser.add_argument("--shapes", type=int, help="a trial on so many shapes, spread over the split")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all models")
@@ -280,6 +330,10 @@ def run(args: argparse.Namespace) -> None:
     split = whole = open_clouds(models)
     if args.shapes is not None and args.shapes < len(whole):
         split = whole.select(torch.linspace(0, len(whole) - 1, args.shapes).round().long())
+    trial = len(whole) if len(split) < len(whole) else None
+    if args.suite is not None:
+        run_suite(SUITES[args.suite], models, split, trial, device, args.out, begun)
+        return
     clean, scores = measure(models, split, device)
     rows = table(clean, scores)
     minutes = (time.perf_counter() - begun) / 60
@@ -287,7 +341,6 @@ def run(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     robustness_curves(clean, scores, args.out / "corruption.png")
     write_csv(rows, args.out / "table.csv")
-    trial = len(whole) if len(split) < len(whole) else None
     write_text(args.out / "README.md", page(rows, models, split, trial, about))
     print(f"{markdown_table(rows[0], rows[1:])}\nwritten to {args.out}")
 

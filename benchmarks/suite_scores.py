@@ -33,14 +33,14 @@ def measure(
                 f"{trained.name}: expected a model of xyz alone, got {', '.join(trained.features)}"
             )
     split = split.with_features(())
-    clean = {trained.name: trained.named(split, device) for trained in models}
+    clean = {trained.name: trained.accuracy(trained.arrange(split), device) for trained in models}
     found: Accuracies = {}
     for name in suite.corruptions:
         rows = found[name] = {trained.name: [] for trained in models}
         for level in LEVELS:
-            damaged = replace(split, points=suite.damage(split.points, name, level), normalized=False)
+            damaged = replace(split, points=suite.damage(split.points, name, level))
             for trained in models:
-                rows[trained.name].append(trained.named(damaged, device))
+                rows[trained.name].append(trained.accuracy(trained.arrange(damaged), device))
         print(name, *(f"{100 * statistics.mean(row):.2f}" for row in rows.values()), sep="  ", flush=True)
     return clean, found
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from benchmarks import corruption, damage
+from benchmarks import corruption, damage, suites
 from benchmarks.corruption import choose, load, open_clouds
 from benchmarks.damage import CORRUPTIONS, Corruption
 from bixt3d import Predictor, create_model
@@ -295,6 +295,35 @@ def test_trial_on_some_shapes_says_so(runs: Path, tmp_path: Path, monkeypatch: p
     page = (tmp_path / "README.md").read_text()
     assert f"a trial on 7 of the {total} test shapes, spread evenly" in page
     assert "| a model |" in page
+
+
+def test_published_suites(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: suites.SUITES["modelnet-c"].corruptions[name] for name in ("jitter", "rotate")}
+    suite = replace(suites.SUITES["modelnet-c"], corruptions=few)
+    monkeypatch.setitem(corruption.SUITES, "modelnet-c", suite)
+    command(monkeypatch, runs / "naive", "--suite", "modelnet-c", "--names", "a model", "--out", tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert page.startswith("# ModelNet-C\n") and "- jitter: Move points by normal noise" in page
+    with open(tmp_path / "table.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [row[:2] for row in rows[1:4]] == [["none", ""], ["jitter", "1"], ["jitter", "2"]] and len(
+        rows
+    ) == 12
+    one = load(str(runs / "naive"), "naive", [], CPU)
+    split = open_clouds([one])
+    seen = one.arrange(replace(split, points=suite.damage(split.points, "jitter", 3)))
+    assert float(rows[4][2]) == pytest.approx(100 * one.accuracy(seen, CPU), abs=0.006)
+
+
+def test_robust_models_see_no_strays(runs: Path) -> None:
+    one = load(str(runs / "naive"), "naive", ["data.normalization=robust"], CPU)
+    split = open_clouds([one])
+    points = split.points.clone()
+    points[:, 0] = torch.tensor([40.0, 0, 0])
+    seen = one.arrange(replace(split, points=points))
+    assert float(seen.points.norm(dim=-1).max()) <= 1 + 1e-5
+    plain = load(str(runs / "naive"), "naive", [], CPU).arrange(replace(split, points=points))
+    assert float(plain.points.norm(dim=-1).median()) < 0.1
 
 
 def test_mistakes_end_in_one_line(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

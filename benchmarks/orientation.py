@@ -1,0 +1,149 @@
+"""Measure trained classifiers on clouds that stand or lie otherwise: turned about y, on a side, up unknown.
+
+    python -m benchmarks.orientation modelnet40_cpu --out results/orientation
+
+The clouds of the test split are measured as they stand, turned about y, each by an angle of its own, and in
+the 24 positions whose axes are parallel to the first ones, each position for as many clouds: as a plain call
+sees them, and with ``up="auto"``, for which the most confident of six answers counts. Then each of the six
+axes is up, and a plain call is not told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from benchmarks.corruption import Trained, labels, load, open_clouds, part_of
+from benchmarks.table import command_line, environment_line, markdown_table
+from bixt3d.commands.endings import one_line_errors
+from bixt3d.datasets.augment import parallel_turns, rotate_up, turn_by
+from bixt3d.datasets.orientation import AXES, turn
+from bixt3d.datasets.split import Split
+from bixt3d.training.device import pick_device
+from bixt3d.training.files import write_csv, write_text
+
+SEED = 0
+
+
+def about_y(points: Tensor) -> Tensor:
+    """Turn each cloud (S, N, 3) about y by an angle drawn evenly: the same every time."""
+    return rotate_up(points, 180, Generator().manual_seed(SEED), ())
+
+
+def parallel(points: Tensor) -> Tensor:
+    """Put clouds (S, N, 3) into the 24 positions in turn, in an order that is drawn: the same every time."""
+    turns = parallel_turns().to(points)
+    order = torch.randperm(len(points), generator=Generator().manual_seed(SEED))  # (S,)
+    return turn_by(points, turns[order % len(turns)], ())
+
+
+def with_up(points: Tensor, axis: str) -> Tensor:
+    """Return clouds (S, N, 3) whose y is up so that ``axis`` is: `turn` with it gives them back."""
+    whole = torch.eye(3)
+    rows = turn(whole, axis)  # of what each axis becomes
+    return points @ rows.T.to(points)
+
+
+def probabilities(trained: Trained, split: Split, points: Tensor, device: torch.device) -> Tensor:
+    """Return the probabilities of classes (S, K) for clouds as a file has them."""
+    return trained.probabilities(trained.arrange(replace(split, points=points)), device)
+
+
+def accuracy(found: Tensor, split: Split) -> float:
+    return float((found.argmax(-1) == split.label).float().mean())
+
+
+def automatic(trained: Trained, split: Split, points: Tensor, device: torch.device) -> Tensor:
+    """Return the probabilities (S, K) of the most confident of six answers, one with each axis up."""
+    seen = torch.stack([probabilities(trained, split, turn(points, axis), device) for axis in AXES])
+    best = seen.amax(-1).argmax(0)  # (S,)
+    return seen[best, torch.arange(len(split))]
+
+
+def measure(trained: Trained, split: Split, device: torch.device) -> dict[str, float]:
+    """Return accuracies by what was done to the clouds."""
+    points = split.points
+    plain, auto = (partial(way, trained, split, device=device) for way in (probabilities, automatic))
+    ways = {
+        "as they stand": plain(points=points),
+        "turned about y": plain(points=about_y(points)),
+        "24 positions": plain(points=parallel(points)),
+        "as they stand, up unknown": auto(points=points),
+        "turned about y, up unknown": auto(points=about_y(points)),
+        "24 positions, up unknown": auto(points=parallel(points)),
+        **{f"{axis} up, not told": plain(points=with_up(points, axis)) for axis in AXES},
+    }
+    found = {name: accuracy(seen, split) for name, seen in ways.items()}
+    found["mean of six up axes, not told"] = statistics.mean(found[f"{axis} up, not told"] for axis in AXES)
+    return found
+
+
+def page(rows: list[list[str]], models: list[Trained], part: str, about: str) -> str:
+    """Return the text of the page."""
+    trained = "\n".join(model.about() for model in models)
+    return f"""# Any orientation
+
+Overall accuracy in per cent on {part}:
+
+{trained}
+
+{markdown_table(rows[0], rows[1:])}
+
+Turned about y: each cloud by an angle drawn evenly. 24 positions: the turns that leave axes parallel to axes,
+each for as many clouds. Up unknown: `Predictor(..., up="auto")`, the most confident of six answers. Not told:
+a plain call, though another axis is up. The same numbers: [table.csv](table.csv).
+
+{about}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="checkpoints: files, runs, or names of shipped weights")
+    parser.add_argument("--out", type=Path, required=True, help="folder for page and table")
+    parser.add_argument("--names", nargs="+", help="what the models are called in the table")
+    parser.add_argument("--shapes", type=int, help="a trial on so many shapes, spread over the split")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all models")
+    parser.add_argument("--device")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice by default")
+    args = parser.parse_args()
+    if args.shapes is not None and args.shapes < 1:
+        parser.error(f"argument --shapes: expected a whole number from 1 up, got {args.shapes}")
+    with one_line_errors():
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    begun, device = time.perf_counter(), pick_device(args.device)
+    opened = partial(load, overrides=args.set, device=device)
+    models = [opened(run, name) for run, name in zip(args.runs, labels(args.runs, args.names), strict=True)]
+    for trained in models:
+        if trained.features:
+            raise ValueError(
+                f"{trained.name}: expected a model of xyz alone, got {', '.join(trained.features)}"
+            )
+    split = whole = open_clouds(models).with_features(())
+    if args.shapes is not None and args.shapes < len(whole):
+        split = whole.select(torch.linspace(0, len(whole) - 1, args.shapes).round().long())
+    found = {trained.name: measure(trained, split, device) for trained in models}
+    ways = next(iter(found.values()))
+    rows = [["clouds", *found], *([way, *(f"{100 * of[way]:.2f}" for of in found.values())] for way in ways)]
+    minutes = (time.perf_counter() - begun) / 60
+    about = f"`{command_line('benchmarks.orientation')}`, {minutes:.1f} minutes\n\n{environment_line(device)}"
+    write_csv(rows, args.out / "table.csv")
+    part = part_of(split, len(whole) if len(split) < len(whole) else None)
+    write_text(args.out / "README.md", page(rows, models, part, about))
+    print(f"{markdown_table(rows[0], rows[1:])}\nwritten to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
