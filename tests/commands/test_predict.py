@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import laspy
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from bixt3d import Predictor, cli, create_model
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import save_model
+from tests.inference.test_stream import write_scan
 from tests.models.randomize import randomize
 from tests.training.tiny import CLASSES, NAIVE, awaken
 
@@ -215,3 +217,32 @@ def test_options_that_do_not_fit(models: Any, clouds: Path, tmp_path: Path, caps
         with pytest.raises(SystemExit):
             predict(models["parts"], clouds, *words)
         assert message in capsys.readouterr().err
+
+
+def test_scenes_in_laz_are_written_again_with_other_classifications(tmp_path: Path, capsys: Any) -> None:
+    args = {"num_classes": 4, "neighbors": 4}
+    model = create_model("bixt_pico_sceneseg_encdec", **args)
+    randomize(model)
+    facts = {"classes": ["scene"], "parts_of_category": [[1, 2, 3]], "part_names": ["none", *"abc"]}
+    built = {"name": "bixt_pico_sceneseg_encdec", "args": args}
+    about = Description("scene_segmentation", built, facts, Preprocess(64, "random", up="z"))
+    save_model(tmp_path / "scenes.safetensors", model, about)
+    write_scan(tmp_path / "in/city.laz", 500)
+    np.save(tmp_path / "in/other.npy", np.random.default_rng(0).uniform(0, 30, (200, 3)))
+    out, checkpoint = tmp_path / "out", tmp_path / "scenes.safetensors"
+    predict(tmp_path / "in", "--checkpoint", checkpoint, "--out", out, "--format", "json", "--radius", 12)
+    rows = json.loads(capsys.readouterr().out)
+    assert [Path(row.get("las", row.get("ply"))).name for row in rows] == [
+        "city_parts.laz",
+        "other_parts.ply",
+    ]
+    labels = np.asarray(laspy.read(out / "city_parts.laz").classification)
+    assert {part["part"]: part["points"] for part in rows[0]["parts"]} == {
+        int(label): int((labels == label).sum()) for label in np.unique(labels)
+    }
+    answer = Predictor(checkpoint, "cpu", task_args={"radius": 12}).segment(tmp_path / "in/city.laz")
+    assert (labels == answer.parts).all() and sum(part["points"] for part in rows[0]["parts"]) == 500
+    predict(checkpoint, tmp_path / "in/city.laz", "--out", out, "--write", "npy")
+    assert len(np.load(out / "city_parts.npy")) == 500
+    with pytest.raises(SystemExit, match="--write las: expected no other form, a LAS or LAZ file"):
+        predict(checkpoint, tmp_path / "in/other.npy", "--out", out, "--write", "las")

@@ -35,6 +35,7 @@ def write_scan(path: Path, count: int, seed: int = 0, kind: int = 3) -> np.ndarr
     las.gps_time = random.uniform(0, 1e6, count)
     las.red, las.green, las.blue = random.integers(0, 65_536, (3, count))
     las.classification = random.integers(0, 19, count)
+    path.parent.mkdir(exist_ok=True)
     las.write(path)
     return np.asarray(las.xyz)
 
