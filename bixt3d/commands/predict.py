@@ -58,10 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_up(parser)
     parser.add_argument(
+        "--robust", action="store_true", help="leave out points that stand apart from the rest"
+    )
+    parser.add_argument(
         "--radius",
         type=float,
         metavar="R",
         help="of the columns in which scenes are looked at, in the files' unit (default: as in the training)",
+    )
+    parser.add_argument(
+        "--step",
+        type=float,
+        metavar="S",
+        help="distance of those columns, in radii: up to 1.4; wider is faster (default: as in the training)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=BATCH, metavar="N", help=f"clouds at a time (default: {BATCH})"
@@ -105,9 +114,13 @@ def run(args: argparse.Namespace) -> None:
     from bixt3d.visualize.listing import listing
 
     args.ending.folder = folder_of(checkpoint)
-    given_args = {} if args.radius is None else {"radius": args.radius}
+    sizes = {key: getattr(args, key) for key in ("radius", "step") if getattr(args, key) is not None}
     device = pick_device(args.device)
-    predictor = Predictor(checkpoint, device, args.up, args.batch_size, task_args=given_args)
+    predictor = Predictor(
+        *(checkpoint, device, args.up, args.batch_size),
+        task_args=sizes,
+        normalization="robust" if args.robust else None,
+    )
     if (args.ply or args.out or args.category) and not predictor.task.per_point:
         raise ValueError(
             f"--ply and --category are for part segmenters, as --out is; {checkpoint} names classes"

@@ -85,8 +85,10 @@ class Preprocess:
         if self.normalization == "robust":
             clouds = xyz.flatten(0, -3) if xyz.ndim > 2 else xyz[None]  # (B, N, 3)
             # Of a larger cloud a draw of the points that a training stores is judged.
-            judged = clouds[:, self.drawn(xyz.shape[-2], xyz.device)]  # (B, M, 3)
-            xyz = robust_sphere(clouds, judged, stray_points(judged)).reshape(xyz.shape)
+            drawn = self.drawn(xyz.shape[-2], xyz.device)  # (M,)
+            judged = clouds[:, drawn]  # (B, M, 3)
+            again = torch.arange(len(drawn), device=xyz.device) >= xyz.shape[-2]  # (M,)
+            xyz = robust_sphere(clouds, judged, stray_points(judged) | again).reshape(xyz.shape)
         else:
             xyz = unit_sphere(xyz)
         return torch.cat([xyz, points[..., 3:]], -1).float()

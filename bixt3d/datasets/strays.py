@@ -108,12 +108,11 @@ def normalize_as(split: Split, normalization: str, drop: bool = False) -> Split:
 def _moved(points: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return clouds (S, N, C) in the sphere of what is not astray, and which rows are not to be kept."""
     xyz = as_float64(points[..., :3])
-    stray = stray_points(xyz)
-    moved = torch.cat([robust_sphere(xyz, xyz, stray).to(points), points[..., 3:]], -1)
-    stray = stray.to(points.device)
+    gone = stray_points(xyz)  # (S, N)
     if count is not None:
-        stray = stray | (torch.arange(points.shape[1], device=points.device) >= count[:, None])
-    return moved, stray
+        gone = gone | (torch.arange(points.shape[1], device=gone.device) >= count[:, None].to(gone.device))
+    moved = torch.cat([robust_sphere(xyz, xyz, gone).to(points), points[..., 3:]], -1)
+    return moved, gone.to(points.device)
 
 
 def _points(points: Tensor, count: Tensor | None = None, drop: bool = False) -> Tensor:

@@ -46,6 +46,8 @@ class Predictor(Attentive):
         classes: Names of the classes; the checkpoint's if None, or numbers for a model that has none.
         num_points: Points a cloud; the training's if None, or all for a model without a checkpoint.
         task_args: Arguments of the task in place of the training's, such as ``{"radius": 60}`` of scenes.
+        normalization: ``"robust"`` finds points that stand apart first: they give neither centre nor scale,
+            and a classifier does not see them. The training's if None; see `Preprocess`.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -62,6 +64,7 @@ class Predictor(Attentive):
         classes: Sequence[str] | None = None,
         num_points: int | None = None,
         task_args: Mapping[str, Any] | None = None,
+        normalization: str | None = None,
     ) -> None:
         """Load the model if a path or a name is given."""
         if device is None:
@@ -73,7 +76,9 @@ class Predictor(Attentive):
         loaded = open_model(model_or_path, self.device, classes, num_points, task_args=task_args)
         self.model, self.task, self.classes, preprocess = loaded
         self.auto_up = up == "auto"
-        self.preprocess = preprocess if up is None or self.auto_up else replace(preprocess, up=up)
+        if up is not None and not self.auto_up:
+            preprocess = replace(preprocess, up=up)
+        self.preprocess = replace(preprocess, normalization=normalization or preprocess.normalization)
 
     @property
     def up(self) -> str | None:

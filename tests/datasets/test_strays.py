@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bixt3d import Split
+from bixt3d import Predictor, Split, create_model
 from bixt3d.datasets.loader import arrange_split
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.strays import kept_rows, normalize_as, robust_sphere, stray_points
@@ -100,10 +100,14 @@ def test_max_is_as_before() -> None:
 
 def test_rows_beyond_count_are_no_points() -> None:
     own = torch.cat([sphere(300), FAR_AWAY])
+    centre = sphere(300).mean(0)
+    farthest = (sphere(300) - centre).norm(dim=-1).max()
     clouds = torch.cat([own, own[torch.arange(100) % 303]])[None]
     split = normalize_as(split_of(clouds, torch.tensor([303])), "robust", drop=True)
     assert split.count is not None and split.count.tolist() == [300]
     assert torch.unique(split.points[0], dim=0).shape == (300, 3)
+    expected = ((sphere(300) - centre) / farthest).float()
+    torch.testing.assert_close(split.points[0, :300], expected, atol=1e-6, rtol=0)
 
 
 class Seen(nn.Module):
@@ -142,3 +146,30 @@ def test_recorded_and_old_checkpoints_load() -> None:
         Preprocess(normalization="best")
     with pytest.raises(ValueError, match="expected num_points for an export"):
         RawModel(Seen(), Preprocess(normalization="robust"), per_point=False)
+
+
+def test_exported_graph_sees_it_for_any_number_of_points() -> None:
+    preprocess = Preprocess(64, "fps", 200, normalization="robust")
+    several = torch.stack([sphere(150), sphere(150, 1)])
+    sizes = ({1: torch.export.Dim("n", min=16, max=4000)},)
+    graph = torch.export.export(
+        RawModel(Seen(), preprocess, per_point=False), (several,), dynamic_shapes=sizes
+    )
+    for own in (40, 90, 500):
+        cloud = torch.cat([4 * sphere(own), FAR_AWAY])
+        found = graph.module()(torch.stack([cloud, cloud]))
+        torch.testing.assert_close(found[1], preprocess.choose(preprocess.normalize(cloud)))
+
+
+def test_predictor_takes_it_for_a_model_of_another_training() -> None:
+    torch.manual_seed(0)
+    model = create_model("bixt_ti_cls", num_classes=3, dim=16, num_heads=1, num_latents=4, depth=1)
+    own = torch.cat([sphere(200), FAR_AWAY])
+    plain, robust = (Predictor(model, normalization=way) for way in (None, "robust"))
+    assert plain.preprocess.normalization == "max" and robust.preprocess.normalization == "robust"
+    seen = robust(own.numpy()).points
+    assert seen.shape == (200, 3)
+    torch.testing.assert_close(torch.from_numpy(seen), sphere(200).float(), atol=1e-3, rtol=0)
+    assert plain(own.numpy()).points.shape == (203, 3)
+    with pytest.raises(ValueError, match="normalization: expected one of max, robust, got 'best'"):
+        Predictor(model, normalization="best")
