@@ -128,14 +128,14 @@ class ConvTokenizer(GridTokenizer):
         stride: Pixels from one token to the next, a power of 2.
 
     Raises:
-        ValueError: For another stride, or a width that it does not divide.
+        ValueError: For another stride, or one that leaves no channel at the first convolution.
     """
 
     def __init__(self, in_dims: int = 3, dim: int = 192, stride: int = 16) -> None:
         """Build the convolutions and the positions."""
         count = stride.bit_length() - 1
-        if stride < 2 or stride != 1 << count or dim % (stride // 2):
-            raise ValueError(f"stride: expected a power of 2, half of which divides dim={dim}, got {stride}")
+        if stride < 2 or stride != 1 << count or dim < stride // 2:
+            raise ValueError(f"stride: expected a power of 2, at most twice dim={dim}, got {stride}")
         widths = [in_dims, *(dim >> (count - 1 - at) for at in range(count))]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bixt3d.models.encoder import PointModel
-from bixt3d.models.official import initialize_from
+from bixt3d.models.official import initialize_from, read_state
 from bixt3d.suggest import nearest
 from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import find_checkpoint, read_checkpoint
@@ -84,19 +82,14 @@ def _features(name: str, known: Description) -> str:
 
 
 def _start_from_official(model: nn.Module, path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"model.init_from: no file {path}, an official BiXT checkpoint (.pth)")
     if not isinstance(model, PointModel):
         raise ValueError(f"model.init_from: expected a model with a BiXT trunk, got {type(model).__name__}")
     try:
-        # Checkpoints of timm's training script carry their command line as a Namespace.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise ValueError("it holds other things than tensors")
-    except Exception as error:  # torch raises several kinds for a damaged or foreign file
-        raise ValueError(f"model.init_from: {path} cannot be read ({error})") from None
+        state = read_state(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"model.init_from: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"model.init_from: {error}") from None
     left = initialize_from(model, state)
     count = len(model.encoder.trunk.state_dict())
     return f"start: the trunk's {count} tensors from {path}; left out: {', '.join(left) or 'nothing'}"

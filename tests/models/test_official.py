@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -273,3 +274,113 @@ class TestInitializeFrom:
     def test_unknown_names(self) -> None:
         with pytest.raises(ValueError, match="unknown names"):
             official.initialize_from(small_model(), {**self.checkpoint(3), "cls_token": torch.rand(1)})
+
+
+def image_state(conv: bool = False) -> tuple[Any, dict[str, Tensor]]:
+    """A small classifier of images with random weights, and the official state dict of the same model."""
+    name = "bixt_ti_image_cls_conv" if conv else "bixt_ti_image_cls"
+    sizes = {"dim": 24, "depth": 3, "num_heads": 3, "num_latents": 5, "mlp_ratio": 2.0, "drop_path": 0.0}
+    model: Any = create_model(name, num_classes=4, stride=8, **sizes)
+    randomize(model)
+    model.eval()
+    state = {official_name(name): value for name, value in model.encoder.trunk.state_dict().items()}
+    head = {"fc_norm": model.head.norm, "head": model.head.linear}
+    state |= {
+        f"{name}.{kind}": getattr(part, kind) for name, part in head.items() for kind in ("weight", "bias")
+    }
+    tokenizer = model.encoder.tokenizer
+    for name, value in tokenizer.embed.state_dict().items():
+        at, _, rest = name.rpartition(".")
+        place = f"{int(at) // 3 * 2}.{int(at) % 3}." if conv else ""
+        state[f"patch_embed.proj.{place}{rest}"] = value
+    project = tokenizer.positions.project
+    state["fourier_pos_encode.token_projection.weight"] = project.weight[:, :, None, None]
+    state["fourier_pos_encode.token_projection.bias"] = project.bias
+    state["fourier_pos_encode.pos"] = torch.zeros(64, 28, 28)
+    return model, {name: value.detach().clone() for name, value in state.items()}
+
+
+class TestWholeModels:
+    @needs_fixtures
+    @torch.no_grad()
+    def test_published_numbers(self, tmp_path: Path) -> None:
+        """Its positions are the published ones, and behind its tokenizer come the published logits."""
+        with np.load(fixtures_dir() / "official_bixt_trunk.npz") as file:
+            seen = {name: torch.from_numpy(file[name]) for name in file.files}
+        state = {name.removeprefix("sd/"): value for name, value in seen.items() if name.startswith("sd/")}
+        torch.save({"state_dict": state, "epoch": 3}, tmp_path / "official.pth.tar")
+        model: Any = official.load_image_model(tmp_path / "official.pth.tar", num_heads=3)
+        assert model.image_size == 16 and model.stride == 4 and not model.training
+        latents, _ = model.encoder.trunk(seen["tokens"])
+        torch.testing.assert_close(latents, seen["latents_out"], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.head(latents), seen["logits"], rtol=1e-4, atol=1e-4)
+        # Of black images the tokenizer gives positions and bias alone.
+        tokens = model.encoder.tokenizer(torch.zeros(1, 16, 16, 3)).flatten(1, 2)[0]  # (16, 48)
+        project = "fourier_pos_encode.token_projection"
+        expected = state["fourier_pos_encode.pos"].flatten(1).T @ state[f"{project}.weight"].flatten(1).T
+        expected = expected + state[f"{project}.bias"] + state["patch_embed.proj.bias"]
+        torch.testing.assert_close(tokens, expected, rtol=1e-5, atol=1e-5)
+        images = torch.randn(2, 16, 16, 3)
+        patches = torch.nn.functional.conv2d(
+            images.permute(0, 3, 1, 2), state["patch_embed.proj.weight"], stride=4
+        )  # (2, 48, 4, 4)
+        tokens = patches.flatten(2).transpose(1, 2) + expected
+        whole = model.head(model.encoder.trunk(tokens)[0])
+        torch.testing.assert_close(model(images), whole, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("conv", [False, True])
+    @torch.no_grad()
+    def test_every_tensor_comes_back(self, conv: bool, tmp_path: Path) -> None:
+        """Whatever their order in the file; the grid of 28 tells a stride of 8 at 224 pixels."""
+        model, state = image_state(conv)
+        shuffled = {name: state[name] for name in sorted(state)}
+        torch.save(shuffled, tmp_path / "a.pth")
+        loaded: Any = official.load_image_model(tmp_path / "a.pth", num_heads=3)
+        assert (loaded.stride, loaded.image_size) == (8, 224)
+        assert loaded.state_dict().keys() == model.state_dict().keys()
+        assert all(value.equal(model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+    @torch.no_grad()
+    def test_scales_of_branches(self, tmp_path: Path) -> None:
+        """A model whose branches are scaled is one with other maps before the scales."""
+        model, state = image_state()
+        images = torch.randn(2, 32, 32, 3)
+        plain = model(images)
+        scale = {name: torch.full((24,), 0.5) for name in scales_of(state)}
+        for name, gamma in scale.items():
+            block, _, kind = name.removesuffix(".gamma").rpartition(".")
+            last = {"ls1": "attn.proj", "ls2": "mlp.fc2"}.get(kind)
+            last = last or {"ls1": f"attn.proj{kind[3:]}", "ls2": f"mlp{kind[3:]}.fc2"}[kind[:3]]
+            for of in ("weight", "bias"):
+                state[f"{block}.{last}.{of}"] = state[f"{block}.{last}.{of}"] / gamma[0]
+        torch.save({**state, **scale}, tmp_path / "a.pth")
+        assert len(scale) == 2 * 3 + 4 * 2 + 2
+        loaded = official.load_image_model(tmp_path / "a.pth", num_heads=3)
+        torch.testing.assert_close(loaded(images), plain, rtol=1e-4, atol=1e-5)
+
+    def test_what_is_no_whole_checkpoint(self, tmp_path: Path) -> None:
+        _, state = image_state()
+        with pytest.raises(FileNotFoundError, match=r"no file .*gone.pth"):
+            official.load_image_model(tmp_path / "gone.pth")
+        (tmp_path / "a.pth").write_bytes(b"no file of torch")
+        with pytest.raises(ValueError, match=r"a.pth cannot be read"):
+            official.load_image_model(tmp_path / "a.pth")
+        left = {name: value for name, value in state.items() if not name.startswith("patch_embed.")}
+        torch.save(left, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match=r"expected patch_embed. \.\.\. and"):
+            official.load_image_model(tmp_path / "a.pth")
+        state["patch_embed.proj.bias"] = torch.zeros(5)
+        torch.save(state, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match="does not fit a classifier of images"):
+            official.load_image_model(tmp_path / "a.pth", num_heads=3)
+
+
+def scales_of(state: dict[str, Tensor]) -> list[str]:
+    """The names of the scales that such a model has: two a self-attention, two a stream that is updated."""
+    blocks = sorted({".".join(name.split(".")[:3]) for name in state if name.startswith("blocks.")})
+    names = []
+    for block in blocks:
+        one_sided = f"{block}.attn.r_latents.weight" in state
+        streams = ("",) if "self" in block else ("_lat",) if one_sided else ("_lat", "_pat")
+        names += [f"{block}.ls{number}{stream}.gamma" for stream in streams for number in (1, 2)]
+    return names
