@@ -286,7 +286,7 @@ def derive(clouds: Mapped, what: str, make: Callable[[int, Tensor], Tensor], doi
 def of_each(
     clouds: Tensor, what: str, make: Callable[[int, Tensor], Tensor], doing: str = "looking at the clouds"
 ) -> Tensor:
-    """Return some numbers of every cloud (S, K); of clouds in files they are computed once, as by `derive`."""
+    """Return some numbers of every cloud (S, K); for clouds in files they are found once, as by `derive`."""
     if isinstance(clouds, Mapped):
         return derive(clouds, what, make, doing).clone()
     begins = range(0, len(clouds), CHUNK)

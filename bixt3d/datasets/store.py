@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bixt3d.datasets.room import VARIABLE, room
 
-SPILL = 1 << 26  # bytes that are kept in memory, and then in the cache's own file
+SPILL = 1 << 26  # bytes that are kept in memory, if they fit, and then in the cache's own file
 HEADER = 128  # bytes before the numbers of a .npy file
 
 
@@ -91,7 +91,7 @@ class Store:
         self.columns: dict[str, Column] = {}
         self.failures: list[str] = []
         self.place: Path | None = None
-        self._places, self._held = list(places), 0
+        self._places, self._held, self._most = list(places), 0, room()
         self.token = secrets.token_hex(4)
 
     def add(self, **arrays: NDArray[Any]) -> None:
@@ -157,9 +157,9 @@ class Store:
         if self.place is None:
             column.blocks.append(block)
             self._held += block.nbytes
-            if self._held > SPILL and self._places:
+            if self._held > min(SPILL, self._most) and self._places:
                 self._move()
-            elif self._held > SPILL and self._held > 2 * room():
+            elif self._held > SPILL and self._held > 2 * self._most:
                 raise self._too_large()
             return
         try:
@@ -194,7 +194,7 @@ class Store:
             break
         else:
             if self.place is not None:
-                if sum(column.size for column in self.columns.values()) > 2 * room():
+                if self.size > 2 * self._most:
                     raise self._too_large()
                 for column in self.columns.values():
                     column.read_back()
