@@ -448,6 +448,8 @@ class TestRanges:
         [
             ("data.order", ("stored", "fps", "random")),
             ("data.train_split", ("train", "trainval")),
+            ("data.normalization", ("max", "robust")),
+            ("augment.turn", ("none", "quarter", "axes")),
             ("optim.name", ("adamw", "muon", "sgd", "adam")),
             ("optim.schedule", ("cosine", "step")),
             ("optim.schedule_unit", ("step", "epoch")),
@@ -465,7 +467,8 @@ class TestRanges:
 
     def test_every_setting_with_choices_is_tested(self) -> None:
         optim = {"optim.name", "optim.schedule", "optim.schedule_unit"}
-        assert set(choices()) == {"data.order", "data.train_split", "train.compile_mode", *optim}
+        data = {"data.order", "data.train_split", "data.normalization"}
+        assert set(choices()) == {*data, "augment.turn", "train.compile_mode", *optim}
 
     def test_the_nearest_choice_is_named(self, load: Load) -> None:
         with pytest.raises(ValueError, match=r"got 'muo'; did you mean 'muon'\?$"):
