@@ -22,6 +22,7 @@ WHOLE: dict[str, Any] = {
         "features": ["normal", "color"],
         "up": "-z",
         "estimate_normals": True,
+        "normalization": "robust",
         "channels": 9,
     },
     "dataset": "shapenetpart",
@@ -34,7 +35,7 @@ def test_there_and_back() -> None:
     description = Description.from_dict(json.loads(json.dumps(WHOLE)))
     assert description.to_dict() == WHOLE == json.loads(description.to_json())
     assert description.facts == {name: WHOLE[name] for name in ("classes", "parts_of_category")}
-    assert description.preprocess == Preprocess(48, "random", 80, ("normal", "color"), "-z", True)
+    assert description.preprocess == Preprocess(48, "random", 80, ("normal", "color"), "-z", True, "robust")
     assert description.preprocess.channels == 9
     assert Description.from_dict({**WHOLE, "format": 1}) == description
 

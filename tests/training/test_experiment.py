@@ -54,7 +54,7 @@ def test_description_tells_what_a_prediction_needs(root: Path) -> None:
         "features": [],
         "channels": 3,
     }
-    preprocess |= {"up": None, "estimate_normals": False}
+    preprocess |= {"up": None, "estimate_normals": False, "normalization": "max"}
     assert description.to_dict() == {
         "task": "classification",
         "model": {"name": "bixt_ti_cls", "args": {"num_classes": 10, "in_dims": 3, "depth": 2}},

@@ -263,7 +263,7 @@ def test_saved_weights_are_the_evaluated(tmp_path: Path) -> None:
         "features": [],
         "channels": 3,
     }
-    stated |= {"up": None, "estimate_normals": False}
+    stated |= {"up": None, "estimate_normals": False, "normalization": "max"}
     assert meta["preprocess"] == stated
     assert model.description == Description.from_dict(meta)
 
