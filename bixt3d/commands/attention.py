@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--latents", type=int, nargs="+", metavar="N", help="latents to show, from 1 (default: six of them)"
     )
+    output.add_argument(
+        "--of",
+        choices=("latents", "tokens"),
+        default="latents",
+        help="what a latent reads of the points, or what each point reads of it (default: latents)",
+    )
     output.add_argument("--heads", type=int, metavar="LATENT", help="show the heads of this latent, from 1")
     output.add_argument(
         "--out",
@@ -102,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError(f"--shape: expected 0 to {len(split) - 1}, got {shape}")
         cloud, title = split.points[shape], f"{split.classes[int(split.label[shape])]}, shape {shape}"
         category = int(split.category[shape]) if split.category is not None else None
-    attention = predictor.attention(cloud, category)
+    attention = predictor.attention(cloud, category, args.of)
     latents = [number - 1 for number in args.latents] if args.latents else None
     heads = args.heads - 1 if args.heads else None
     picture = attention_picture(attention, args.out, latents, heads, title, predictor.preprocess.up)

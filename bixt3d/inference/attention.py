@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from bixt3d.ops import attention_diversity, knn
 from bixt3d.tasks import Attention, Task
 
 Category = str | int | None
+Direction = Literal["latents", "tokens"]
 
 
 class Attentive:
@@ -30,12 +31,16 @@ class Attentive:
         attended: list[Attended] = self._look("located_attention", cloud, category)[0]
         return [attention[0].cpu() for _, attention in attended]
 
-    def attention(self, cloud: Cloud, category: Category = None) -> Attention:
+    def attention(
+        self, cloud: Cloud, category: Category = None, direction: Direction = "latents"
+    ) -> Attention:
         """Return where the latents look on one cloud, for each layer and head, on every point.
 
         Args:
             cloud: An array or tensor (N, C), or a file's path.
             category: As for `segment`.
+            direction: ``"latents"``: how much a latent reads of each token. ``"tokens"``: how much each token
+                reads of a latent; layers in which the tokens read nothing are left out.
 
         Raises:
             ValueError: For a wrong shape, NaN, a category that is missing or unknown, or a model of scenes.
@@ -43,7 +48,10 @@ class Attentive:
         """
         if self.task.reach(self.preprocess) is not None:
             raise ValueError("expected a model of whole clouds, got one that looks at scenes piece by piece")
-        attended, points, preprocess = self._look("located_attention", cloud, category)
+        said = {} if direction == "latents" else {"direction": direction}
+        attended, points, preprocess = self._look("located_attention", cloud, category, **said)
+        if not attended:
+            raise ValueError(f"direction={direction!r}: no layer of this model has it")
         everywhere = preprocess.normalize(points)[None, :, :3].to(self.device)  # (1, N, 3)
         maps, searched, nearest_token = [], None, everywhere
         for xyz, attention in attended:
@@ -68,13 +76,15 @@ class Attentive:
         maps = self.attention_maps(cloud, category)
         return [torch.cat(attention_diversity(layer[None])).numpy() for layer in maps]
 
-    def _look(self, method: str, cloud: Cloud, category: Category) -> tuple[Any, Tensor, Preprocess]:
+    def _look(
+        self, method: str, cloud: Cloud, category: Category, **options: str
+    ) -> tuple[Any, Tensor, Preprocess]:
         """Return what a method of the model says of a cloud, the cloud's points, and how they stand."""
         if not hasattr(self.model, method):
             raise ValueError(f"expected a model with {method}, got {type(self.model).__name__}")
         points, preprocess = self._read(cloud), self._standing(cloud, category)
         inputs = [one.to(self.device) for one in self.task.inputs(points, preprocess, category)]
-        said = getattr(self.model, method)(*inputs)
+        said = getattr(self.model, method)(*inputs, **options)
         return said, points, preprocess
 
     def _read(self, cloud: Any) -> Tensor:

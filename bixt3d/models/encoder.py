@@ -161,14 +161,25 @@ class PointModel(nn.Module):
         """
         return [attention for _, attention in self.located_attention(points, category)]
 
-    def located_attention(self, points: Tensor, category: Tensor | None = None) -> list[Attended]:
-        """Return what `attention_maps` does, each with the xyz of its tokens (B, N, 3) before it."""
+    def located_attention(
+        self, points: Tensor, category: Tensor | None = None, direction: str = "latents"
+    ) -> list[Attended]:
+        """Return what `attention_maps` does, each with the xyz of its tokens (B, N, 3) before it.
+
+        With ``direction="tokens"`` it is the other direction's: how much of each latent a token reads, which
+        sums to one over the latents; layers without it are left out.
+        """
         trunk = self.encoder.trunk
-        return self._watch(
-            points,
-            category,
-            lambda index, xyz, latents, tokens: (xyz, trunk.attention_map(index, latents, tokens)),
-        )
+
+        def look(index: int, xyz: Tensor, latents: Tensor, tokens: Tensor) -> Attended | None:
+            if direction == "latents":
+                return xyz, trunk.attention_map(index, latents, tokens)
+            both = trunk.similarities(index, latents, tokens)
+            return (
+                None if both is None else (xyz, both[1].float().softmax(-1).transpose(-1, -2))
+            )  # (B, H, M, N)
+
+        return [seen for seen in self._watch(points, category, look) if seen is not None]
 
     def attention_symmetry(self, points: Tensor, category: Tensor | None = None) -> list[Tensor]:
         """Return how alike the two directions of attention are, (B, H) per layer that has both.

@@ -356,10 +356,27 @@ def test_attention_on_every_point_is_that_of_its_token(tmp_path: Path) -> None:
         assert set(found) == values  # every token is the nearest of some point: itself
 
 
+PERCEIVER = {"dim": 12, "num_blocks": 2, "self_attends_per_block": 1, "num_heads": 2, "num_latents": 4}
+
+
 def test_symmetry_of_one_cloud(predictor: Predictor) -> None:
     (layer,) = predictor.attention_symmetry(some_cloud(90))
     np.testing.assert_allclose(layer, np.ones(2))
     assert len(predictor.attention_symmetry(some_cloud(5))) == 1
+
+
+def test_attention_of_the_other_direction(predictor: Predictor) -> None:
+    """Shares of the latents at each point: both directions are softmaxes of one similarity."""
+    cloud = some_cloud(90)
+    (read,) = predictor.attention(cloud, direction="tokens").maps[:1]  # (H, M, N)
+    np.testing.assert_allclose(read.sum(1), 1.0, rtol=1e-5)
+    latents = predictor.attention(cloud).maps[0]
+    difference = np.log(latents) - np.log(read)  # a constant of each latent, and one of each point
+    difference -= difference.mean(1, keepdims=True)
+    np.testing.assert_allclose(difference, difference.mean(2, keepdims=True) + 0 * difference, atol=1e-3)
+    perceiver = Predictor(create_model("perceiver_ti_cls", num_classes=4, **PERCEIVER), "cpu")
+    with pytest.raises(ValueError, match="direction='tokens': no layer of this model has it"):
+        perceiver.attention(cloud, direction="tokens")
 
 
 def test_diversity_of_one_cloud(predictor: Predictor) -> None:

@@ -163,6 +163,9 @@ def test_attention_is_drawn_and_its_directions_compared(
     assert "a.svg" in outcome.succeeded().out
     text = (tmp_path / "a.svg").read_text()
     assert "<!-- latent 4 -->" in text and f"<!-- {mesh.name} -->" in text
+    other = ("--category", category, "--of", "tokens", "--out", tmp_path / "b.svg")
+    workplace.run("view_attention", mesh, "--checkpoint", run_dir, *other).succeeded()
+    assert (tmp_path / "b.svg").read_text() != text
     outcome = workplace.run(
         *("view_attention", "--symmetry", "--checkpoint", run_dir, "--shapes", "3"),
         *("--out", tmp_path / "s.png"),
