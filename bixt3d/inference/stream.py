@@ -21,7 +21,7 @@ from bixt3d.ops.precision import place_of_float64
 from bixt3d.progress import progress
 
 CHUNK = 1_000_000  # points that are read at a time
-BLOCK = 1_000_000  # points that are labelled at a time, and those around them; more where they lie dense
+BLOCK = 2_000_000  # points that are labelled at a time, and those around them; more where they lie dense
 MOST_LABELS = 256  # of a classification, a byte
 MOST_CELLS = 1000  # on each side of the grid by which points are sorted
 NARROW, LEGACY = 31, 5  # the largest classification of LAS point formats up to this one

@@ -25,7 +25,7 @@ from bixt3d.tasks.part_segmentation import PartSegmentationTask
 from bixt3d.tasks.results import Segmentation, check_output
 
 TINY = 1e-12  # the least probability, whose logarithm is finite
-PASS = 65_536  # points in one pass of the model, where its columns are smaller
+PASS = 32_768  # points that go through the model together
 
 
 class SceneSegmentationTask(PartSegmentationTask):
@@ -265,32 +265,42 @@ class SceneSegmentationTask(PartSegmentationTask):
             corners: Columns that hold no point between them (2, 3) are left out; None: none are.
             done: Is told how many more points have a column of their own behind them.
         """
-        waiting: list[
-            tuple[Tensor, Tensor, int]
-        ] = []  # passes (size, C), whose first are which; points apart
-        together = max(1, PASS // size)
+        waiting: dict[int, list[tuple[Tensor, Tensor, int]]] = {}  # passes by their width, see `flush`
         total: Tensor = points.new_zeros(len(points), len(self.part_names), dtype=torch.float32)
         columns = points.new_zeros(len(points), dtype=torch.float32)  # (N,), how many a point is in
 
-        def flush() -> None:
-            seen, which, own = zip(*waiting, strict=True)
-            batch = self.on_device_of(model, torch.stack(seen))  # (B, size, C)
-            logits = self._call(model, batch, None, torch.tensor(own, device=batch.device))  # (B, size, K)
+        def flush(passes: list[tuple[Tensor, Tensor, int]]) -> None:
+            # of each pass its points (W, C), which of the scene its first ones are, and how many of its differ
+            seen, which, own = zip(*passes, strict=True)
+            batch = self.on_device_of(model, torch.stack(seen))  # (B, W, C)
+            logits = self._call(model, batch, None, torch.tensor(own, device=batch.device))  # (B, W, K)
             for index, of_pass in zip(which, logits.float().softmax(-1).to(total.device), strict=True):
                 total[index] += of_pass[: len(index)]  # no point twice in one pass
-            waiting.clear()
+            passes.clear()
 
-        for index, own in columns_over(points[:, :3], self.radius, self.step, corners):
+        for index, held in columns_over(points[:, :3], self.radius, self.step, corners):
             seen = place_column(points[index][None], self.radius, features)[0].float()  # (n, C)
             order = torch.randperm(len(index), generator=Generator().manual_seed(0)).to(index.device)
+            each, width = pass_size(len(index), size)
+            passes = waiting.setdefault(width, [])
+            for chunk in torch.split(order, each):
+                # what is left of a pass is filled up with other points of the column, or its own again
+                filled = torch.cat([chunk, order.repeat(-(-width // len(order)))])[:width]
+                passes.append((seen[filled], index[chunk], min(width, len(order))))
+                if len(passes) * width >= PASS:
+                    flush(passes)
             columns[index] += 1
-            done(own)
-            for chunk in torch.split(order, size):
-                # a column's last pass is filled up with points of the others, or repeats its own
-                filled = torch.cat([chunk, order.repeat(-(-size // len(order)))])[:size]
-                waiting.append((seen[filled], index[chunk], min(size, len(order))))
-                if len(waiting) == together:
-                    flush()
-        if waiting:
-            flush()
+            done(held)
+        for passes in filter(None, waiting.values()):
+            flush(passes)
         return total / columns.clamp_min(1)[:, None]
+
+
+def pass_size(count: int, size: int) -> tuple[int, int]:
+    """Return how many of a column's points a pass labels, and how many it takes, a multiple of an eighth.
+
+    Passes of a column are alike, and each takes from 2/3 to 3/2 of ``size``, or ``size`` where it has fewer.
+    """
+    each = -(-count // max(1, round(count / size)))
+    grain = max(1, size // 8)
+    return each, size if count <= size else -(-each // grain) * grain

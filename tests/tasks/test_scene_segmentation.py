@@ -18,6 +18,7 @@ from bixt3d.datasets import Preprocess, Split
 from bixt3d.datasets.loader import CloudLoader
 from bixt3d.inference.export import export_model
 from bixt3d.tasks import SceneSegmentationTask, find_task, make_task
+from bixt3d.tasks.scene_segmentation import pass_size
 from bixt3d.training.distributed import Workers
 from bixt3d.training.splits import training_loader
 from bixt3d.visualize import Gallery
@@ -244,3 +245,12 @@ def test_models_of_scenes() -> None:
     assert {stage.sampling for stage in model.encoder.stages.values()} == {"grid"}
     with pytest.raises(ValueError, match="has no argument 'num_parts'"):
         bixt3d.create_model("bixt_ti_sceneseg", num_parts=7)
+
+
+@pytest.mark.parametrize("size", [7, 64, 4096])
+def test_passes_of_a_column_are_alike_and_near_the_size(size: int) -> None:
+    for count in [1, size - 1, size, size + 1, int(1.4 * size), int(1.6 * size), 2 * size, 17 * size + 3]:
+        each, width = pass_size(count, size)
+        passes = [min(each, count - begin) for begin in range(0, count, each)]
+        assert each <= width and sum(passes) == count and max(passes) - min(passes) <= len(passes)
+        assert width == size if count <= size else 0.6 * size < width <= 1.5 * size + size / 8 + 1
