@@ -23,7 +23,7 @@ from bixt3d.datasets.rows import Changed, Flat, Held, Joined, Ordered, Source, d
 from bixt3d.datasets.store import Store
 from bixt3d.progress import progress
 
-CHUNK = 256  # clouds that are read at a time where all are needed
+CHUNK = 64  # clouds that are read at a time where all are needed
 ON_DEVICE = 2  # a split is kept on a GPU with so many times its bytes free
 
 aten: Any = torch.ops.aten

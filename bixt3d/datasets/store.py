@@ -26,7 +26,7 @@ class Column:
 
     def __init__(self, name: str, first: NDArray[Any]) -> None:
         self.name, self.dtype, self.tail = name, first.dtype, first.shape[1:]
-        self.blocks: list[NDArray[Any]] = []
+        self.held = bytearray()  # not many small arrays, between which large ones leave gaps
         self.sums: list[int] = []
         self.size, self.path = 0, Path()
         self.file: FileIO | None = None
@@ -42,8 +42,10 @@ class Column:
 
     def read_back(self) -> None:
         """Takes what is in the file into memory, and removes it."""
-        whole = np.fromfile(self.path, self.dtype, self.size // self.dtype.itemsize, offset=HEADER)
-        self.blocks = [whole.reshape(-1, *self.tail)]
+        with self.path.open("rb") as file:
+            file.seek(HEADER)
+            self.held = bytearray(self.size)
+            file.readinto(self.held)
         self.remove()
 
     def remove(self) -> None:
@@ -120,7 +122,7 @@ class Store:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Returns what is in memory: the arrays by name, and `rows`; none of those in files."""
         whole = {
-            name: column.blocks[0] if len(column.blocks) == 1 else np.concatenate(column.blocks)
+            name: np.frombuffer(column.held, column.dtype).reshape(-1, *column.tail)
             for name, column in self.columns.items()
             if not column.file
         }
@@ -155,7 +157,7 @@ class Store:
 
     def _put(self, column: Column, block: NDArray[Any]) -> None:
         if self.place is None:
-            column.blocks.append(block)
+            column.held += block.data.cast("B")
             self._held += block.nbytes
             if self._held > min(SPILL, self._most) and self._places:
                 self._move()
@@ -189,7 +191,7 @@ class Store:
             self.discard()
             for column, file, path in made:
                 column.size = file.tell() - HEADER
-                column.file, column.path, column.blocks = file, path, []
+                column.file, column.path, column.held = file, path, bytearray()
             self.place = place
             break
         else:
@@ -212,8 +214,7 @@ class Store:
             fresh = Column(column.name, np.empty((0, *column.tail), column.dtype))
             fresh.file = file
             fresh.write(bytes(HEADER))
-            for block in column.blocks:
-                fresh.write(block.data)
+            fresh.write(memoryview(column.held))
             if column.file:
                 with column.path.open("rb") as before:
                     before.seek(HEADER)

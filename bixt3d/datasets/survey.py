@@ -171,9 +171,9 @@ def shared_shapes(first: Survey, second: Survey) -> list[tuple[int, int]]:
         one = second.moments[part]
         between = torch.stack([one[0, 0] - SAME_MOMENTS, one[-1, 0] + SAME_MOMENTS])
         begin, end = torch.searchsorted(keys, between).tolist()
-        candidates = places[begin:end]
-        near = (torch.cdist(one, first.moments[candidates], p=torch.inf) < SAME_MOMENTS).nonzero()
-        pairs += [(int(candidates[b]), int(part[a])) for a, b in near]
+        for some in torch.split(places[begin:end], 16 * CHUNK):
+            near = (torch.cdist(one, first.moments[some], p=torch.inf) < SAME_MOMENTS).nonzero()
+            pairs += [(int(some[b]), int(part[a])) for a, b in near]
     copies = _copies(first.digests, second.digests)
     same = {
         (a, b)
