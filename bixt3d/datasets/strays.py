@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from bixt3d.datasets.mapped import Mapped, each_cloud
-from bixt3d.datasets.spheres import CHUNK, normalize_split
+from bixt3d.datasets.mapped import each_cloud, of_each, reorder
+from bixt3d.datasets.spheres import normalize_split, unit_spheres
 from bixt3d.datasets.split import Split
 from bixt3d.ops import gather_points, knn
 from bixt3d.ops.precision import as_float64
@@ -80,41 +79,35 @@ def normalize_as(split: Split, normalization: str, drop: bool = False) -> Split:
     """
     if normalization == "max":
         return normalize_split(split)
-    if isinstance(split.points, Mapped):
-        points = each_cloud(split.points, partial(_points, drop=drop), split.count)
-        return replace(split, points=points, normalized=True)
-    found, counts, parts = [], [], []
-    for begin in range(0, len(split), CHUNK):
-        rows = slice(begin, begin + CHUNK)
-        moved, gone = _moved(split.points[rows], None if split.count is None else split.count[rows])
-        if drop:
-            index, own = kept_rows(gone)
-            moved = gather_points(moved, index)
-            counts.append(own)
-            if split.parts is not None:
-                parts.append(split.parts[rows].gather(1, index))
-        found.append(moved)
-    split = replace(split, points=torch.cat(found), normalized=True)
+    points, parts, count = split.points, split.parts, split.count
     if not drop:
-        return split
-    count = torch.cat(counts)
-    return replace(
+        return replace(split, points=each_cloud(points, _robust_spheres, count), normalized=True)
+
+    def rows(first: int, clouds: Tensor) -> Tensor:
+        own = None if count is None else count[first : first + len(clouds)]
+        index, kept = kept_rows(_gone(as_float64(clouds[..., :3]), own))
+        return torch.cat([kept[:, None], index], 1).to(clouds.device, torch.int32)  # (s, 1 + N)
+
+    what = f"strays-{NEIGHBORS}-{FAR}-{MOST}"
+    found = of_each(points, what, rows, "looking for stray points").long()  # (S, 1 + N)
+    kept, index = found[:, 0], found[:, 1:]
+    split = replace(
         split,
-        count=count if bool((count < split.num_points).any()) else None,
-        parts=torch.cat(parts) if parts else None,
+        points=reorder(points, index),
+        parts=None if parts is None else reorder(parts, index),
+        count=kept if bool((kept < split.num_points).any()) else None,
     )
+    return replace(split, points=each_cloud(split.points, unit_spheres, split.count), normalized=True)
 
 
-def _moved(points: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return clouds (S, N, C) in the sphere of what is not astray, and which rows are not to be kept."""
+def _gone(xyz: Tensor, count: Tensor | None) -> Tensor:
+    """Say which rows of clouds (S, N, 3) are astray, or repeat others: (S, N) bool."""
+    stray = stray_points(xyz)
+    if count is None:
+        return stray
+    return stray | (torch.arange(xyz.shape[1], device=xyz.device) >= count[:, None].to(xyz.device))
+
+
+def _robust_spheres(points: Tensor, count: Tensor | None = None) -> Tensor:
     xyz = as_float64(points[..., :3])
-    gone = stray_points(xyz)  # (S, N)
-    if count is not None:
-        gone = gone | (torch.arange(points.shape[1], device=gone.device) >= count[:, None].to(gone.device))
-    moved = torch.cat([robust_sphere(xyz, xyz, gone).to(points), points[..., 3:]], -1)
-    return moved, gone.to(points.device)
-
-
-def _points(points: Tensor, count: Tensor | None = None, drop: bool = False) -> Tensor:
-    moved, gone = _moved(points, count)
-    return gather_points(moved, kept_rows(gone)[0]) if drop else moved
+    return torch.cat([robust_sphere(xyz, xyz, _gone(xyz, count)).to(points), points[..., 3:]], -1)

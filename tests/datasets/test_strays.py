@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bixt3d import Predictor, Split, create_model
+from bixt3d.datasets.cache import cached
 from bixt3d.datasets.loader import arrange_split
+from bixt3d.datasets.mapped import Mapped
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.strays import kept_rows, normalize_as, robust_sphere, stray_points
 from bixt3d.inference.graph import RawModel
+from tests.datasets.test_mapped import build, folder
+from tests.datasets.test_mapped import split_of as split_of_files
+
+__all__ = ["folder"]  # a fixture
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -108,6 +117,18 @@ def test_rows_beyond_count_are_no_points() -> None:
     assert torch.unique(split.points[0], dim=0).shape == (300, 3)
     expected = ((sphere(300) - centre) / farthest).float()
     torch.testing.assert_close(split.points[0, :300], expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_clouds_in_files_as_those_in_memory(drop: bool, folder: Path) -> None:
+    mapped = split_of_files(cached([folder / "source.txt"], "key", build, folder=folder), folder)
+    held = replace(mapped, points=mapped.points.clone(), parts=mapped.parts.clone())  # type: ignore[union-attr]
+    assert isinstance(mapped.points, Mapped) and not isinstance(held.points, Mapped)
+    there, here = (normalize_as(split, "robust", drop) for split in (mapped, held))
+    assert isinstance(there.points, Mapped) and isinstance(there.parts, Mapped) and here.parts is not None
+    assert there.points.clone().equal(here.points) and there.parts.clone().equal(here.parts)
+    assert there.count is not None and here.count is not None and there.count.equal(here.count)
+    assert bool((here.count < mapped.count).any()) == drop  # type: ignore[operator]
 
 
 class Seen(nn.Module):
