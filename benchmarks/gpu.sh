@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
 # All that wants a GPU, in some 10 minutes: whether the kernels are right, how fast attention, search and the
-# training steps are, and how long an epoch of ModelNet40 takes.
+# training steps are, and how long an epoch of ModelNet40 takes. Ends with one page to paste into an issue.
 #
-#   benchmarks/gpu.sh [FOLDER]     into FOLDER (results/gpu): a table or a log of each step, and summary.txt
+#   benchmarks/gpu.sh [FOLDER]     into FOLDER (results/gpu): a table or a log of each step, summary.txt, page.md
 #
 # DATA=folder    that holds modelnet40_ply_hdf5_2048 (data); without it there is no epoch
-# PYTHON=python  that has bixt3d, pytest and hypothesis; Triton and torch.compile want a C compiler, too
+# PYTHON=python  that has bixt3d; Triton and torch.compile want a C compiler, too. With pytest and hypothesis
+#                it also runs the kernels' tests
 # WHEELS=folder  whose packages are installed before, on a machine without a network
 # DEVICE=cpu     the same with small sizes, to see that every step works
+# MINUTES=15     after which what runs is ended and what is left is left out; the page comes all the same
 set -u
 root=$(realpath -- "$(dirname "$0")/..") || exit 1
 # What is named is named from where the caller stands; tables show their commands, so paths stay short in here.
 place() { realpath -ms --relative-base="$root" -- "$1"; }
 folder=$(place "${1:-$root/results/gpu}") data=$(place "${DATA:-$root/data}")
 wheels=${WHEELS:+$(place "$WHEELS")}
-python=${PYTHON:-python} device=${DEVICE:-cuda}
+python=${PYTHON:-python} device=${DEVICE:-cuda} minutes=${MINUTES:-15}
+[[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "error: MINUTES: expected a whole number, got $minutes" >&2; exit 2; }
 case $python in */*) python=$(realpath -ms -- "$python") ;; esac
 cd "$root" || exit 1
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
@@ -26,9 +29,10 @@ say() { printf '%s\n' "$*" | tee -a "$folder/summary.txt"; }
 
 # step NAME SECONDS COMMAND...: its output goes to NAME.log; what fails or takes too long does not stop the rest
 step() {
-  local name=$1 limit=$2 since=$SECONDS code=0
+  local name=$1 limit=$2 since=$SECONDS code=0 left=$((60 * minutes + begun - SECONDS))
   shift 2
-  timeout "$limit" "$@" >"$folder/$name.log" 2>&1 || code=$?
+  if ((left <= 0)); then say "left out: $name, because $minutes minutes are over (MINUTES)"; return; fi
+  timeout -k 10 $((limit < left ? limit : left)) "$@" >"$folder/$name.log" 2>&1 || code=$?
   if [ $code = 0 ] && grep -q "did not run" "$folder/$name.log"; then code=1; fi
   if [ $code = 0 ]; then say "ok      $((SECONDS - since)) s  $name"; return; fi
   failed=1 # here, and the status for who runs it in the background
@@ -41,6 +45,7 @@ if [ -n "$wheels" ]; then
 fi
 kernels=("$python" -m pytest -q -m "not slow")
 if [ "$device" = cpu ]; then
+  export TRITON_INTERPRET=1
   attention=(--points 64 256 --tokens 512 --repeats 3)
   ours=(bixt_ti_cls:dim=12:depth=2:num_heads=2:num_latents=4) models=("${ours[@]}" pointnet)
   sizes=(--batch 2 --points 64 --repeats 1) large=(256 1k) graphs=()
@@ -57,7 +62,7 @@ else
   dtypes=(bfloat16 float32)
 fi
 
-"$python" - "$device" >>"$folder/summary.txt" <<'PYTHON' || { failed=1; say "failed  to say what this machine is"; }
+timeout 60 "$python" - "$device" >>"$folder/summary.txt" <<'PYTHON' || { failed=1; say "failed  to say what this machine is"; }
 import sys
 
 import torch
@@ -66,11 +71,16 @@ from benchmarks.table import environment_line
 
 print(environment_line(torch.device(sys.argv[1])))
 PYTHON
-# Side by side, for they compile more than they compute; what is timed comes after them.
-step kernels_attention 240 "${kernels[@]}" tests/ops/test_triton_attention.py &
-attention_tests=$!
-step kernels_search 240 "${kernels[@]}" tests/ops/test_triton_search.py
-wait $attention_tests || failed=1
+step check 240 "$python" -m benchmarks.check --device "$device" --out "$folder/check.md"
+if "$python" -c "import pytest, hypothesis" 2>/dev/null; then
+  # Side by side, for they compile more than they compute; what is timed comes after them.
+  step kernels_attention 240 "${kernels[@]}" tests/ops/test_triton_attention.py &
+  attention_tests=$!
+  step kernels_search 240 "${kernels[@]}" tests/ops/test_triton_search.py tests/ops/test_autotune.py
+  wait $attention_tests || failed=1
+else
+  say "left out: the kernels' tests, because pytest and hypothesis are not installed"
+fi
 for dtype in "${dtypes[@]}"; do
   step "attention_$dtype" 60 "$python" -m benchmarks.attention --device "$device" --dtype "$dtype" \
     "${attention[@]}" --out "$folder/attention_$dtype.md"
@@ -94,4 +104,11 @@ else
 fi
 if [ ${#graphs[@]} -gt 0 ]; then bench graphs 150 training "${graphs[@]}" "${sizes[@]}"; fi
 say "$((SECONDS - begun)) s in all"
+if timeout 60 "$python" -m benchmarks.page --device "$device" "$folder" >"$folder/page.md" 2>"$folder/page.log"; then
+  printf '\n%s\n\n' "Please paste what follows, $folder/page.md, into an issue of the kind measurement:"
+  cat "$folder/page.md"
+else
+  failed=1
+  echo "no page: $(tail -n 1 "$folder/page.log"); please send $folder/summary.txt"
+fi
 exit $failed

@@ -10,7 +10,10 @@
 # psb_encdec. KEY=VALUE goes to --set. A run is in RUNS/<config>_<seed>; what is small of it, and the weights
 # once it is finished, is copied to OUT/<config>_<seed> after every piece.
 #
-# MINUTES=8      that a call trains, all its runs together; then SIGTERM, and a minute more to save the state
+# Ends with a page of all its runs, OUT/page.md, to paste into an issue.
+#
+# MINUTES=8      that a call trains, all its runs together; then SIGTERM, and a minute more to save the state.
+#                Reading the settings and writing the page have a minute each beside it
 # RUNS=folder    of the runs (runs)
 # OUT=folder     of the copies (results/gpu)
 # DATA=folder    in place of data, where the settings look for data sets
@@ -65,11 +68,11 @@ done
 cd "$root" || exit 1
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 if [ -n "$wheels" ]; then
-  "$python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl || exit 1
+  timeout 60 "$python" -m pip install --quiet --no-index --no-deps "$wheels"/*.whl || exit 1
 fi
 
 # A line for each run: its folder, then program and arguments. All settings are read before one is trained.
-plan=$("$python" - "$runs" "$data" "$device" "${wanted[@]}" -- "${settings[@]}" <<'PYTHON'
+plan=$(timeout 60 "$python" - "$runs" "$data" "$device" "${wanted[@]}" -- "${settings[@]}" <<'PYTHON'
 import inspect
 import sys
 from pathlib import Path
@@ -146,13 +149,14 @@ keep() {
   names+=(last_test.csv best_test.csv)
   if [ -e "$1/result.json" ]; then names+=(last.safetensors); fi
   mkdir -p "$copies"
+  copied+=("$copies")
   for name in "${names[@]}"; do
     if [ ! -e "$1/$name" ] || [ "$1/$name" -ef "$copies/$name" ]; then continue; fi
     cp -- "$1/$name" "$copies/" || failed=1
   done
 }
 
-failed=0 unfinished=0 begun=$SECONDS
+failed=0 unfinished=0 begun=$SECONDS copied=()
 while IFS=$'\t' read -ra line; do
   run=${line[0]} code=0 left=$((limit + begun - SECONDS))
   if [ ! -e "$run/result.json" ]; then
@@ -177,5 +181,12 @@ while IFS=$'\t' read -ra line; do
   fi
 done <<<"$plan"
 if [ $unfinished != 0 ]; then echo "$unfinished of ${#wanted[@]} not finished: the same command goes on"; fi
+if ((${#copied[@]})) && timeout 60 "$python" -m benchmarks.page --device "$device" --runs "${copied[@]}" \
+  >"$out/page.md" 2>"$out/page.log"; then
+  printf '\n%s\n\n' "Please paste what follows, $out/page.md, into an issue of the kind measurement:"
+  cat "$out/page.md"
+elif ((${#copied[@]})); then
+  echo "no page: $(tail -n 1 "$out/page.log")" >&2
+fi
 if [ $failed != 0 ]; then exit 1; fi
 if [ $unfinished != 0 ]; then exit 75; fi

@@ -159,7 +159,7 @@ class Tuner:
             return REFERENCE
         device = tensors[0].device
         with self.lock:
-            self._load()
+            self.load()
             of_machine = self.known.setdefault(self.machine(device), {})
             if key in of_machine:
                 return str(of_machine[key]["backend"])
@@ -194,7 +194,8 @@ class Tuner:
     def _place(self) -> Path:
         return self.file or cache_folder() / "autotune.json"
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Read the file, once."""
         if not self.read:
             self.read = True
             self.known = self._stored()

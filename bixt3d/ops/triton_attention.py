@@ -166,6 +166,7 @@ def _launch(
                 PRECISION="tf32" if tf32 else "ieee",
                 num_warps=plan.tiles.warps,
                 num_stages=plan.tiles.stages,
+                enable_fp_fusion=True,
                 **flags,
             )
         except OutOfResources as error:

@@ -33,7 +33,7 @@ def call(monkeypatch: pytest.MonkeyPatch, module: str, *options: str) -> None:
         ("attention", ["--out", "."], "argument --out: expected a file that can be written, got '.'"),
         ("allocator", ["--repeats", "none"], "argument --repeats: expected a whole number from 1 up"),
         ("allocator", ["--out", "."], "argument --out: expected a file"),
-        ("kernels", ["--sizes", "64"], "argument --sizes: expected powers of two from 16x16 to 256x128"),
+        ("kernels", ["--sizes", "64"], "argument --sizes: expected 1x1 to 256x128, such as 64x32, got '64'"),
         ("kernels", ["--capability", "5"], "argument --capability: invalid choice: 5"),
         ("kernels", ["--out", "."], "argument --out: expected a file"),
     ],
@@ -57,14 +57,14 @@ def test_a_device_that_is_not_here_ends_with_one_line(monkeypatch: pytest.Monkey
         call(monkeypatch, "benchmarks.ops", "--device", "cuda:77")
 
 
-@pytest.mark.parametrize("text", ["64", "64x", "x32", "64x32x2", "60x32", "8x32", "512x32", "64x256"])
+@pytest.mark.parametrize("text", ["64", "64x", "x32", "64x32x2", "0x32", "512x32", "64x256"])
 def test_no_sizes_of_kernels(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"such as 64x32, got {text!r}"):
         size(text)
 
 
 def test_sizes_of_kernels() -> None:
-    assert [size(text) for text in ("16x16", "256x128")] == [(16, 16), (256, 128)]
+    assert [size(text) for text in ("1x1", "50x24", "256x128")] == [(1, 1), (50, 24), (256, 128)]
 
 
 @pytest.mark.parametrize("module", ["ops", "kernels", "allocator"])
@@ -77,21 +77,55 @@ def test_tables_show_the_command_that_made_them(
     monkeypatch.setattr(ops, "search", lambda device, repeats: [])
     monkeypatch.setattr(ops, "choices", lambda device, repeats: [])
     monkeypatch.setattr(ops, "keep_freed_memory", lambda: True)
-    monkeypatch.setattr(kernels, "compile_kernel", lambda *what: Taken(1000, 100, 0))
+    monkeypatch.setattr(kernels, "compile_case", lambda *what: Taken(1000, 100, 0))
 
     process = SimpleNamespace(run=lambda command, **how: SimpleNamespace(stdout="100.0\n"))
     monkeypatch.setattr(allocator, "subprocess", process)
     options = {
         "ops": ["--device", "cpu", "--repeats", "2"],
-        "kernels": ["--sizes", "64x32", "--capability", "80"],
+        "kernels": [
+            "--sizes",
+            "64x64",
+            "--only",
+            "attention",
+            "--dtypes",
+            "tf32",
+            "--capability",
+            "80",
+            "90",
+        ],
         "allocator": ["--repeats", "2"],
     }[module]
     call(monkeypatch, f"benchmarks.{module}", *options, "--out", "new/a table.md")
     text = (tmp_path / "new" / "a table.md").read_text()
     assert f"`python -m benchmarks.{module} {' '.join(options)} --out 'new/a table.md'`" in text
-    assert "Measured on" in text
-    rows = {"ops": 2, "kernels": 6, "allocator": 1}[module]
-    assert len(re.findall(r"^\|", text, re.MULTILINE)) == 2 + rows
+    assert ("Compiled on" if module == "kernels" else "Measured on") in text
+    table = text.partition("## The least time")[0]
+    rows = {"ops": 2, "kernels": 2, "allocator": 1}[module]
+    assert len(re.findall(r"^\|", table, re.MULTILINE)) == 2 + rows
+
+
+def test_what_is_compiled() -> None:
+    """All sizes and types both ways; splits, single directions and fp16 of one even and one padded size."""
+    cases = [
+        str(case) for case in kernels.attention_cases([(64, 32), (128, 64), (50, 24)], list(kernels.KINDS))
+    ]
+    plain = {case for case in cases if "," not in case}
+    assert len(cases) == len(set(cases)) == 3 * 3 * 2 + 2 * 2 + 2 * 2 * 2 * 3
+    assert len(plain) == 3 * 3 * 2 + 2 * 2 and "50 x 24 fp16 backward" in plain
+    assert {case.rpartition("backward")[2] for case in cases if case.startswith("50 x 24 bf16 b")} == {
+        *("", ", split", ", latents alone", ", tokens alone")
+    }
+    assert {case.name for case in kernels.search_cases()} == {
+        *("fps_on_chip", "fps_by_tiles", "knn_by_tiles", "knn_by_boxes")
+    }
+
+
+def test_programs_that_do_not_start_are_in_bold() -> None:
+    assert [Taken(99 << 10, 255, 8).cell(86), Taken((99 << 10) + 1, 255, 8).cell(86)] == [
+        *("255 / 8 / 99", "**255 / 8 / 100**")
+    ]
+    assert Taken((99 << 10) + 1, 255, 8).cell(90) == "255 / 8 / 100"
 
 
 def test_backends_of_the_search_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ SCRIPT = ROOT / "benchmarks" / "gpu_modelnet40.sh"
 MODELS = ("hierarchy", "grouping", "naive", "perceiver", "sequential")
 # Python itself where the script reads settings; what a training leaves, where it trains.
 STAND_IN = """#!/bin/bash
-if [ "$1" = - ]; then exec "$REAL" "$@"; fi
+if [ "$1" = - ] || [ "$2" = benchmarks.page ]; then exec "$REAL" "$@"; fi
 echo "$*" >>"$CALLS"
 for word in "$@"; do case $word in run.dir=*) run=${word#*=};; esac; done
 case "$*" in *"$FAILS"*) echo "error: the reason"; exit 1;; esac
@@ -182,6 +182,8 @@ def test_a_call_ends_when_its_minutes_are_over_and_the_next_goes_on(tmp_path: Pa
     assert done.returncode == 75, done.stderr
     assert "stopped by SIGTERM" in done.stdout and "epoch 1/2" in done.stdout
     assert done.stdout.endswith("2 of 2 not finished: the same command goes on\n")
+    page = (tmp_path / "out" / "page.md").read_text()
+    assert page in done.stdout and "| modelnet40_hierarchy_1_short | epoch 0 |" in page
     assert len(calls) == 1  # no time was left for the second
     done, calls = stand_in(tmp_path, *command)
     assert done.returncode == 0 and done.stdout.count("finished") == 2

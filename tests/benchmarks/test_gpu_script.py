@@ -17,7 +17,14 @@ if [ "$1" = - ]; then
   echo "Measured on a card."
   exit
 fi
+if [ "$1" = -c ]; then exit "$WITHOUT_TESTS"; fi
+if [ "$2" = benchmarks.page ]; then
+  if [ "$FAILS" = page ]; then echo "error: no page" >&2; exit 3; fi
+  echo "# The page"
+  exit
+fi
 echo "$*" >>"$CALLS"
+case "$*" in *"${SLOW:-nothing}"*) sleep 600;; esac
 case "$*" in *"$FAILS"*) echo "the reason" >&2; exit 3;; esac
 """
 
@@ -33,9 +40,10 @@ def run(
     python.chmod(0o755)
     calls = tmp_path / "calls"
     calls.touch()
-    names = {"PYTHON": "./python", "CALLS": str(calls), "FAILS": fails, **more}
+    names = {"PYTHON": "./python", "CALLS": str(calls), "FAILS": fails, "WITHOUT_TESTS": "0", **more}
     command = ["bash", str(script), *folder]
     done = subprocess.run(command, env={**os.environ, **names}, capture_output=True, text=True, cwd=tmp_path)
+    (tmp_path / "said").write_text(done.stdout)
     return done.returncode, calls.read_text().splitlines()
 
 
@@ -51,6 +59,7 @@ def test_every_step_runs_on_its_device(device: str, tmp_path: Path) -> None:
     assert code == 0
     steps = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}[device]
     names = [
+        "check",
         "kernels_attention",
         "kernels_search",
         *(f"attention_{dtype}" for dtype in steps),
@@ -62,12 +71,12 @@ def test_every_step_runs_on_its_device(device: str, tmp_path: Path) -> None:
     names += ["epoch", "graphs"] if device == "cuda" else ["epoch"]
     assert summary[0] == "Measured on a card." and summary[-1].endswith("s in all")
     assert [line.split()[0] for line in summary[1:-1]] == ["ok"] * len(names)
-    assert sorted(line.split()[-1] for line in summary[1:3]) == names[:2]  # these run side by side
-    assert [line.split()[-1] for line in summary[3:-1]] == names[2:]
+    assert sorted(line.split()[-1] for line in summary[2:4]) == names[1:3]  # these run side by side
+    assert [line.split()[-1] for line in summary[4:-1]] == names[3:]
     assert len(calls) == len(names)
-    assert all(f"--device {device} " in call for call in calls[2:])
+    assert all(f"--device {device} " in call for call in (calls[0], *calls[3:]))
     # a test that is left out, or a kernel that is interpreted, says nothing of a GPU
-    assert [" --no-skip=cuda,triton " in call for call in calls[:2]] == [device == "cuda"] * 2
+    assert [" --no-skip=cuda,triton " in call for call in calls[1:3]] == [device == "cuda"] * 2
     for call in calls:
         program = call.split()[0]
         module = call.split()[1] if program == "-m" else program
@@ -105,7 +114,7 @@ def test_by_default_names_are_those_of_the_project_and_short(tmp_path: Path) -> 
     (tmp_path / "project" / "data" / "modelnet40_ply_hdf5_2048").mkdir(parents=True)
     shutil.copy(SCRIPT, script)
     code, calls = run(tmp_path, script=script, DEVICE="cpu")
-    assert code == 0 and len(summary_of(tmp_path / "project" / "results" / "gpu")) == 10
+    assert code == 0 and len(summary_of(tmp_path / "project" / "results" / "gpu")) == 11
     assert any(call.endswith(" --out results/gpu/search.md") for call in calls)
     assert not any(str(tmp_path) in call for call in calls)
 
@@ -120,7 +129,7 @@ def test_packages_are_installed_first_where_they_are_given(tmp_path: Path) -> No
 
 def test_a_machine_that_cannot_be_named_is_a_failure(tmp_path: Path) -> None:
     code, calls = run(tmp_path, "out", fails="card", DEVICE="cpu", DATA="nowhere")
-    assert code == 1 and len(calls) == 7  # the rest runs all the same
+    assert code == 1 and len(calls) == 8  # the rest runs all the same
     assert summary_of(tmp_path / "out")[0].startswith("failed")
 
 
@@ -129,3 +138,44 @@ def test_a_wrong_kernel_is_a_failure(kernels: str, tmp_path: Path) -> None:
     code, _ = run(tmp_path, "out", fails=f"test_triton_{kernels}", DEVICE="cpu", DATA="nowhere")
     failed = [line for line in summary_of(tmp_path / "out") if line.startswith("failed")]
     assert code == 1 and len(failed) == 1 and f"kernels_{kernels} (code 3" in failed[0]
+
+
+def test_the_page_comes_last(tmp_path: Path) -> None:
+    code, _ = run(tmp_path, "out", DEVICE="cpu", DATA="nowhere")
+    assert code == 0 and (tmp_path / "out" / "page.md").read_text() == "# The page\n"
+    assert (tmp_path / "said").read_text().endswith("into an issue of the kind measurement:\n\n# The page\n")
+    code, _ = run(tmp_path, "out", fails="page", DEVICE="cpu", DATA="nowhere")
+    assert code == 1
+    assert (
+        (tmp_path / "said").read_text().splitlines()[-1].startswith("no page: error: no page; please send ")
+    )
+
+
+def test_without_pytest_the_kernels_are_checked_all_the_same(tmp_path: Path) -> None:
+    code, calls = run(tmp_path, "out", DEVICE="cpu", DATA="nowhere", WITHOUT_TESTS="1")
+    assert code == 0 and calls[0].startswith("-m benchmarks.check ")
+    assert not any(call.startswith("-m pytest") for call in calls)
+    wanted = "left out: the kernels' tests, because pytest and hypothesis are not installed"
+    assert wanted in summary_of(tmp_path / "out")
+
+
+def test_all_ends_in_time(tmp_path: Path) -> None:
+    """What runs is ended, what is left is left out, and the page comes."""
+    script = tmp_path / "project" / "benchmarks" / "gpu.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text(SCRIPT.read_text().replace("60 * minutes", "3 * minutes"))  # minutes of three seconds
+    code, calls = run(
+        tmp_path, "out", script=script, DEVICE="cpu", DATA="nowhere", MINUTES="1", SLOW="search"
+    )
+    summary = summary_of(tmp_path / "out")
+    assert code == 1
+    (ended,) = [line for line in summary if line.startswith("failed")]
+    assert "(code 124; 124 is out of time)" in ended
+    assert "left out: large, because 1 minutes are over (MINUTES)" in summary
+    assert (tmp_path / "out" / "page.md").exists()
+
+
+@pytest.mark.parametrize("minutes", ["0", "ten", "1.5"])
+def test_minutes_are_whole_numbers(minutes: str, tmp_path: Path) -> None:
+    code, calls = run(tmp_path, "out", DEVICE="cpu", MINUTES=minutes)
+    assert code == 2 and calls == []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.kernels import SHARED
 from bixt3d.models.attention import merge_heads, split_heads
 from bixt3d.ops import bidirectional_attention, triton_attention
 from bixt3d.ops.attention import attention
@@ -330,26 +331,36 @@ class TestCut:
                 assert backward or tiles.own == width
 
 
-def check_compiled(sizes: tuple[str, ...], kinds: tuple[str, ...]) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Registers and spilled bytes of kernels compiled for compute capability 9.0, whose memory suffices."""
+def check_compiled(
+    sizes: tuple[str, ...], kinds: tuple[str, ...], capability: str = "90"
+) -> dict[str, tuple[int, int]]:
+    """Registers and spilled bytes of kernels compiled for a compute capability whose memory suffices."""
     clean = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "benchmarks.kernels", "--sizes", *sizes, "--dtypes", *kinds]
+    command = [sys.executable, "-m", "benchmarks.kernels", "--only", "attention", "--capability", capability]
+    command += ["--sizes", *sizes, "--dtypes", *kinds]
     result = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     found = {}
     for line in result.stdout.splitlines():
-        *sides, kind, name, shared, registers, spilled = line.replace(" x ", "x").split()
-        assert 0 < int(shared) <= 227 * 1024, line  # what one program may have there
-        found[(*sides, kind, name)] = int(registers), int(spilled)
-    assert len(found) == 2 * len(sizes) * len(kinds)
+        case, _, told = line.rpartition(": ")
+        of, shared, registers, spilled = map(int, told.split())
+        assert of == int(capability) and 0 < shared <= SHARED[of] * 1024, line  # what one program may have
+        found[case] = registers, spilled
+    assert len([case for case in found if "," not in case]) == 2 * len(sizes) * len(kinds)
     return found
 
 
 def test_kernels_compile_for_a_gpu() -> None:
     """In the models' sizes nothing spills, and a few programs share a multiprocessor's 64 k registers."""
     found = check_compiled(("64x32",), ("bf16", "tf32"))
+    assert {case.partition(", ")[2] for case in found} == {"", "split", "latents alone", "tokens alone"}
     for key, (registers, spilled) in found.items():
         assert 0 < registers <= 200 and spilled == 0, key
+
+
+def test_kernels_compile_for_older_gpus_and_sizes_that_are_no_powers_of_two() -> None:
+    found = check_compiled(("50x24",), ("fp16",), "86")
+    assert all(0 < registers <= 255 and spilled <= 64 for registers, spilled in found.values())
 
 
 @markers.slow
