@@ -270,7 +270,7 @@ class SceneSegmentationTask(PartSegmentationTask):
         columns = points.new_zeros(len(points), dtype=torch.float32)  # (N,), how many a point is in
 
         def flush(passes: list[tuple[Tensor, Tensor, int]]) -> None:
-            # of each pass its points (W, C), which of the scene its first ones are, and how many of its differ
+            # of each pass its points (W, C), which of the scene its first are, and how many differ
             seen, which, own = zip(*passes, strict=True)
             batch = self.on_device_of(model, torch.stack(seen))  # (B, W, C)
             logits = self._call(model, batch, None, torch.tensor(own, device=batch.device))  # (B, W, K)
