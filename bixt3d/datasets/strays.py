@@ -16,7 +16,7 @@ from bixt3d.ops.tracing import is_exporting
 
 NORMALIZATIONS = ("max", "robust")
 NEIGHBORS = 8
-FAR = 1.7  # times as far as half of the points are from their neighbours: chosen in results/robust.md
+FAR = 2.0  # times as far as half of the points are from their neighbours: chosen in results/robust.md
 MOST = 0.4  # of the points: where more are so far, the cloud is uneven, and none of it is astray
 
 
