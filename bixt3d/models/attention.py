@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bixt3d.models.layers import NORM_EPS, DropPath, FeedForward
+from bixt3d.models.layers import NORM_EPS, DropPath, FeedForward, apply
 from bixt3d.ops.attention import attention, attention_map, bidirectional_attention, similarity
 
 
@@ -51,14 +51,14 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Map queries (B, M, D) with a context (B, N, C) to (B, M, D)."""
         update = attention(*self.project(x, context), backend=self.backend)  # (B, H, M, d)
-        x = x + self.drop_path(self.out(merge_heads(update)))
+        x = x + self.drop_path(apply(self.out, merge_heads(update)))
         out: Tensor = self.ffn(x)
         return out
 
     def project(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query (B, H, M, d), key and value (B, H, N, d), of which attention and maps are made."""
-        (query,) = split_heads(self.query(self.norm_query(x)), 1, self.num_heads)
-        key, value = split_heads(self.key_value(self.norm_context(context)), 2, self.num_heads)
+        (query,) = split_heads(apply(self.query, self.norm_query(x)), 1, self.num_heads)
+        key, value = split_heads(apply(self.key_value, self.norm_context(context)), 2, self.num_heads)
         return query, key, value
 
     def attention_map(self, x: Tensor, context: Tensor, of_context: bool = False) -> Tensor:
@@ -112,8 +112,8 @@ class BidirectionalCrossAttention(nn.Module):
     def _attend(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         # Apart from the feed-forward blocks, so that in evaluation they have the memory of what is in here.
         to_latents, to_tokens = bidirectional_attention(*self.project(latents, tokens), backend=self.backend)
-        latents = latents + self.drop_path_latents(self.out_latents(merge_heads(to_latents)))
-        tokens = tokens + self.drop_path_tokens(self.out_tokens(merge_heads(to_tokens)))
+        latents = latents + self.drop_path_latents(apply(self.out_latents, merge_heads(to_latents)))
+        tokens = tokens + self.drop_path_tokens(apply(self.out_tokens, merge_heads(to_tokens)))
         return latents, tokens
 
     def project(self, latents: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -121,8 +121,8 @@ class BidirectionalCrossAttention(nn.Module):
 
         The attention and its maps are made of them: a subclass that changes them changes both.
         """
-        r_lat, v_lat = split_heads(self.rv_latents(self.norm_latents(latents)), 2, self.num_heads)
-        r_tok, v_tok = split_heads(self.rv_tokens(self.norm_tokens(tokens)), 2, self.num_heads)
+        r_lat, v_lat = split_heads(apply(self.rv_latents, self.norm_latents(latents)), 2, self.num_heads)
+        r_tok, v_tok = split_heads(apply(self.rv_tokens, self.norm_tokens(tokens)), 2, self.num_heads)
         return r_lat, v_lat, r_tok, v_tok
 
     def attention_map(self, latents: Tensor, tokens: Tensor) -> Tensor:
@@ -153,8 +153,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, M, D) -> (B, M, D)."""
-        query, key, value = split_heads(self.qkv(self.norm(x)), 3, self.num_heads)
+        query, key, value = split_heads(apply(self.qkv, self.norm(x)), 3, self.num_heads)
         update = attention(query, key, value, backend=self.backend)  # (B, H, M, d)
-        x = x + self.drop_path(self.out(merge_heads(update)))
+        x = x + self.drop_path(apply(self.out, merge_heads(update)))
         out: Tensor = self.ffn(x)
         return out

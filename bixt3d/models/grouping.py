@@ -8,12 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bixt3d.models.layers import BatchNorm, ResidualMlp, fold, is_foldable, is_plain
+from bixt3d.models.layers import (
+    BatchNorm,
+    ResidualMlp,
+    fold,
+    is_foldable,
+    is_plain,
+    residual,
+    rows_at_once,
+)
 from bixt3d.ops.grid import grid_sample
-from bixt3d.ops.grouping import CENTERS, group_neighbors, linear_of_affine_group
+from bixt3d.ops.grouping import CENTERS, group_neighbors, linear_of_affine_group, parts_of_affine_group
 from bixt3d.ops.kdtree import SearchTree
 from bixt3d.ops.neighbors import gather_points, knn
 from bixt3d.ops.sampling import farthest_point_sample, random_sample
+from bixt3d.ops.tracing import is_followed
 
 SAMPLING = ("fps", "prefix", "grid", "random")
 
@@ -125,24 +134,63 @@ class GroupingStage(nn.Module):
         if near is None or self.reduction > 1 or near.index.shape[-1] != self.neighbors:
             near = self.find(xyz, trees)
         source = torch.cat([tokens, xyz.to(tokens.dtype)], -1) if self.use_xyz else tokens
+        # Without a reduction every point is an anchor, in order.
+        here = gather_points(tokens, near.anchors) if self.reduction > 1 else tokens  # (B, S, C_in)
         geometry = near.anchors, near.index, self.alpha, self.beta
         pool = len(self.blocks) == 0
         # The maximum without blocks comes before the norm, and does not commute with it.
         folded = self.fused and not pool and is_foldable(self.linear, self.norm)
-        if self.fused and is_plain(self.linear):
-            maps = fold(self.norm, self.linear) if folded else (self.linear.weight, self.linear.bias)
-            grouped = linear_of_affine_group(source, tokens, *geometry, *maps, center=self.center, pool=pool)
+        maps = fold(self.norm, self.linear) if folded else (self.linear.weight, self.linear.bias)
+        if folded and self._may_go_in_pieces(near.index):
+            parts = parts_of_affine_group(
+                source, tokens, *geometry, *maps, center=self.center, at_anchors=here
+            )
+            pooled = self._pool_in_pieces(*parts, near.index)  # (B, S, hidden)
         else:
-            grouped = self.linear(group_neighbors(source, tokens, *geometry, center=self.center))
-            grouped = grouped.max(2).values if pool else grouped  # (B, S, k, hidden), or (B, S, hidden)
-        # In training the norm's result is a view, and gradients of what changes a view are copied.
-        grouped = F.relu(grouped, inplace=True) if folded else F.relu(self.norm(grouped))
-        pooled = grouped if pool else self._pool(self.blocks(grouped))  # (B, S, hidden)
+            if self.fused and is_plain(self.linear):
+                grouped = linear_of_affine_group(
+                    source, tokens, *geometry, *maps, center=self.center, pool=pool, at_anchors=here
+                )
+            else:
+                grouped = self.linear(group_neighbors(source, tokens, *geometry, center=self.center))
+                grouped = grouped.max(2).values if pool else grouped  # (B, S, k, hidden), or (B, S, hidden)
+            # In training the norm's result is a view, and gradients of what changes a view are copied.
+            grouped = F.relu(grouped, inplace=True) if folded else F.relu(self.norm(grouped))
+            pooled = grouped if pool else self._pool(self.blocks(grouped))  # (B, S, hidden)
         if self.reduction > 1:
-            tokens = gather_points(tokens, near.anchors)  # (B, S, C_in)
             xyz = gather_points(xyz, near.anchors)  # (B, S, 3)
-        refined = (self.shortcut(tokens) + self.out(pooled)).to(tokens.dtype)  # (B, S, C_out)
+        refined = (self.shortcut(here) + self.out(pooled)).to(tokens.dtype)  # (B, S, C_out)
         return xyz, refined, near if self.reduction == 1 else None
+
+    def _may_go_in_pieces(self, index: Tensor) -> bool:
+        # What is compiled or traced may be meant for any number of points: it cannot ask.
+        if torch.is_grad_enabled() or self.training or is_followed():
+            return False
+        inside = list(self.blocks.modules())[1:]
+        plain = all(isinstance(block, ResidualMlp) for block in self.blocks) and is_plain(*inside)
+        return plain and index.numel() > rows_at_once(index)
+
+    def _pool_in_pieces(self, of_point: Tensor, of_group: Tensor, index: Tensor) -> Tensor:
+        """Return the groups' maxima (B, S, hidden), with `ROWS` neighbours in memory at a time.
+
+        A neighbour is the sum of its point's row (B, N, hidden) and of its group's (B, S, hidden).
+        """
+        batch, count, hidden = of_point.shape
+        table, shifts = of_point.reshape(-1, hidden), of_group.reshape(-1, hidden)
+        first = torch.arange(batch, device=index.device)[:, None, None] * count
+        rows = (index + first).view(-1, index.shape[-1])  # (B * S, k)
+        out = torch.empty_like(shifts)
+        maps = [block.folded() for block in self.blocks if isinstance(block, ResidualMlp)]
+        pieces = (
+            torch.split(part, max(1, rows_at_once(index) // rows.shape[1])) for part in (rows, shifts, out)
+        )
+        for near, shift, place in zip(*pieces, strict=True):
+            members = F.embedding(near, table).add_(shift[:, None]).relu_()  # (groups, k, hidden)
+            for weights in maps:
+                assert weights is not None
+                members = residual(members, *weights)
+            torch.amax(members, 1, out=place)
+        return out.view(batch, -1, hidden)
 
     def _pool(self, members: Tensor) -> Tensor:
         # The same value; only the one has the faster forward pass, and the other the faster backward.

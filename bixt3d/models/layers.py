@@ -9,11 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bixt3d.ops.linear import activate, is_fusable, linear_map
+
 NORM_EPS = 1e-6
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# Rows of a feed-forward block in evaluation. Its inside is four times as wide as what it maps: for a million
-# tokens that would be all the memory of a laptop, and a CPU reuses small pieces of memory.
+# Rows of a feed-forward block, and neighbours of a grouping stage, in evaluation. Inside they are many times
+# what they map: for a million tokens that would be all the memory of a laptop, and a CPU reuses small pieces
+# of memory.
 ROWS = {"cpu": 1 << 12, "cuda": 1 << 17}
+
+
+def rows_at_once(x: Tensor) -> int:
+    """Return `ROWS` for the device of a tensor."""
+    return ROWS.get(x.device.type, ROWS["cuda"])
 
 
 def is_plain(*layers: nn.Module) -> bool:
@@ -43,6 +51,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def apply(layer: nn.Module, x: Tensor, activation: str = "none") -> Tensor:
+    """Return activation(layer(x)); for a plain `nn.Linear` by `linear_map`, where that is one pass."""
+    if type(layer) is nn.Linear and is_fusable(x, layer.weight) and is_plain(layer):
+        return linear_map(x, layer.weight, layer.bias, activation)
+    out: Tensor = layer(x)
+    return activate(out, activation)
 
 
 class DropPath(nn.Module):
@@ -75,8 +91,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D) -> (..., D)."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+        return apply(self.fc2, apply(self.fc1, x, "gelu"))
 
 
 class FeedForward(nn.Module):
@@ -94,7 +109,7 @@ class FeedForward(nn.Module):
         # What is compiled or traced may be meant for any number of rows: it cannot ask.
         whole = torch.is_grad_enabled() or self.training or torch.compiler.is_compiling()
         whole = whole or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        most = ROWS.get(x.device.type, ROWS["cuda"])
+        most = rows_at_once(x)
         if whole or x.shape[0] * x.shape[1] <= most or not is_plain(*list(self.modules())[1:]):
             return self._whole(x)
         rows = x.reshape(-1, x.shape[-1])  # (B * N, D)
@@ -124,14 +139,12 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 NORMS = (BatchNorm, nn.BatchNorm1d)
-PLAIN = (nn.Linear, nn.LayerNorm, *NORMS, Mlp, DropPath)
 
 
 def linear_norm(x: Tensor, linear: nn.Module, norm: nn.Module, relu: bool = False) -> Tensor:
     """Return norm(linear(x)) of (..., C), or its ReLU; in evaluation as one map if `is_foldable`."""
     if is_foldable(linear, norm):
-        folded = F.linear(x, *fold(norm, linear))
-        return F.relu(folded, inplace=True) if relu else folded
+        return linear_map(x, *fold(norm, linear), "relu" if relu else "none")
     out: Tensor = norm(linear(x))
     return F.relu(out) if relu else out
 
@@ -170,5 +183,23 @@ class ResidualMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) -> (..., C)."""
-        inner = linear_norm(x, self.fc1, self.norm1, relu=True)  # (..., hidden)
-        return F.relu(linear_norm(inner, self.fc2, self.norm2) + x, inplace=True)
+        folded = self.folded()
+        if folded is not None:
+            return residual(x, *folded)
+        inner = F.relu(self.norm1(self.fc1(x)))  # (..., hidden)
+        return F.relu(self.norm2(self.fc2(inner)) + x, inplace=True)
+
+    def folded(self) -> tuple[Tensor, ...] | None:
+        """Return weights and biases of both maps with their norms, for `residual`, if they fold."""
+        if not (is_foldable(self.fc1, self.norm1) and is_foldable(self.fc2, self.norm2)):
+            return None
+        return *fold(self.norm1, self.fc1), *fold(self.norm2, self.fc2)
+
+
+def residual(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    """Return relu(x + the second map of relu(the first map of x)): (..., C) -> (..., C)."""
+    inner = linear_map(x, weight1, bias1, "relu")  # (..., hidden)
+    return F.relu(linear_map(inner, weight2, bias2) + x, inplace=True)
+
+
+PLAIN = (nn.Linear, nn.LayerNorm, *NORMS, Mlp, DropPath, ResidualMlp)

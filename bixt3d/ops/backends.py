@@ -23,6 +23,7 @@ INSTALL = {
     "scipy": "pip install scipy",
     "numba": "pip install numba",
 }
+WORTH_THREADS = 1 << 26  # simple operations, some 10 ms of them
 
 
 def check_backend(backend: str, known: tuple[str, ...]) -> None:
@@ -104,6 +105,16 @@ def for_each_cloud(function: Callable[[int], None], batch: int) -> None:
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(call, range(batch)))
+
+
+def in_shares(function: Callable[[int, int], None], total: int, operations: int) -> None:
+    """Call ``function(begin, end)`` for the numbers below ``total``, in equal shares if there is much to do.
+
+    Little work is done sooner by one thread: after an operation of torch its threads spin for a while on the
+    cores that others would run on.
+    """
+    threads = min(torch.get_num_threads(), total) if operations >= WORTH_THREADS else 1
+    for_each_cloud(lambda t: function(t * total // threads, (t + 1) * total // threads), threads)
 
 
 def sort_neighbors(query: Tensor, points: Tensor, index: Tensor) -> Tensor:

@@ -57,14 +57,15 @@ def _bucket_order(xyz: Tensor, buckets: int) -> NDArray[np.int64]:
     return np.sort((bucket << 32) | curve, axis=1) & 0xFFFFFFFF
 
 
-def _compiled(function):
+def compiled(function):
+    """Compile a loop by numba, which lets other threads run, and keep it on disk where there is a place."""
     try:
         return njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder to keep what was compiled
         return njit(nogil=True)(function)
 
 
-@_compiled
+@compiled
 def _walk(x, y, z, order, buckets, current, fresh, fresh_bits, nearest, nearest_bits, index):
     """Sample one cloud of coordinates in `order`, from row `current` on; node i has children 2i, 2i + 1."""
     count = len(x)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.amp import is_autocast_available
 from torch.nn import functional as F
 
+from bixt3d.ops.backends import installed
+from bixt3d.ops.linear import linear_map
 from bixt3d.ops.neighbors import gather_points, knn, reduce_points
 from bixt3d.ops.sampling import farthest_point_sample
 from bixt3d.ops.tracing import is_exporting
@@ -16,6 +18,7 @@ from bixt3d.ops.validate import check_count, check_points, check_same, describe
 
 EPSILON = 1e-5
 CENTERS = ("anchor", "center")
+LEAST_COMPILED = 1 << 16  # numbers gathered for groups that loading numba is worth
 
 
 def affine_group(
@@ -108,6 +111,7 @@ def linear_of_affine_group(
     *,
     center: str = "anchor",
     pool: bool = False,
+    at_anchors: Tensor | None = None,
     fused: bool = True,
 ) -> Tensor:
     """Apply a linear map to affine groups without building them.
@@ -128,6 +132,7 @@ def linear_of_affine_group(
         center: ``"anchor"`` or ``"center"``.
         pool: Take the maximum over each group's neighbours; what is the same for all of them is then added
             once a group, and no tensor with an entry per neighbour is kept.
+        at_anchors: ``features`` at the anchors (B, S, C), if they are gathered already.
         fused: Take the short way.
 
     Returns:
@@ -136,38 +141,141 @@ def linear_of_affine_group(
     Raises:
         ValueError: For an unknown ``center`` or affine parameters of the wrong size.
     """
-    channels = source.shape[-1]
-    _check_affine(alpha, beta, channels)
+    _check_affine(alpha, beta, source.shape[-1])
     _check_center(center)
     if not fused:
         groups = group_neighbors(source, features, anchors, index, alpha, beta, center)
         groups = F.linear(groups, weight, bias)  # (B, S, k, D)
         return groups.max(2).values if pool else groups
+    affine = source, features, anchors, index, alpha, beta, weight, bias
+    mapped, constant, inverse = _map_affine(*affine, center, at_anchors)
+    if pool:
+        # The largest before the division is the largest after it.
+        largest = largest_offset(mapped, anchors, index, center)  # (B, S, D)
+        return largest * inverse.to(largest.dtype)[:, None, None] + constant
+    scaled, offset = _scale_affine(mapped, constant, inverse, anchors, index, center)
+    return gather_points(scaled, index) + offset[:, :, None]
+
+
+def parts_of_affine_group(
+    source: Tensor,
+    features: Tensor,
+    anchors: Tensor,
+    index: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    center: str = "anchor",
+    at_anchors: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return what `linear_of_affine_group` adds up for each neighbour, for callers that do so in pieces.
+
+    Returns:
+        A row a point (B, N, D) and a row a group (B, S, D): a mapped neighbour is the sum of its point's and
+        of its group's.
+    """
+    affine = source, features, anchors, index, alpha, beta, weight, bias
+    return _scale_affine(*_map_affine(*affine, center, at_anchors), anchors, index, center)
+
+
+def _map_affine(
+    source: Tensor,
+    features: Tensor,
+    anchors: Tensor,
+    index: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    center: str,
+    at_anchors: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mapped points (B, N, D), what is the same within a group (B, S, D), and 1 / sigma (B,)."""
+    channels = source.shape[-1]
     of_neighbor, of_anchor = weight[:, :channels], weight[:, channels:]
     shift = of_neighbor @ beta.flatten() if bias is None else of_neighbor @ beta.flatten() + bias
-    # Only differences of sources count; without their mean, half precision keeps more of them.
-    source = source - source.mean(1, keepdim=True)
-    mapped = F.linear(source, of_neighbor * alpha.flatten())  # (B, N, D)
-    constant = F.linear(gather_points(features, anchors), of_anchor, shift.to(of_anchor.dtype))  # (B, S, D)
-    inverse = 1.0 / (_sigma(source, anchors, index, center) + EPSILON)  # (B,)
-    inverse = inverse.to(mapped.dtype)[:, None, None]  # (B, 1, 1)
+    # Only differences of sources count; without their mean, half precision keeps more of them. A shift of all
+    # points changes nothing, so the mean has no gradient.
+    source = source - source.detach().mean(1, keepdim=True)
+    mapped = linear_map(source, of_neighbor * alpha.flatten())  # (B, N, D)
+    of_anchors = gather_points(features, anchors) if at_anchors is None else at_anchors  # (B, S, C)
+    constant = linear_map(of_anchors, of_anchor, shift.to(of_anchor.dtype))  # (B, S, D)
+    return mapped, constant, 1.0 / (group_spread(source, anchors, index, center) + EPSILON)
+
+
+def _scale_affine(
+    mapped: Tensor, constant: Tensor, inverse: Tensor, anchors: Tensor, index: Tensor, center: str
+) -> tuple[Tensor, Tensor]:
     # Scaled once a point, so that the only work per neighbour is one gather and one sum.
-    mapped = mapped * inverse
-    if pool:
-        neighbors = reduce_points(mapped, index, "max")  # (B, S, D)
-        at_anchor = center == "anchor"
-        middle = gather_points(mapped, anchors) if at_anchor else reduce_points(mapped, index, "mean")
-        return neighbors + (constant - middle)
-    neighbors = gather_points(mapped, index)  # (B, S, k, D)
-    middle = gather_points(mapped, anchors) if center == "anchor" else neighbors.mean(2)  # (B, S, D)
-    return neighbors + (constant - middle)[:, :, None]
+    scaled = mapped * inverse.to(mapped.dtype)[:, None, None]  # (B, N, D)
+    middle = gather_points(scaled, anchors) if center == "anchor" else reduce_points(scaled, index, "mean")
+    return scaled, constant - middle  # (B, N, D), (B, S, D)
 
 
-def _sigma(source: Tensor, anchors: Tensor, index: Tensor, center: str) -> Tensor:
+def is_compiled_for(features: Tensor, index: Tensor) -> bool:
+    """Whether `bixt3d.ops.pooling` may take features (B, N, C) and groups of theirs (B, S, k): see there.
+
+    Its loops are worth loading numba for from `LEAST_COMPILED` numbers on; no tracer sees what they do.
+    """
+    if type(features) not in (Tensor, torch.nn.Parameter) or features.device.type != "cpu":
+        return False
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or tracing:
+        return False
+    return (
+        features.dtype in (torch.float32, torch.float64)
+        and index.numel() * features.shape[-1] >= LEAST_COMPILED
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and installed("numba")
+    )
+
+
+def largest_offset(
+    features: Tensor, anchors: Tensor, index: Tensor, center: str = "anchor", fused: bool = True
+) -> Tensor:
+    """Return the maximum of each group's features less those of its centre, (B, S, C).
+
+    Args:
+        features: What the neighbours are taken from (B, N, C).
+        anchors: Indices of the anchors (B, S).
+        index: Indices of the neighbours (B, S, k).
+        center: ``"anchor"`` or ``"center"``.
+        fused: Take the compiled loops where they can be, in float32 at least; False is the plain twin.
+    """
+    wide = features.to(torch.promote_types(features.dtype, torch.float32)) if fused else features
+    if fused and center == "anchor" and is_compiled_for(wide, index):
+        from bixt3d.ops import pooling
+
+        return pooling.largest_offset(wide, anchors, index)
+    neighbors = reduce_points(features, index, "max")  # (B, S, C)
+    at_anchor = center == "anchor"
+    return neighbors - (
+        gather_points(features, anchors) if at_anchor else reduce_points(features, index, "mean")
+    )
+
+
+def group_spread(
+    source: Tensor, anchors: Tensor, index: Tensor, center: str = "anchor", fused: bool = True
+) -> Tensor:
+    """Return the standard deviation (B,) of neighbours less their centres, over groups and channels.
+
+    Args:
+        source: What the neighbours are taken from (B, N, C), of mean 0 a cloud.
+        anchors: Indices of the anchors (B, S).
+        index: Indices of the neighbours (B, S, k).
+        center: ``"anchor"`` or ``"center"``.
+        fused: Take the compiled loops where they can be; False is the plain twin.
+    """
     # The variance needs sums over groups, neighbours and channels of x and x^2 only. With x = f_j - f_i
     # both follow from per-point sums and from inner products of anchors and points. The mean of all points
     # is 0 here, or the squares would cancel badly.
     source = source.float() if source.dtype in (torch.float16, torch.bfloat16) else source
+    if fused and center == "anchor" and is_compiled_for(source, index):
+        from bixt3d.ops import pooling
+
+        return pooling.spread(source, anchors, index)
     batch, groups, k = index.shape
     channels = source.shape[-1]
     n = groups * k * channels

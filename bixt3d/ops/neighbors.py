@@ -15,9 +15,10 @@ from bixt3d.ops.tracing import is_exporting
 from bixt3d.ops.triton_search import MAX_NEIGHBORS, MAX_POINTS, knn_triton
 from bixt3d.ops.validate import check_count, check_points, check_same
 
-# "auto" is a k-d tree on CPUs, and the quicker of torch and triton on GPUs.
-BACKENDS = ("auto", "torch", "kdtree", "triton", "torch_cluster", "pytorch3d")
-LEAST_GATHERED = 1 << 16  # numbers gathered for groups
+# "auto" scans small clouds and builds trees of large ones on CPUs; on GPUs the quicker of torch and triton.
+BACKENDS = ("auto", "torch", "scan", "kdtree", "triton", "torch_cluster", "pytorch3d")
+LEAST_SCANNED = 1 << 14  # distances that numba is worth loading for
+MOST_SCANNED = 2048  # points of a cloud that are scanned no slower than a tree is searched
 FEWEST = 512  # points of a cloud that a tree is worth building for
 # Distances held at once: small enough for a CPU's cache, large enough to fill a GPU.
 CHUNK = {"cpu": 1 << 18, "cuda": 1 << 25}
@@ -42,9 +43,10 @@ def knn(
         query: Query points (B, S, 3).
         points: Points to search (B, N, 3), or a `SearchTree` of them for more searches than one.
         k: Number of neighbours, at most N.
-        backend: ``"torch"`` (reference), ``"kdtree"`` (CPUs), ``"triton"`` (k up to 64), ``"torch_cluster"``
-            (which may leave out the lowest of equally near points), ``"pytorch3d"``, or ``"auto"``. An
-            exported program holds the reference, whatever the backend.
+        backend: ``"torch"`` (reference), ``"scan"`` (float32 on CPUs, by numba), ``"kdtree"`` (CPUs),
+            ``"triton"`` (k up to 64), ``"torch_cluster"`` (which may leave out the lowest of equally near
+            points), ``"pytorch3d"``, or ``"auto"``. An exported program holds the reference, whatever the
+            backend.
         chunk_size: Queries of one cloud that are handled at a time; chosen by device if None.
         validate: Look for NaN and infinity as well; on a GPU this waits for the device.
 
@@ -53,7 +55,7 @@ def knn(
 
     Raises:
         ValueError: For wrong shape, dtype or values, fewer than ``k`` points, an unknown backend, float64
-            points for Triton or pytorch3d, or too large a ``k`` for Triton.
+            points for scan, Triton or pytorch3d, or too large a ``k`` for Triton.
         ImportError: When the backend asked for is not installed.
         RuntimeError: When it cannot run on the device of ``points``.
     """
@@ -83,13 +85,20 @@ def knn(
         calls = (partial(_knn_torch, k=k, chunk_size=None), partial(knn_triton, k=k))
         nearest: Tensor = TUNER.run("neighbours", sizes, *calls, query, points)
         return nearest
-    if backend == "auto":
-        tree = chunk_size is None and points.device.type == "cpu" and count >= FEWEST
-        backend = "kdtree" if tree else "torch"
     if torch.compiler.is_compiling():
         index: Tensor = _knn_operation(query, points, k, backend, chunk_size)
         return index
     return _search(query, points, k, backend, chunk_size, trees)
+
+
+def _automatic(query: Tensor, points: Tensor, chunk_size: int | None) -> str:
+    batch, count, _ = points.shape
+    if chunk_size is not None or points.device.type != "cpu":
+        return "torch"
+    many = batch * query.shape[1] * count >= LEAST_SCANNED
+    if many and count <= MOST_SCANNED and points.dtype == torch.float32 and backends.installed("numba"):
+        return "scan"
+    return "kdtree" if count >= FEWEST else "torch"
 
 
 def _search(
@@ -100,8 +109,18 @@ def _search(
     chunk_size: int | None,
     trees: SearchTree | None = None,
 ) -> Tensor:
+    if backend == "auto":
+        backend = _automatic(query, points, chunk_size)
     if backend == "kdtree":
         return knn_kdtree(query, points, k, partial(_knn_torch, chunk_size=None), trees)
+    if backend == "scan":
+        backends.require_cpu("scan", points.device)
+        backends.require_single("scan", points)
+        backends.require("numba")
+        from bixt3d.ops.scan import knn_scan
+
+        finite = bool(query.isfinite().all()) and bool(points.isfinite().all())
+        return knn_scan(query, points, k) if finite else _knn_torch(query, points, k, None)
     others = {
         "triton": knn_triton,
         "torch_cluster": backends.knn_torch_cluster,
@@ -191,31 +210,11 @@ def gather_points(features: Tensor, index: Tensor) -> Tensor:
     return F.embedding(*_table(features, index))
 
 
-def is_compiled_for(features: Tensor, index: Tensor) -> bool:
-    """Whether `bixt3d.ops.pooling` may take features (B, N, C) and groups of theirs (B, S, k): see there.
-
-    Its loops are worth loading numba for from `LEAST_GATHERED` numbers on; no tracer sees what they do.
-    """
-    return (
-        type(features) in (Tensor, torch.nn.Parameter)
-        and features.device.type == "cpu"
-        and features.dtype in (torch.float32, torch.float64)
-        and index.numel() * features.shape[-1] >= LEAST_GATHERED
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and backends.installed("numba")
-    )
-
-
 def reduce_points(features: Tensor, index: Tensor, mode: str) -> Tensor:
     """Pick rows and reduce each group to its ``"max"`` or ``"mean"``: index (B, S, k) -> (B, S, C)."""
     if is_exporting():  # no exchange format has bags
         neighbors = gather_points(features, index)  # (B, S, k, C)
         return neighbors.amax(2) if mode == "max" else neighbors.mean(2)
-    if mode == "max" and is_compiled_for(features, index):
-        from bixt3d.ops.pooling import pool_max
-
-        return pool_max(features, index)
     rows, table = _table(features, index)
     batch, groups, k = index.shape
     pooled = F.embedding_bag(rows.view(batch * groups, k), table, mode=mode)  # (B * S, C)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 def is_exporting() -> bool:
@@ -12,3 +13,14 @@ def is_exporting() -> bool:
     any size would take the place of the fast one.
     """
     return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
+def is_followed() -> bool:
+    """Whether a compiler, tracer or counter follows this call: they know torch's own operations alone."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.compiler.is_exporting()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or _get_current_dispatch_mode() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )

@@ -139,6 +139,10 @@ class Muon(torch.optim.Muon):
         As torch's fused optimisers it leaves the step out where its attribute ``found_inf``, a scalar, is 1.
         """
         found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.device.type == "cpu":  # where nothing has to be waited for
+            if bool(found_inf):
+                return
+            found_inf = None
         for group in self.param_groups:
             momentum, rate = group["momentum"], group["lr"]
             moved = [value for value in group["params"] if value.grad is not None]

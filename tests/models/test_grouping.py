@@ -171,7 +171,7 @@ class TestNeighbourhood:
         assert near.index.equal(knn(gather_points(xyz, near.anchors), xyz, 5))
 
     def test_by_the_trees_of_others(self) -> None:
-        xyz = torch.randn(2, 600, 3)
+        xyz = torch.randn(2, 2100, 3)  # too many to be scanned
         made, trees = stage(reduction=4), SearchTree(xyz)
         assert made.find(xyz, trees).index.equal(made.find(xyz).index)
         assert len(trees._trees) == 2
@@ -250,3 +250,28 @@ def test_a_norm_of_a_stage_with_a_hook_is_called(made: GroupingStage | Propagati
     torch.testing.assert_close(made(*given)[1], folded)
     hook.remove()
     assert called == [kind]
+
+
+@pytest.mark.parametrize("center", ["anchor", "center"])
+@pytest.mark.parametrize("reduction", [1, 3])
+def test_evaluation_in_pieces_agrees_with_the_whole(
+    center: str, reduction: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = stage(reduction=reduction, center=center, blocks=2).eval()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    xyz, tokens = clouds()
+    whole = made(xyz, tokens)[1].detach()  # with gradients nothing goes in pieces
+    calls = []
+    in_pieces = GroupingStage._pool_in_pieces
+    monkeypatch.setattr(GroupingStage, "_pool_in_pieces", lambda *args: calls.append(1) or in_pieces(*args))
+    monkeypatch.setattr("bixt3d.models.layers.ROWS", {"cpu": 12, "cuda": 12})
+    with torch.no_grad():
+        torch.testing.assert_close(made(xyz, tokens)[1], whole, rtol=1e-4, atol=1e-5)
+        assert calls
+        seen = []
+        made.blocks[0].register_forward_hook(lambda *_: seen.append(1))  # what is hooked is called
+        torch.testing.assert_close(made(xyz, tokens)[1], whole, rtol=1e-4, atol=1e-5)
+    assert seen and len(calls) == 1

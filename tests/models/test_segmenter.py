@@ -314,6 +314,7 @@ def test_a_level_is_given_its_trees_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
     tree = scipy.spatial.cKDTree
     monkeypatch.setattr(scipy.spatial, "cKDTree", build)
+    monkeypatch.setattr("bixt3d.ops.neighbors.MOST_SCANNED", 0)
     model = tiny("bixt_ti_partseg_encdec").eval()
     model(torch.randn(1, 4096, 3), CATEGORY[:1])
     assert sizes == [4096, 2048, 512]

@@ -100,11 +100,11 @@ class TestSearchTree:
 
         tree = scipy.spatial.cKDTree
         monkeypatch.setattr(scipy.spatial, "cKDTree", build)
-        points, query = torch.randn(3, 600, 3), torch.randn(3, 50, 3)
+        points, query = torch.randn(3, 2100, 3), torch.randn(3, 50, 3)
         trees = SearchTree(points)
         for k in (3, 8):
             assert knn(query, trees, k).equal(knn(query, points, k, backend="torch"))
-        features = torch.randn(3, 600, 5)
+        features = torch.randn(3, 2100, 5)
         assert len(built) == 3
         assert interpolate(query, trees, features).equal(interpolate(query, points, features))
         assert len(built) == 6  # three more for the search without
@@ -145,7 +145,10 @@ class TestSearchTree:
             knn(torch.zeros(1, 4, 3), SearchTree(torch.zeros(4, 3)), 1)
 
 
-@pytest.mark.parametrize(("count", "trees"), [(neighbors.FEWEST - 1, 0), (neighbors.FEWEST, 1)])
+@pytest.mark.parametrize(
+    ("count", "trees"),
+    [(neighbors.FEWEST - 1, 0), (neighbors.MOST_SCANNED, 0), (neighbors.MOST_SCANNED + 1, 1)],
+)
 def test_auto_takes_it_for_clouds_that_are_large_enough(
     count: int, trees: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,8 +167,8 @@ def test_auto_takes_it_for_clouds_that_are_large_enough(
 
 
 def test_interpolation_goes_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    coarse, fine = torch.randn(2, 600, 3), torch.randn(2, 700, 3)
-    features = torch.randn(2, 600, 5)
+    coarse, fine = torch.randn(2, 2100, 3), torch.randn(2, 70, 3)
+    features = torch.randn(2, 2100, 5)
     expected = knn(fine, coarse, 3, backend="torch")
     found = interpolate(fine, coarse, features)
     asked = []
