@@ -188,7 +188,7 @@ def page() -> str:
         "",
         "G: multiply-accumulates of one image in matrix products and convolutions, 10^9; what the paper",
         "calls FLOPs are these, as its numbers say. M: parameters, 10^6. Norms, activations, softmax and",
-        f"upsampling are not counted here. A remark names what is not the same within rounding and {NEAR:.0%}.",
+        f"upsampling are not counted. A remark names what is not the same within rounding and {NEAR:.0%}.",
         "",
     ]
     for title, table in TABLES.items():

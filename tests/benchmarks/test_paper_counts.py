@@ -28,7 +28,7 @@ def test_every_row_is_on_the_page() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["sa1-d22, all shared", "bi-directional, d12", "width 128", "sequence 784, patch 8", "SemFPN, /16"],
+    ["sequential, d12", "bi-directional, d12", "width 128", "sequence 784, patch 8", "SemFPN, /16"],
 )
 def test_the_page_holds_what_is_found(name: str) -> None:
     (found,) = rows_of((ROWS[name],))
@@ -39,7 +39,7 @@ def test_the_page_holds_what_is_found(name: str) -> None:
 def test_the_paper_s_numbers_are_ours() -> None:
     """All of them but those whose remark says why not, by what the page says."""
     page = PAGE.read_text(encoding="utf-8").splitlines()
-    differ = [cells(line)[0] for line in page if "differs by" in line]
+    differ = [cells(line)[0] for line in page if line.startswith("|") and "differs by" in line]
     assert set(differ) == {"sa1-d22, all shared", "sa1-d24, all shared"}
 
 
