@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 RELEASE = 1 << 26  # bytes that are read before their pages are let go
+AROUND = 1 << 16  # bytes that Linux maps at once, of which one is read
 
 
 class Source(Protocol):
@@ -49,6 +50,7 @@ class Flat:
         self, array: np.memmap[Any, Any], rows: NDArray[Any], sums: NDArray[Any], folder: Path
     ) -> None:
         self.array, self.rows, self.folder, self.width = array, rows, folder, int(rows.max())
+        self.plain = array.view(np.ndarray)  # of which slices are made sooner
         self.files = (Path(str(array.filename)),)
         self.start = np.cumsum(rows) - rows
         self.sums, self.seen, self._read = sums, np.zeros(len(rows), dtype=bool), 0
@@ -75,10 +77,10 @@ class Flat:
             first, own = int(begin[place]), int(count[place])
             if unseen[place]:
                 self._check(int(index[place]))
-            out[place, :own] = self.array[first : first + own]
+            out[place, :own] = self.plain[first : first + own]
             for filled in range(own, self.width, own):
                 out[place, filled : filled + own] = out[place, : min(own, self.width - filled)]
-        self._read += out.nbytes
+        self._read += out.nbytes + len(index) * AROUND
         if self._read > RELEASE and sys.platform == "linux":
             # The pages stay in the system's cache; this process does not keep a table of all it has read.
             self.array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
@@ -91,13 +93,14 @@ class Flat:
 
     def _check(self, row: int) -> None:
         begin = int(self.start[row])
-        cloud = self.array[begin : begin + int(self.rows[row])]
+        cloud = self.plain[begin : begin + int(self.rows[row])]
         if zlib.crc32(cloud.data) != self.sums[row]:
             raise OSError(
                 f"{self.files[0]}: cloud {row} is damaged, its checksum is another: remove the file, and it "
                 "is made again"
             )
         self.seen[row] = True
+        self._read += cloud.nbytes
 
     def _advise(self, what: str, begin: NDArray[Any], count: NDArray[Any], places: NDArray[Any]) -> None:
         """Tell the system which rows are needed next, so that it fetches them all at once."""

@@ -156,8 +156,9 @@ def _moments(xyz: Tensor, mask: Tensor) -> Tensor:
     scale = (centred.square().sum(-1, keepdim=True) * weight).sum(1, keepdim=True).sqrt()
     centred = centred / scale.clamp_min(1e-150)
     radius = centred.norm(dim=-1, keepdim=True)
-    powers = [centred.square(), centred * centred.roll(1, -1), centred**3, centred.abs(), radius, radius**3]
-    return (torch.cat(powers, -1) * weight).sum(1)  # (S, K)
+    powers = (torch.square, lambda c: c * c.roll(1, -1), lambda c: c**3, torch.abs)
+    means = [(power(centred) * weight).sum(1) for power in powers]  # one after another: they are large
+    return torch.cat([*means, (radius * weight).sum(1), (radius**3 * weight).sum(1)], -1)  # (S, K)
 
 
 def shared_shapes(first: Survey, second: Survey) -> list[tuple[int, int]]:
