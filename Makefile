@@ -78,5 +78,5 @@ $(VENV)/.docs: $(VENV)/.core
 
 # What the tests need on top.
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP_INSTALL) --quiet --editable ".[las,plots,logs,viewer,web,export,triton,docs,dev]"
+	$(PIP_INSTALL) --quiet --editable ".[las,images,plots,logs,viewer,web,export,triton,docs,dev]"
 	@touch $@
