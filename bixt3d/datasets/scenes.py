@@ -18,6 +18,7 @@ from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import parse_features
 from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.mapped import lay_out
 from bixt3d.datasets.readers import clouds_in, load_cloud
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.split import Split
@@ -58,7 +59,7 @@ class LabelTable:
         """Name of each number from 0 to the last label that counts."""
         return tuple(self.names.get(number, f"label {number}") for number in range(self.ids[-1] + 1))
 
-    def convert(self, values: NDArray[np.int64], path: Path) -> NDArray[np.int32]:
+    def convert(self, values: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
         """Return the labels of a file's numbers (N,), -1 where they are ignored.
 
         Raises:
@@ -66,7 +67,7 @@ class LabelTable:
         """
         found, place, counts = np.unique(values, return_inverse=True, return_counts=True)
         numbers = self.numbers or {number: number for number in self.names}
-        labels = np.empty(len(found), np.int32)
+        labels = np.empty(len(found), np.int64)
         for at, value in enumerate(found.tolist()):
             label = -1 if value == -1 else numbers.get(value)
             if label is None or (label != -1 and label not in self.names):
@@ -184,13 +185,12 @@ def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str
     arrays = cached(sources, key, parse, folder=base)
     rows: NDArray[np.int64] = arrays["rows"]
     width = int(rows.max())
-    index = (np.cumsum(rows) - rows)[:, None] + np.arange(width) % rows[:, None]  # (S, N)
     scenes, names = len(rows), (SCENE,)
     whole = Split(
-        torch.from_numpy(arrays["points"][index]),
+        lay_out(arrays, "points", width, base),  # (S, N, C)
         torch.zeros(scenes, dtype=torch.int64),
         names,
-        torch.from_numpy(arrays["parts"][index].astype(np.int64)),
+        lay_out(arrays, "parts", width, base),  # (S, N)
         torch.zeros(scenes, dtype=torch.int64),
         names,
         (table.ids,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,12 @@ import pytest
 import torch
 
 import bixt3d
+from bixt3d.config import config_from
+from bixt3d.datasets import store
+from bixt3d.datasets.mapped import Mapped
 from bixt3d.datasets.scenes import LabelTable, read_scenes, read_table
+from bixt3d.training.distributed import Workers
+from bixt3d.training.splits import build_task, training_loader
 
 TABLE = "names: {0: none, 1: road, 3: tree}\nignore: [0]\n"
 SEMANTIC_KITTI = """
@@ -156,3 +162,28 @@ def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
     (root / "labels.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="labels.yaml"):
         read_scenes(root, "test")
+
+
+def test_scenes_may_lie_in_files_that_are_mapped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = bixt3d.open_dataset("scenes", root, "trainval", up="z")
+    shutil.rmtree(root / ".bixt3d_cache")
+    monkeypatch.setattr(store, "SPILL", 100)
+    monkeypatch.setenv("BIXT3D_MEMORY", "200")
+    split = bixt3d.open_dataset("scenes", root, "trainval", up="z")
+    assert isinstance(split.points, Mapped) and isinstance(split.parts, Mapped)
+    config = config_from(
+        {
+            "data": {"name": "scenes", "num_points": 8, "order": "random", "train_split": "trainval"},
+            "model": {"name": "bixt_pico_sceneseg_encdec"},
+            "train": {"batch_size": 2},
+            "task_args": {"draws": 2},
+        }
+    )
+    batches = []
+    for one in (whole, split):
+        task = build_task(config)
+        assert task.labelled(one).all()
+        batches.append(list(training_loader(config, task, task.arrange(one, True), Workers()).epoch(0)))
+    assert len(batches[0]) == len(batches[1]) == 3
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.points, other.points) and torch.equal(one.parts, other.parts)
