@@ -180,7 +180,6 @@ while IFS=$'\t' read -ra line; do
     echo "failed    $run (code $code): $(tail -n 1 "$run/train.log")"
   fi
 done <<<"$plan"
-if [ $unfinished != 0 ]; then echo "$unfinished of ${#wanted[@]} not finished: the same command goes on"; fi
 if ((${#copied[@]})) && timeout 60 "$python" -m benchmarks.page --device "$device" --runs "${copied[@]}" \
   >"$out/page.md" 2>"$out/page.log"; then
   printf '\n%s\n\n' "Please paste what follows, $out/page.md, into an issue of the kind measurement:"
@@ -188,5 +187,6 @@ if ((${#copied[@]})) && timeout 60 "$python" -m benchmarks.page --device "$devic
 elif ((${#copied[@]})); then
   echo "no page: $(tail -n 1 "$out/page.log")" >&2
 fi
+if [ $unfinished != 0 ]; then echo "$unfinished of ${#wanted[@]} not finished: the same command goes on"; fi
 if [ $failed != 0 ]; then exit 1; fi
 if [ $unfinished != 0 ]; then exit 75; fi

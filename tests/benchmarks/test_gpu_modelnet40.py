@@ -154,7 +154,7 @@ def test_all_runs_one_after_another_with_models_that_fit(tmp_path: Path) -> None
         assert logits.isfinite().all()
     assert {config.data.root for config in configs[:-2]} == {f"{tmp_path}/data"}
     assert configs[-2].data.root == f"{tmp_path}/data/psb_benchmark_v0_normal"
-    assert done.stdout.count("finished") == 17 and done.stdout.count('{"last": 1}') == 17
+    assert done.stdout.count("finished  ") == 17 and done.stdout.count('{"last": 1}') == 17
     assert len(list((tmp_path / "out").glob("*/last.safetensors"))) == 17
 
 
@@ -186,13 +186,13 @@ def test_a_call_ends_when_its_minutes_are_over_and_the_next_goes_on(tmp_path: Pa
     assert page in done.stdout and "| modelnet40_hierarchy_1_short | epoch 0 |" in page
     assert len(calls) == 1  # no time was left for the second
     done, calls = stand_in(tmp_path, *command)
-    assert done.returncode == 0 and done.stdout.count("finished") == 2
+    assert done.returncode == 0 and done.stdout.count("finished  ") == 2
     assert ["--resume" in words for words in calls] == [False, True, False]
 
 
 def test_what_fails_does_not_stop_the_rest(tmp_path: Path) -> None:
     done, calls = stand_in(tmp_path, "hierarchy:1", "naive:1", "hierarchy:2", FAILS="modelnet40_naive")
-    assert done.returncode == 1 and len(calls) == 3 and done.stdout.count("finished") == 2
+    assert done.returncode == 1 and len(calls) == 3 and done.stdout.count("finished  ") == 2
     failed = [line for line in done.stdout.splitlines() if line.startswith("failed")]
     assert len(failed) == 1 and failed[0].endswith("modelnet40_naive_1_short (code 1): error: the reason")
 
