@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
@@ -23,6 +24,8 @@ from bixt3d.training.boards import Board, check_loggers, open_board
 from bixt3d.training.device import has_bfloat16
 from bixt3d.training.files import write_text
 from bixt3d.training.folder import FolderLock, check_foreign, half_written, read_log
+
+LONGEST = 60.0  # seconds without a line, where there is no bar
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,8 @@ class RunLog:
         self.boards: dict[str, Board] = {}
         self.validating = "validating" if self.progress else ""  # what a bar of it is called
         self.epochs, self.told = config.train.epochs, 0.0
+        self.silent = math.inf if not progress else 1.0 if self.progress else LONGEST
+        self.done, self.total = 0, 0
         self.metrics = run_dir / "metrics.jsonl"
         self.unwritten = unwritten
         self.failed: set[str] = set()
@@ -80,6 +85,8 @@ class RunLog:
 
     def start(self, done: int, total: int) -> None:
         """Open the progress bar at step ``done`` of ``total``."""
+        self.done, self.total = done, total
+        self.told = 0.0 if self.progress else time.monotonic()
         if self.active:
             from tqdm import tqdm
 
@@ -88,15 +95,24 @@ class RunLog:
             )
 
     def tick(self, loss: Tensor | None = None) -> None:
-        """Count a step on the progress bar; its loss is shown, and a GPU waited for, once a second."""
-        if self.bar is None or not self.progress:
+        """Count a step on the progress bar; its loss is shown, and a GPU waited for, once a second.
+
+        Without a terminal a line says how far an epoch is, once a minute.
+        """
+        if self.bar is None:
             return
-        self.bar.update()
-        if time.monotonic() - self.told > 1:
+        self.done += 1
+        self.bar.update()  # none where there is no terminal
+        if time.monotonic() - self.told > self.silent:
             self.told = time.monotonic()
-            epoch = min(self.epochs, 1 + self.bar.n * self.epochs // self.bar.total)
+            steps = self.total // self.epochs
+            epoch = min(self.epochs, 1 + self.done // steps)
             shown = "" if loss is None else f", loss {float(loss):.3f}"
-            self.bar.set_description_str(f"epoch {epoch}/{self.epochs}{shown}", refresh=False)
+            if self.progress:
+                self.bar.set_description_str(f"epoch {epoch}/{self.epochs}{shown}", refresh=False)
+            elif self.done % steps:  # else its epoch's line follows
+                line = f"epoch {epoch}/{self.epochs}: step {self.done % steps:,} of {steps:,}{shown}"
+                self._try("standard output", lambda: self._show(line))
 
     def row(self, row: dict[str, float], epochs: int) -> None:
         """Write the metrics of an epoch, and show the main ones.
@@ -116,6 +132,7 @@ class RunLog:
             looked = any(name.startswith("val_") for name in row)
             line = self._line(row, epochs, ("val",) if looked else ("train",))
         self._try("standard output", lambda: self._show(line))
+        self.told = time.monotonic()
 
     def _write_rows(self) -> None:
         size = self.metrics.stat().st_size if self.metrics.exists() else 0

@@ -49,3 +49,27 @@ def test_no_bar_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture
     log.tick(None)
     log.close()
     assert capsys.readouterr().err == "" and log.validating == ""
+
+
+def test_a_long_epoch_says_a_line_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no terminal; short epochs have their own lines, and no others."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    log = RunLog(tmp_path / "run", make_config("train.epochs=4"), torch.device("cpu"))
+    log.start(0, 4000)
+    loss: Any = Loss()
+    Loss.looked = 0
+    for _ in range(1500):
+        now[0] += 0.1
+        log.tick(loss)
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["epoch 1/4: step 601 of 1,000, loss 0.500", "epoch 2/4: step 202 of 1,000, loss 0.500"]
+    assert Loss.looked == 2
+    log.row({"epoch": 2, "step": 2000, "clouds_per_second": 5.0}, 4)
+    now[0] += 59
+    log.tick(loss)
+    assert capsys.readouterr().out == "epoch 2/4  5 clouds/s\n"
+    log.close()
