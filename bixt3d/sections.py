@@ -266,8 +266,6 @@ class Config(Section):
 
     # A task of `bixt3d.tasks`, registered ones included; "": the one that the model is built for.
     task: str = ""
-    # The task's own arguments, such as the radius of a scene's columns.
-    task_args: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -275,6 +273,8 @@ class Config(Section):
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    # The task's own arguments, such as the radius of a scene's columns.
+    task_args: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
         """Raise ValueError for settings that do not fit together."""

@@ -169,8 +169,8 @@ class Task:
     def reach(self, preprocess: Preprocess) -> float | None:
         """Return how far from a point others matter for its label, in the files' unit; None: all of them do.
 
-        Of tasks with a reach, files of any size are labelled piece by piece, and `predict` takes a keyword
-        ``core``: the corners (2, 3) between which points need a label.
+        Of tasks with a reach, files of any size are labelled piece by piece: `predict` takes the keywords
+        ``wanted``, the points (N,) that need an answer, and ``done``, which is told how many have one.
         """
         return None
 

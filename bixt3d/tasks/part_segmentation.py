@@ -24,7 +24,14 @@ from bixt3d.ops import gather_points
 from bixt3d.ops.precision import widest
 from bixt3d.suggest import nearest
 from bixt3d.tasks.base import Task, smoothing_of
-from bixt3d.tasks.labels import category_rows, checked_table, class_weights, own_points, part_data
+from bixt3d.tasks.labels import (
+    category_rows,
+    checked_table,
+    class_weights,
+    counted_parts,
+    own_points,
+    part_data,
+)
 from bixt3d.tasks.results import NoCategory, Segmentation
 from bixt3d.tasks.together import label_points, name_parts
 
@@ -97,15 +104,12 @@ class PartSegmentationTask(Task):
     def labelled(self, split: Split) -> Tensor:
         """Say which clouds have a point whose part counts: (S,) bool."""
         self._require_parts(split)
-        assert split.parts is not None
-        return metrics.is_labelled(split.parts, self.ignore).any(1)
+        return counted_parts(split, self.ignore).any(1)
 
     def look_at_training(self, split: Split) -> None:
         """Take what the parts weigh in the loss (``loss.class_weights``), by how many points are of each."""
-        assert split.parts is not None
         if self.config is not None:
-            kept = metrics.is_labelled(split.parts, self.ignore)
-            counts = split.parts[kept].bincount(minlength=split.num_parts)
+            counts = counted_parts(split, self.ignore).sum(0)  # (P,)
             self.class_weights = class_weights(self.config.loss.class_weights, counts, split.part_names)
 
     def facts(self, split: Split) -> dict[str, Any]:
@@ -321,18 +325,10 @@ class PartSegmentationTask(Task):
         return inputs
 
     def view(self, answer: Segmentation, truth: Any = None) -> dict[str, Any]:
-        """Return the parts of all points, with the IoU where the truth is known."""
+        """Return the parts of all points; where the truth is known, of those that have one, with the IoU."""
         number = answer.category
         ids = list(range(len(self.part_names))) if number is None else sorted(self.parts_of_category[number])
-        verdict = "" if truth is None else f"IoU {metrics.shape_iou(answer.parts, truth, ids):.1%}"
-        return {
-            "ids": ids,
-            "names": self.part_names,
-            "truth": truth,
-            "prediction": answer.parts,
-            "confidence": answer.probabilities,
-            "verdict": verdict,
-        }
+        return {**answer.shown(ids, truth), "names": self.part_names}
 
     def groups(self, split: Split) -> tuple[tuple[str, ...], Tensor]:
         """Return the categories, and each cloud's number (S,)."""
