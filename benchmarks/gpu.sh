@@ -62,7 +62,7 @@ else
   dtypes=(bfloat16 float32)
 fi
 
-timeout 60 "$python" - "$device" >>"$folder/summary.txt" <<'PYTHON' || { failed=1; say "failed  to say what this machine is"; }
+timeout 120 "$python" - "$device" >>"$folder/summary.txt" <<'PYTHON' || { failed=1; say "failed  to say what this machine is"; }
 import sys
 
 import torch

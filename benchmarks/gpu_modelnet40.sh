@@ -13,7 +13,7 @@
 # Ends with a page of all its runs, OUT/page.md, to paste into an issue.
 #
 # MINUTES=8      that a call trains, all its runs together; then SIGTERM, and a minute more to save the state.
-#                Reading the settings and writing the page have a minute each beside it
+#                Reading the settings has five minutes beside it, and writing the page one
 # RUNS=folder    of the runs (runs)
 # OUT=folder     of the copies (results/gpu)
 # DATA=folder    in place of data, where the settings look for data sets
@@ -72,7 +72,7 @@ if [ -n "$wheels" ]; then
 fi
 
 # A line for each run: its folder, then program and arguments. All settings are read before one is trained.
-plan=$(timeout 60 "$python" - "$runs" "$data" "$device" "${wanted[@]}" -- "${settings[@]}" <<'PYTHON'
+plan=$(timeout 300 "$python" - "$runs" "$data" "$device" "${wanted[@]}" -- "${settings[@]}" <<'PYTHON'
 import inspect
 import sys
 from pathlib import Path
@@ -124,7 +124,7 @@ with one_line_errors():
         command = [f"tools/{program}.py", "--cfg", cfg, "--device", device, "--set", *settings]
         print(folder, *command, f"run.dir={folder}", f"data.root={root}", sep="\t")
 PYTHON
-) || exit 2
+) || { [ $? != 124 ] || wrong "the settings were not read within 5 minutes"; exit 2; }
 
 stopped='' child=''
 trap 'stopped=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' HUP INT TERM
