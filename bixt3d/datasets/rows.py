@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-RELEASE = 1 << 26  # bytes that are read before their pages are let go
+RELEASE = 1 << 25  # bytes that are read before their pages are let go
 AROUND = 1 << 16  # bytes that Linux maps at once, of which one is read
 
 
