@@ -62,6 +62,15 @@ def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """Once with one thread of torch's and once with two, whatever the rest of the suite has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models, data sets and tasks that a test registers are forgotten after it."""

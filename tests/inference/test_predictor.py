@@ -110,6 +110,7 @@ def test_points_of_another_cloud_come_from_all_over_it(predictor: Predictor) -> 
     np.testing.assert_array_equal(predictor(cloud).points, seen)
 
 
+@pytest.mark.usefixtures("threads")
 def test_farthest_points_of_the_whole_cloud(tmp_path: Path) -> None:
     predictor = Predictor(save(tmp_path / "m.safetensors", order="fps"), "cpu")
     cloud = torch.from_numpy(some_cloud(100))
@@ -161,6 +162,7 @@ def test_every_form_of_a_cloud_gives_the_same(predictor: Predictor, tmp_path: Pa
     assert_equal(predictor(str(tmp_path / "cloud.npy")), expected)
 
 
+@pytest.mark.usefixtures("threads")
 def test_several_clouds_give_a_list(predictor: Predictor, tmp_path: Path) -> None:
     first, second = some_cloud(60, 1), some_cloud(60, 2)
     alone = [predictor(first), predictor(second)]
@@ -177,6 +179,7 @@ def test_several_clouds_give_a_list(predictor: Predictor, tmp_path: Path) -> Non
     assert sizes == [(POINTS, 3)] * 2
 
 
+@pytest.mark.usefixtures("threads")
 def test_same_input_gives_the_same_output(checkpoint: Path, tmp_path: Path) -> None:
     trimesh.creation.torus(1.0, 0.3).export(tmp_path / "torus.off")
     seen = []

@@ -211,6 +211,7 @@ def check_backend(backend: str, device: str = "cpu") -> None:
         assert index.equal(knn(query, points, k, backend="torch"))
 
 
+@pytest.mark.usefixtures("threads")
 def test_auto_agrees_with_torch() -> None:
     check_backend("auto")
 

@@ -222,6 +222,7 @@ def check_backend(backend: str, device: str = "cpu") -> None:
     assert index.shape == (2, 5)
 
 
+@pytest.mark.usefixtures("threads")
 def test_auto_agrees_with_torch() -> None:
     check_backend("auto")
 
