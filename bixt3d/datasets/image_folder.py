@@ -74,7 +74,7 @@ def read_image_folder(root: str | os.PathLike[str], split: str, num_points: int 
 def _read_split(base: Path, split: str, files: dict[str, Path], side: int) -> Arrays:
     """Reads a split's images, or takes them from the cache, and checks that enough could be read."""
     names, sources = list(files), list(files.values())
-    arrays = cached(sources, f"images-{split}-{side}", lambda *_: _parse(names, sources, side), folder=base)
+    arrays = cached(sources, f"images-{split}-{side}", lambda _: _parse(names, sources, side), folder=base)
     damaged = arrays["damaged"].tolist()
     shown = "".join(f"\n  {line}" for line in damaged[:10])
     if len(damaged) > UNREADABLE * len(names):
