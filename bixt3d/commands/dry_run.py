@@ -15,7 +15,7 @@ from torch import nn
 
 from bixt3d.commands.located import SAMPLED, SHAPES, locate
 from bixt3d.config import Config, override, to_dict
-from bixt3d.datasets import open_dataset
+from bixt3d.datasets import cuts_clouds, open_dataset
 from bixt3d.datasets.acquire import SOURCES
 from bixt3d.datasets.features import parse_features, width_of
 from bixt3d.datasets.loader import Batch, CloudLoader
@@ -49,7 +49,7 @@ def dry_run(config: Config, device: torch.device) -> None:
     name = config.data.name
     folder, get = locate(name, config.data.root)
     if folder is not None:
-        split, counts = read(config)
+        split, counts = read(config, task)
         sizes = ", ".join(f"{count:,} {part}" for part, count in counts.items())
         print(f"data     {name} in {folder}: {sizes}")
     else:
@@ -63,14 +63,16 @@ def dry_run(config: Config, device: torch.device) -> None:
     estimate(config, task, split, counts, device)
 
 
-def read(config: Config) -> tuple[Split, dict[str, int]]:
+def read(config: Config, task: Task) -> tuple[Split, dict[str, int]]:
     """Return the first training clouds of a data set, and the number of clouds in each split."""
     data, counts, first = config.data, {}, None
+    limit = task.wanted_points(True) if cuts_clouds(data.name) else None
     for part in (data.train_split, *(["val"] if data.train_split == "train" else []), "test"):
         split = open_dataset(
             data.name,
             data.root,
             part,
+            limit,
             features=data.features,
             make=False,
             up=data.up,

@@ -87,7 +87,15 @@ def test_folder_to_photo(
     found = predictor(tmp_path / "data" / "test")
     assert len(found) == 8 and all(one.label == name.split("/")[0] for name, one in found.items())
     monkeypatch.chdir(tmp_path)
-    for verb, said in ((["predict", "run", "photo.jpg"], "left"), (["evaluate", "run"], "100.00%")):
+    words = [
+        (["predict", "run", "photo.jpg"], "left"),
+        (["evaluate", "run"], "100.00%"),
+        (
+            ["train", "--cfg", "run/config.yaml", "--set", "run.dir=other", "--dry-run"],
+            "36 train, 4 val, 8 test",
+        ),
+    ]
+    for verb, said in words:
         main(verb)
         assert said in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match=r"expected files \(.jpg"):
