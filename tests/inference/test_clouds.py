@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from bixt3d.datasets.given import read_points
 from bixt3d.datasets.normals import estimate_normals
 from bixt3d.datasets.preprocess import Preprocess
-from bixt3d.datasets.given import read_points
 from bixt3d.inference.clouds import each_category, find_clouds
 
 NORMALS = Preprocess(32, features=("normal",), estimate_normals=True)

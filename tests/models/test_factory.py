@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 import bixt3d
 from bixt3d import create_model, list_models
-from bixt3d.models import factory
+from bixt3d.models import factory, image
 from bixt3d.models.bixt import Trunk
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.encoder import PointEncoder
-from bixt3d.models import image
 from bixt3d.models.factory import MODELS
 from bixt3d.models.grouping import GroupingStage
 from bixt3d.models.layers import DropPath
