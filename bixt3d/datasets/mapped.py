@@ -25,6 +25,7 @@ from bixt3d.progress import progress
 
 CHUNK = 64  # clouds that are read at a time where all are needed
 ON_DEVICE = 2  # a split is kept on a GPU with so many times its bytes free
+READ_ONLY = "expected a tensor in memory to write to, got clouds in files, which stay so: change a .clone()"
 
 aten: Any = torch.ops.aten
 
@@ -95,6 +96,18 @@ class Mapped(Tensor):
         """Another process opens the files itself."""
         return Mapped, (self.source, self.rows, tuple(self.shape), self.dtype, self.device)
 
+    def __deepcopy__(self, memo: Any) -> Mapped:
+        """Clouds in files are never changed: a copy may read the same ones."""
+        return self.with_source(self.source)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Refuse: what an index reads is a copy."""
+        raise RuntimeError(READ_ONLY)
+
+    def share_memory_(self) -> Mapped:
+        """Other processes read the files as well."""
+        return self
+
     def numpy(self, *, force: bool = False) -> Any:
         """Return the whole as an array."""
         return self.read().numpy(force=force)
@@ -103,8 +116,13 @@ class Mapped(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Read nothing for slices, the rows that an index names, and all for the rest."""
+        """Read nothing for slices, the rows that an index names, and all for the rest; write to none."""
         kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
+            for one in func._schema.arguments:
+                if one.is_write and isinstance(given.get(one.name), Mapped):
+                    raise RuntimeError(READ_ONLY)
         if isinstance(args[0], Mapped) and func in _LAZY:
             done = _LAZY[func](*args, **kwargs)
             if done is not NotImplemented:
@@ -144,7 +162,11 @@ def _index(whole: Mapped, indices: Sequence[Tensor | None]) -> Any:
     first, *others = indices
     if first is None or first.ndim != 1 or any(other is not None for other in others):
         return NotImplemented
-    rows = first.nonzero()[:, 0] if first.dtype in (torch.bool, torch.uint8) else first
+    rows = first
+    if first.dtype in (torch.bool, torch.uint8):
+        if len(first) != len(whole):
+            raise IndexError(f"expected a mask of {len(whole)} clouds, got one of {len(first)}")
+        rows = first.nonzero()[:, 0]
     return whole.read(torch.where(rows < 0, rows + len(whole), rows))
 
 

@@ -14,6 +14,7 @@ from bixt3d.models.layers import (
     fold,
     is_foldable,
     is_plain,
+    is_unwatched,
     residual,
     rows_at_once,
 )
@@ -139,15 +140,17 @@ class GroupingStage(nn.Module):
         geometry = near.anchors, near.index, self.alpha, self.beta
         pool = len(self.blocks) == 0
         # The maximum without blocks comes before the norm, and does not commute with it.
-        folded = self.fused and not pool and is_foldable(self.linear, self.norm)
-        maps = fold(self.norm, self.linear) if folded else (self.linear.weight, self.linear.bias)
+        plain = self.fused and is_plain(self.linear)
+        folded = plain and not pool and is_foldable(self.linear, self.norm)
         if folded and self._may_go_in_pieces(near.index):
+            maps = fold(self.norm, self.linear)
             parts = parts_of_affine_group(
                 source, tokens, *geometry, *maps, center=self.center, at_anchors=here
             )
             pooled = self._pool_in_pieces(*parts, near.index)  # (B, S, hidden)
         else:
-            if self.fused and is_plain(self.linear):
+            if plain:
+                maps = fold(self.norm, self.linear) if folded else (self.linear.weight, self.linear.bias)
                 grouped = linear_of_affine_group(
                     source, tokens, *geometry, *maps, center=self.center, pool=pool, at_anchors=here
                 )
@@ -168,7 +171,7 @@ class GroupingStage(nn.Module):
             return False
         inside = list(self.blocks.modules())[1:]
         plain = all(isinstance(block, ResidualMlp) for block in self.blocks) and is_plain(*inside)
-        return plain and index.numel() > rows_at_once(index)
+        return plain and is_unwatched(self.blocks) and index.numel() > rows_at_once(index)
 
     def _pool_in_pieces(self, of_point: Tensor, of_group: Tensor, index: Tensor) -> Tensor:
         """Return the groups' maxima (B, S, hidden), with `ROWS` neighbours in memory at a time.

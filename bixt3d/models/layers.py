@@ -32,12 +32,16 @@ def is_plain(*layers: nn.Module) -> bool:
     """
     return all(
         type(layer) in PLAIN
-        and "forward" not in layer.__dict__
-        and not any(getattr(layer, hooks) for hooks in HOOKS)
+        and is_unwatched(layer)
         # Quantised or distributed weights are tensors made of other tensors.
         and not hasattr(getattr(layer, "weight", None), "__tensor_flatten__")
         for layer in layers
     )
+
+
+def is_unwatched(layer: nn.Module) -> bool:
+    """Return whether a layer has neither hooks nor a ``forward`` of its own, and need not be called."""
+    return "forward" not in layer.__dict__ and not any(getattr(layer, hooks) for hooks in HOOKS)
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def apply(layer: nn.Module, x: Tensor, activation: str = "none") -> Tensor:
     """Return activation(layer(x)); for a plain `nn.Linear` by `linear_map`, where that is one pass."""
-    if type(layer) is nn.Linear and is_fusable(x, layer.weight) and is_plain(layer):
+    if type(layer) is nn.Linear and is_fusable(x, layer.weight, layer.bias) and is_plain(layer):
         return linear_map(x, layer.weight, layer.bias, activation)
     out: Tensor = layer(x)
     return activate(out, activation)

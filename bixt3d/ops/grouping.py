@@ -13,7 +13,7 @@ from bixt3d.ops.backends import installed
 from bixt3d.ops.linear import linear_map
 from bixt3d.ops.neighbors import gather_points, knn, reduce_points
 from bixt3d.ops.sampling import farthest_point_sample
-from bixt3d.ops.tracing import is_exporting
+from bixt3d.ops.tracing import is_exporting, is_transformed
 from bixt3d.ops.validate import check_count, check_points, check_same, describe
 
 EPSILON = 1e-5
@@ -152,7 +152,7 @@ def linear_of_affine_group(
     if pool:
         # The largest before the division is the largest after it.
         largest = largest_offset(mapped, anchors, index, center)  # (B, S, D)
-        return largest * inverse.to(largest.dtype)[:, None, None] + constant
+        return (largest * inverse.to(largest.dtype)[:, None, None]).to(constant.dtype) + constant
     scaled, offset = _scale_affine(mapped, constant, inverse, anchors, index, center)
     return gather_points(scaled, index) + offset[:, :, None]
 
@@ -227,7 +227,7 @@ def is_compiled_for(features: Tensor, index: Tensor) -> bool:
     return (
         features.dtype in (torch.float32, torch.float64)
         and index.numel() * features.shape[-1] >= LEAST_COMPILED
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not is_transformed()
         and installed("numba")
     )
 

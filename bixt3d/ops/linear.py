@@ -21,15 +21,16 @@ def linear_map(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation
         bias: Bias (D,).
         activation: ``"none"``, ``"relu"``, or ``"gelu"``, the exact one.
     """
-    if not is_fusable(x, weight):
+    if not is_fusable(x, weight, bias):
         return activate(F.linear(x, weight, bias), activation)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     # Of what is not contiguous oneDNN makes a loop that is a hundred times slower.
     x, weight = (one.to(dtype).contiguous() for one in (x, weight))
     bias = None if bias is None else bias.to(dtype).contiguous()
-    kind = "none" if activation == "gelu" else None
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], kind)
-    return out
+    # Its ReLU makes 0 of NaN, by which a broken model would go unseen.
+    fused, kind = ("gelu", "none") if activation == "gelu" else ("none", None)
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, fused, [], kind)
+    return out.relu_() if activation == "relu" else out
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -39,17 +40,22 @@ def activate(x: Tensor, activation: str) -> Tensor:
     return F.gelu(x) if activation == "gelu" else F.relu(x)
 
 
-def is_fusable(x: Tensor, weight: Tensor) -> bool:
+def is_fusable(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     """Whether `linear_map` is one call: on a CPU, in a dtype that it has units for, without gradients."""
-    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if type(x) is not Tensor or x.device.type != "cpu" or recorded or is_followed() or not x.numel():
+    given = [one for one in (x, weight, bias) if one is not None]
+    recorded = torch.is_grad_enabled() and any(one.requires_grad for one in given)
+    if type(x) is not Tensor or recorded or is_followed() or not x.numel():
+        return False
+    if any(one.device.type != "cpu" or one.layout != torch.strided for one in given):
         return False
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
     units = {torch.float32: True, torch.bfloat16: torch.cpu._is_avx512_bf16_supported()}
     return (
         units.get(dtype, False)
-        and (autocast or weight.dtype == dtype)
+        # Autocast leaves float64 as it is.
+        and all(one.dtype in units if autocast else one.dtype == dtype for one in given)
+        and x.shape[-1:] == weight.shape[1:]  # torch says what does not fit
         and torch._C._get_mkldnn_enabled()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

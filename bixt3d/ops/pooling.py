@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from bixt3d.ops.backends import in_shares
 from bixt3d.ops.bucket import compiled
+from bixt3d.ops.neighbors import gather_points
 
 
 def largest_offset(features: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
@@ -24,7 +25,11 @@ def largest_offset(features: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
         features: Points' features (B, N, C), float32 or float64, on the CPU.
         anchors: Rows of the anchors (B, S), int64.
         index: Rows of their neighbours (B, S, k), int64.
+
+    Raises:
+        ValueError: If shapes do not fit together, or rows are outside the clouds.
     """
+    _check(features, anchors, index)
     out: Tensor = _LargestOffset.apply(features, anchors, index)
     return out
 
@@ -39,9 +44,26 @@ def spread(source: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
 
     Returns:
         Deviations (B,) over groups, neighbours and channels.
+
+    Raises:
+        ValueError: If shapes do not fit together, or rows are outside the clouds.
     """
+    _check(source, anchors, index)
     out: Tensor = _Spread.apply(source, anchors, index)
     return out
+
+
+def _check(features: Tensor, anchors: Tensor, index: Tensor) -> None:
+    """Raise ValueError for rows that are not there: compiled loops do not look, and would read anything."""
+    if len(features) != len(index) or anchors.shape != index.shape[:2]:
+        raise ValueError(
+            f"expected features (B, N, C), anchors (B, S) and index (B, S, k), got {tuple(features.shape)}, "
+            f"{tuple(anchors.shape)} and {tuple(index.shape)}"
+        )
+    for name, rows in (("anchors", anchors), ("index", index)):
+        least, most = (int(one) for one in rows.aminmax())
+        if least < 0 or most >= features.shape[1]:
+            raise ValueError(f"{name}: expected rows 0 to {features.shape[1] - 1}, got {least} to {most}")
 
 
 class _LargestOffset(torch.autograd.Function):
@@ -69,6 +91,7 @@ class _LargestOffset(torch.autograd.Function):
 class _Spread(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, source: Tensor, anchors: Tensor, index: Tensor) -> Tensor:
+        given = source
         source, anchors, index = source.detach().contiguous(), anchors.contiguous(), index.contiguous()
         sums = torch.empty(source.shape[0], 2, dtype=torch.float64)
         arrays = source.numpy(), anchors.numpy(), index.numpy(), sums.numpy()
@@ -77,14 +100,18 @@ class _Spread(torch.autograd.Function):
         mean = sums[:, 0] / number
         variance = (sums[:, 1] - mean * sums[:, 0]).clamp_min(0.0) / (number - 1)
         deviation = variance.clamp_min(torch.finfo(source.dtype).tiny).sqrt()
-        ctx.save_for_backward(source, anchors, index, mean, deviation)
+        ctx.save_for_backward(given, anchors, index, mean, deviation)
         ctx.number = number
         return deviation.to(source.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         source, anchors, index, mean, deviation = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the gradient is to be differentiated again
+            offset = gather_points(source, index) - gather_points(source, anchors)[:, :, None]
+            (back,) = torch.autograd.grad(offset.flatten(1).std(1), source, grad, create_graph=True)
+            return back, None, None
+        source = source.contiguous()
         factor = grad.double() / ((ctx.number - 1) * deviation)
         back = torch.empty_like(source)
         scalars = mean.to(source.dtype).numpy(), factor.to(source.dtype).numpy()

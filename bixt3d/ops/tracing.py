@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
@@ -22,5 +23,10 @@ def is_followed() -> bool:
         or torch.compiler.is_exporting()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or _get_current_dispatch_mode() is not None
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        or is_transformed()
     )
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` or forward-mode differentiation sees this call: they see no foreign loops."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -317,3 +318,28 @@ def test_many_clouds_are_read_in_pieces(stored: Split, held: Split, monkeypatch:
     assert torch.equal(stored.points.clone(), held.points)
     assert torch.equal(stored.points[torch.arange(SHAPES).flip(0)], held.points.flip(0))
     assert_same(replace(arrange_split(stored, 12, "random")), arrange_split(held, 12, "random"))
+
+
+def test_nothing_is_written_to_files(stored: Split) -> None:
+    points, before = stored.points, stored.points.clone()
+    for write in (
+        lambda: points.mul_(2),
+        lambda: points[:3].add_(1),
+        lambda: points.__setitem__(0, 0.0),
+        lambda: torch.add(before, 1, out=points),
+    ):
+        with pytest.raises(RuntimeError, match=r"got clouds in files"):
+            write()
+    stored[0].points.zero_()
+    assert points.clone().equal(before)
+
+
+def test_copies_and_shares_read_the_same_files(stored: Split) -> None:
+    copied = copy.deepcopy(stored)
+    assert isinstance(copied.points, Mapped) and copied.points.clone().equal(stored.points.clone())
+    assert stored.points.share_memory_() is stored.points
+
+
+def test_a_mask_of_another_length_is_refused(stored: Split) -> None:
+    with pytest.raises(IndexError, match="expected a mask of 41 clouds, got one of 2"):
+        stored.points[torch.tensor([True, False])]

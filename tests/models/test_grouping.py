@@ -275,3 +275,54 @@ def test_evaluation_in_pieces_agrees_with_the_whole(
         made.blocks[0].register_forward_hook(lambda *_: seen.append(1))  # what is hooked is called
         torch.testing.assert_close(made(xyz, tokens)[1], whole, rtol=1e-4, atol=1e-5)
     assert seen and len(calls) == 1
+
+
+class Wrapped(nn.Module):
+    """A map around another, without weights of its own name, as an adapter is."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.calls = inner, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_wrapped_map_is_called(blocks: int, training: bool) -> None:
+    made = stage(blocks=blocks).train(training)
+    given = clouds()
+    expected = made(*given)[1]
+    made.linear = Wrapped(made.linear)
+    torch.testing.assert_close(made(*given)[1], expected, rtol=1e-4, atol=1e-5)
+    assert made.linear.calls == 1
+
+
+@torch.no_grad()
+def test_a_hook_on_all_blocks_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bixt3d.models.layers.ROWS", {"cpu": 12, "cuda": 12})
+    made, seen = stage(blocks=2).eval(), []
+    made.blocks.register_forward_hook(lambda *_: seen.append(1))
+    made(*clouds())
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("least", [0, 1 << 62])
+def test_half_precision_stays_in_a_stage_without_blocks(
+    training: bool, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bixt3d.ops.grouping.LEAST_COMPILED", least)
+    made = stage(blocks=0).train(training).bfloat16()
+    xyz, tokens = clouds()
+    assert made(xyz, tokens.bfloat16())[1].dtype == torch.bfloat16
+
+
+def test_shift_alone_learns() -> None:
+    made = stage().eval()
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(name.endswith("bias") or name == "beta")
+    made(*clouds())[1].square().sum().backward()
+    assert all(one.grad is not None for one in made.parameters() if one.requires_grad)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from bixt3d.models.layers import apply
 from bixt3d.ops import linear
 from bixt3d.ops.linear import is_fusable, linear_map
 
@@ -56,3 +58,38 @@ def test_what_is_followed_or_elsewhere_goes_the_plain_way(monkeypatch: pytest.Mo
     assert linear_map(x[:0], weight).shape == (0, 3)
     monkeypatch.setattr(linear, "is_fusable", lambda *_: False)
     torch.testing.assert_close(linear_map(x, weight), F.linear(x, weight))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bias_alone_learns(activation: str) -> None:
+    layer = torch.nn.Linear(4, 3)
+    layer.weight.requires_grad_(False)
+    out = apply(layer, torch.randn(5, 4), activation)
+    out.sum().backward()
+    assert layer.bias.grad is not None
+    assert not is_fusable(torch.randn(5, 4), layer.weight, layer.bias)
+
+
+def test_tangents_pass() -> None:
+    x, weight = torch.randn(5, 4), torch.randn(3, 4)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        tangent = forward_ad.unpack_dual(linear_map(dual, weight)).tangent
+    torch.testing.assert_close(tangent, F.linear(torch.ones_like(x), weight))
+
+
+def test_autocast_leaves_float64() -> None:
+    x, weight = torch.randn(5, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear_map(x, weight).dtype == torch.float64
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_nan_stays(activation: str) -> None:
+    out = linear_map(torch.full((5, 4), torch.nan), torch.randn(3, 4), None, activation)
+    assert bool(out.isnan().all())
+
+
+def test_what_does_not_fit_is_said_by_torch() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        linear_map(torch.randn(5, 4), torch.randn(3, 7))

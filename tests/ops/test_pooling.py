@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from bixt3d.ops import grouping
@@ -97,3 +98,32 @@ def test_what_is_followed_goes_the_plain_way() -> None:
     with FlopCounterMode(display=False):  # counts, and changes nothing
         assert largest_offset(features, anchors, index).equal(largest_offset(features, anchors, index))
     assert group_spread(features.to("meta"), anchors.to("meta"), index.to("meta")).shape == (3,)
+
+
+@pytest.mark.parametrize("function", [largest_offset, group_spread])
+def test_rows_outside_are_refused(function: Callable[..., Tensor]) -> None:
+    features, anchors, index = clouds(SIZES[0])
+    for bad in (-1, features.shape[1]):
+        index[0, 0, 0] = bad
+        with pytest.raises(ValueError, match="index: expected rows 0 to 69, got"):
+            function(features, anchors, index)
+    with pytest.raises(ValueError, match=r"expected features \(B, N, C\)"):
+        function(features, anchors[:, :-1], index)
+
+
+def test_spread_differentiates_twice() -> None:
+    features, anchors, index = clouds(SIZES[0], torch.float64)
+    found = []
+    for fused in (False, True):
+        given = features.clone().requires_grad_()
+        spread = group_spread(given, anchors, index, fused=fused)
+        (first,) = torch.autograd.grad(spread.square().sum(), given, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), given)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_tangents_pass() -> None:
+    features, anchors, index = clouds(SIZES[0])
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(features, torch.randn_like(features))
+        assert forward_ad.unpack_dual(group_spread(dual, anchors, index)).tangent is not None
