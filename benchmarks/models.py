@@ -23,6 +23,7 @@ from bixt3d.config import Config, TrainConfig, override
 from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.part_table import OFFICIAL
 from bixt3d.models.attention import BidirectionalCrossAttention
+from bixt3d.models.factory import takes
 from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.settings import kinds_of
 from bixt3d.suggest import nearest
@@ -49,8 +50,9 @@ WAYS: dict[str, Sequence[str] | None] = {
 
 
 def model_names() -> list[str]:
-    """Return the names of all models: the library's, then the peers."""
-    return [*list_models(), *sorted(PEERS)]
+    """Return the names of all models of clouds: the library's, then the peers."""
+    of_clouds = [name for name in list_models() if not takes(name, "patch")]  # images are cut into patches
+    return [*of_clouds, *sorted(PEERS)]
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,13 @@ def batch_for(
 
     smoothing = Config().optim.label_smoothing
     if isinstance(model, PointSegmenter):
-        ends = accumulate(OFFICIAL.values(), initial=0)
-        parts = [range(first, last) for first, last in pairwise(ends)]
-        own = labels(spec.args.get("num_parts", 50), batch, num_points)
+        # One that is told no category, such as one of scenes, has one of all its labels.
+        counts = OFFICIAL if model.num_categories else {"any": model.num_outputs}
+        parts = [range(first, last) for first, last in pairwise(accumulate(counts.values(), initial=0))]
+        own = labels(model.num_outputs, batch, num_points)
         category = labels(max(1, model.num_categories), batch)
         labelled = Batch(points, category, own, category)
-        return labelled, PartSegmentationTask(tuple(OFFICIAL), parts, num_points, smoothing)
+        return labelled, PartSegmentationTask(tuple(counts), parts, num_points, smoothing)
     classes = spec.args.get("num_classes", 40)
     task = ClassificationTask([str(label) for label in range(classes)], smoothing)
     return Batch(points, labels(classes, batch)), task

@@ -19,6 +19,9 @@ TINY = {
     "bixt_ti_partseg": ":dim=12:depth=2:num_heads=2:num_latents=4:num_categories=0:in_dims=6",
     "bixt_ti_partseg_encdec": ":dim=12:num_heads=2:num_latents=4:embed_dim=6:neighbors=3",
     "bixt_nano_partseg_encdec": ":neighbors=8",
+    "bixt_ti_sceneseg": ":dim=12:depth=2:num_heads=2:num_latents=4",
+    "bixt_ti_sceneseg_encdec": ":dim=12:num_heads=2:num_latents=4:embed_dim=6:neighbors=3",
+    "bixt_nano_sceneseg_encdec": ":neighbors=3",
     "perceiver_ti_cls": ":dim=12:num_blocks=2:self_attends_per_block=1:num_heads=2:num_latents=4",
     "sequential_ti_cls": ":dim=12:depth=2:num_heads=2:num_latents=4",
 }

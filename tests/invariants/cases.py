@@ -19,14 +19,13 @@ PARTS: dict[str, Any] = {**SIZES, "num_parts": 7, "num_categories": 3}
 GROUPING: dict[str, Any] = {**CLASSES, "depth": 3, "group_layers": (0, 2), "neighbors": 8}
 LEVELS: dict[str, Any] = {"embed_dim": 8, "widths": (12, 16), "reductions": (2, 4), "neighbors": 8}
 HIERARCHY: dict[str, Any] = {**CLASSES, **LEVELS}
-ENCDEC: dict[str, Any] = {
-    **PARTS,
-    **LEVELS,
+DECODER: dict[str, Any] = {
     "decoder_widths": (12, 10),
     "decoder_blocks": 1,
     "context_dim": 6,
     "head_dim": 9,
 }
+ENCDEC: dict[str, Any] = {**PARTS, **LEVELS, **DECODER}
 PLAIN: dict[str, Any] = {"center": "center", "use_xyz": True, "group_blocks": 0}
 
 # A model of the factory and its arguments, by a name for the test.
@@ -56,6 +55,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "bixt_ti_partseg_encdec",
         {**ENCDEC, "num_categories": 0, "in_dims": 6, "center": "center", "group_blocks": 2},
     ),
+    "scenes": ("bixt_ti_sceneseg", {**CLASSES, "depth": 3}),
+    "scenes, encdec": ("bixt_ti_sceneseg_encdec", {**CLASSES, **DECODER, **LEVELS}),
 }
 NAMES = sorted(CASES)
 # One case of each kind of model, for what takes seconds; the other names are the same with other sizes.

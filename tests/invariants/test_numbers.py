@@ -37,6 +37,8 @@ ROUNDED = {
     "sequential_ti_cls": 0.0082,
     "bixt_ti_partseg": 0.0095,
     "bixt_ti_partseg_encdec": 0.0138,
+    "bixt_ti_sceneseg": 0.0095,
+    "bixt_ti_sceneseg_encdec": 0.0138,
 }
 
 
