@@ -88,7 +88,7 @@ def columns_over(
     key = (cell[:, 0] - low[0]) * wide + (cell[:, 1] - low[1])  # (N,)
     ordered, order = key.sort(stable=True)
     held, counts = torch.unique_consecutive(ordered, return_counts=True)
-    middles = (torch.stack([held // wide, held % wide], 1) + low + 0.5) * side  # (M, 2)
+    middles = ((torch.stack([held // wide, held % wide], 1) + low).to(places) + 0.5) * side  # (M, 2)
     beyond = math.ceil(1 / step - 0.5)  # squares on each side that a column reaches
     for number, middle, count in zip(held.tolist(), middles, counts.tolist(), strict=True):
         if corners is not None:

@@ -72,6 +72,7 @@ def label_las(predictor: Any, source: str | Path, target: str | Path | None = No
         raise FileNotFoundError(f"no file {source}")
     if target is not None and target.resolve() == source.resolve():
         raise ValueError(f"{target}: expected another file than the one that is read")
+    state = _state(source)
     place = Path(tempfile.gettempdir()) if target is None else target.parent
     place.mkdir(parents=True, exist_ok=True)
     try:
@@ -79,6 +80,8 @@ def label_las(predictor: Any, source: str | Path, target: str | Path | None = No
             cells = Cells(source, Path(folder), predictor.preprocess, reach)
             labels = np.memmap(Path(folder) / "labels", np.uint8, "w+", shape=(cells.total,))
             counts, sums = _label(predictor, cells, labels)
+            if _state(source) != state:
+                raise ValueError("it has changed while it was read: label it again")
             if target is not None:
                 _check_room(source, counts)
                 _write(source, target, labels)
@@ -249,6 +252,11 @@ def _write(source: Path, target: Path, labels: Array) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _state(source: Path) -> tuple[int, int]:
+    status = source.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _check_room(source: Path, counts: Array) -> None:

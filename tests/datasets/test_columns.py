@@ -74,3 +74,12 @@ def test_places_are_in_radii_above_the_ground() -> None:
     assert torch.allclose(placed[:, 1:, 1], (points[:, 1:, 1] - 50) / 4, atol=0.05)
     assert torch.equal(placed[..., 3], placed[..., 1])
     assert torch.equal(place_column(points, 4.0, ("intensity",))[..., 3], points[..., 3])
+
+
+def test_columns_on_a_map_stand_where_those_at_the_origin_do() -> None:
+    xyz = torch.rand(400, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 60
+    moved = xyz + torch.tensor([4.0, 0.0, 4.0], dtype=torch.float64) * 2**27
+    here, there = (list(columns_over(one, 4.0, 1.0)) for one in (xyz, moved))
+    assert len(here) == len(there)
+    for (index, held), (other, same) in zip(here, there, strict=True):
+        assert torch.equal(index, other) and held == same

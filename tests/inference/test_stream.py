@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import laspy
 import numpy as np
@@ -155,3 +156,20 @@ def test_what_cannot_be_labelled_is_said(predictor: Predictor, tmp_path: Path) -
     source.write_bytes(content[:-40])
     with pytest.raises(ValueError, match="scan.las: it announces"):
         label_las(predictor, source)
+
+
+def test_a_file_that_changes_meanwhile_is_said(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "scan.las", tmp_path / "out.las"
+    write_scan(source, 300)
+    label = stream._label
+
+    def changing(*given: Any) -> Any:
+        write_scan(source, 200)
+        return label(*given)
+
+    monkeypatch.setattr(stream, "_label", changing)
+    with pytest.raises(ValueError, match="scan.las: it has changed while it was read"):
+        label_las(predictor, source, target)
+    assert not target.exists()
