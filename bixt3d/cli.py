@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
@@ -65,7 +67,16 @@ def group_parser(group: ModuleType, prog: str) -> argparse.ArgumentParser:
     """Return the parser of a group of verbs, whose help lists them."""
     about = _about(group)
     width = 2 + max(map(len, group.COMMANDS))
-    rows = [f"  {name:{width}}{_first_line(_find(group, name))}" for name in group.COMMANDS]
+    columns = shutil.get_terminal_size().columns - 2
+    rows = [
+        textwrap.fill(
+            _first_line(_find(group, name)),
+            max(columns, width + 20),
+            initial_indent=f"  {name:{width}}",
+            subsequent_indent=" " * (width + 2),
+        )
+        for name in group.COMMANDS
+    ]
     about["description"] = "\n".join([str(about["description"]), "", "commands:", *rows])
     about["epilog"] = f"{about['epilog']}\n\n{prog} COMMAND --help says more of one."
     parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} COMMAND [options]", **about)

@@ -50,10 +50,12 @@ def test_it_lists_its_verbs(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_group_lists_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_group_lists_its_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = ended(capsys, "data", "--help")
     assert (
         code == 0
+        and max(map(len, out.splitlines())) <= 80
         and out.startswith("usage: bixt3d data COMMAND")
         and "  get           Get a published" in out
     )

@@ -88,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write",
         nargs="+",
         choices=FORMS,
+        metavar="FORM",
         help="with --out: coloured clouds (ply, the default), arrays (npy), text (csv), the mesh of the file "
         "with coloured faces (mesh), or the LAS or LAZ file itself with other classifications (las, the "
         "default of scenes in such files)",

@@ -14,17 +14,18 @@ from bixt3d.datasets.holdout import hold_out
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
 from bixt3d.datasets.readers import clouds_in
+from bixt3d.datasets.scenes import LABELS
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import Survey, find_notes, survey_files, survey_split
 from bixt3d.suggest import counted
 
 WIDTH = 80
-# Data sets by a file that only they have, and the name of their usual folder.
-MARKERS = {
+# The usual folder of data sets, and files of which only they have one.
+MARKERS: dict[str, tuple[str, ...]] = {
     "modelnet40": ("modelnet40_ply_hdf5_2048", "shape_names.txt"),
     "modelnet40_normal": ("modelnet40_normal_resampled", "modelnet40_shape_names.txt"),
     "shapenetpart": ("shapenetcore_partanno_segmentation_benchmark_v0_normal", "synsetoffset2category.txt"),
-    "scenes": ("scenes", "labels.yaml"),
+    "scenes": ("scenes", *LABELS),
 }
 LOOKED_AT = 200  # shapes by which the up axis is guessed, and files whose own extents are read
 SHOWN = 10  # files that are named one by one
@@ -105,9 +106,9 @@ def recognize(base: Path) -> dict[str, Path]:
 
     found = {
         name: place
-        for name, (folder, marker) in MARKERS.items()
+        for name, (folder, *markers) in MARKERS.items()
         for place in (base / folder, base)
-        if name in list_datasets() and (place / marker).is_file()
+        if name in list_datasets() and any((place / marker).is_file() for marker in markers)
     }
     return found or {"folder": base}
 
@@ -125,7 +126,10 @@ def _open(name: str, base: Path) -> dict[str, Split]:
 
 
 def _own_folder(name: str, base: Path) -> Path:
-    return find_folder(base, *MARKERS[name]) if name in MARKERS else base
+    if name not in MARKERS:
+        return base
+    folder, *markers = MARKERS[name]
+    return find_folder(base, folder, next((one for one in markers if (base / one).is_file()), markers[0]))
 
 
 def _some_files(folder: Path) -> list[Path]:

@@ -23,6 +23,7 @@ from bixt3d.datasets.readers import clouds_in, load_cloud
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.store import Store
+from bixt3d.suggest import counted
 from bixt3d.yaml import parse_yaml
 
 LABELS = ("labels.yaml", "semantic-kitti.yaml")
@@ -71,10 +72,11 @@ class LabelTable:
         for at, value in enumerate(found.tolist()):
             label = -1 if value == -1 else numbers.get(value)
             if label is None or (label != -1 and label not in self.names):
-                known = ", ".join(map(str, sorted(numbers)[:8]))
+                known = ", ".join(map(str, sorted(numbers)[:8])) + (" ..." if len(numbers) > 8 else "")
+                where = f"{LABELS[0]} names" if self.numbers is None else "the map of the labels has"
                 raise ValueError(
-                    f"{path}: expected labels that {LABELS[0]} names ({known} ...), got {value} for "
-                    f"{counts[at]:,} points"
+                    f"{path}: expected labels that {where} ({known}), got {value} for "
+                    f"{counted(int(counts[at]), 'point')}: add it there, with ignore if it does not count"
                 )
             labels[at] = -1 if label in self.ignore else label
         return labels[place.reshape(-1)]
@@ -179,7 +181,13 @@ def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str
         files |= found
     sources = [base / name for name in LABELS if (base / name).is_file()] + list(files)
     labels = {file: _label_file(file) for file in files}
-    sources += [path for path in labels.values() if path is not None]
+    for file, path in labels.items():
+        if path is not None and not path.is_file():
+            raise FileNotFoundError(
+                f"no file {path}: expected a label for each point of {file}; where a scan has none, leave it "
+                "out of the split"
+            )
+        sources += [path] if path is not None else []
     key = f"scenes-{'-'.join(chosen)}{named(wanted or ('xyz',))}"
     parse = partial(_parse, files=labels, features=wanted, table=table)
     arrays = cached(sources, key, parse, folder=base)

@@ -76,7 +76,10 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     loaded = open_model(model_or_path, torch.device("cpu"), share=True)
     task, channels = loaded.task, loaded.preprocess.channels
     if task.reach(loaded.preprocess) is not None:
-        raise ValueError("scenes are labelled piece by piece, which an exported file cannot do")
+        raise ValueError(
+            "expected a model of whole clouds, got one that looks at scenes piece by piece, which an "
+            "exported file cannot do: label scenes by bixt3d predict, or Predictor.segment"
+        )
     model = RawModel(loaded.model, loaded.preprocess, task.per_point).eval()
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)

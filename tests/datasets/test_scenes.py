@@ -105,6 +105,13 @@ def test_scans_of_semantic_kitti(tmp_path: Path) -> None:
     assert read_scenes(tmp_path, "val").names == ("08/velodyne/000000",)
     with pytest.raises(FileNotFoundError, match="no clouds in .*test"):
         read_scenes(tmp_path, "test")
+    described = bixt3d.datasets.overview.info(tmp_path)
+    assert described.startswith("scenes: ") and "val         1 shape of 6 points" in described
+    bare = tmp_path / "sequences/11/velodyne"
+    bare.mkdir(parents=True)
+    np.ones((6, 4), "<f4").tofile(bare / "000000.bin")
+    with pytest.raises(FileNotFoundError, match=r"11/labels/000000.label: expected a label .*leave it out"):
+        read_scenes(tmp_path, "test")
     np.zeros(5, "<u4").tofile(tmp_path / "sequences/00/labels/000000.label")
     with pytest.raises(
         ValueError, match=r"000000.label: expected 6 labels, one a point of 000000.bin, got 5"
@@ -153,6 +160,15 @@ def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
         ValueError, match=r"d.npz: expected labels that labels.yaml names .*got 8 for 50 points"
     ):
         read_scenes(root, "test")
+    (root / "labels.yaml").write_text(TABLE + "map: {0: 0, 8: 3}\n")
+    np.savez(root / "train/a.npz", xyz=scene()[0], label=np.full(50, 8))
+    (root / "train/c.ply").unlink()
+    with pytest.raises(
+        ValueError,
+        match=r"b.txt: expected labels that the map of the labels has \(0, 8\), got 1 for \d+ points",
+    ):
+        read_scenes(root, "train")
+    (root / "labels.yaml").write_text(TABLE)
     np.savez(root / "test/d.npz", xyz=scene()[0])
     with pytest.raises(ValueError, match=r"d.npz: expected a label for each point: .*got xyz"):
         read_scenes(root, "test")

@@ -192,7 +192,7 @@ def test_a_checkpoint_keeps_the_columns_and_a_user_may_change_them(tmp_path: Pat
     assert shown.verdict == f"IoU {metrics.segmentation(counts)['miou']:.1%}"
     with pytest.raises(ValueError, match="one that looks at scenes piece by piece"):
         predictor.attention(cloud)
-    with pytest.raises(ValueError, match="which an exported file cannot do"):
+    with pytest.raises(ValueError, match="which an exported file cannot do: label scenes by"):
         export_model(result.run_dir / "last", tmp_path / "scenes.onnx")
     renamed = bixt3d.load_model(result.run_dir / "last", "cpu", classes=["wet", "dry"])
     again = bixt3d.Predictor(renamed, "cpu")
