@@ -515,7 +515,7 @@ def test_normal_bad_files_are_named(normal: Path) -> None:
     [
         (
             ("modelnet41", "test"),
-            "modelnet40_normal, shapenetpart, shapes, got 'modelnet41'; did you mean 'modelnet40'?",
+            "modelnet40_normal, scenes, shapenetpart, shapes, got 'modelnet41'; did you mean 'modelnet40'?",
         ),
         (("zzz", "test"), "got 'zzz'$"),
         (("modelnet40", "tset"), "split: expected one of train, val, test, trainval, got 'tset'"),

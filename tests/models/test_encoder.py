@@ -65,6 +65,8 @@ def test_nan_is_refused_on_a_cpu_in_both_modes(model: Any) -> None:
 class Resized:
     """A description that keeps what it is told."""
 
+    facts: dict[str, Any] = {"classes": ("a", "b")}  # noqa: RUF012
+
     def __init__(self) -> None:
         self.told: list[Any] = []
 
