@@ -78,7 +78,18 @@ def load_image_model(
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or is no whole checkpoint of such a model.
     """
-    state = fold_scales(read_state(path))
+    state = read_state(path)
+    try:
+        return _image_model(path, fold_scales(state), num_heads, image_size)
+    except (KeyError, IndexError) as error:
+        raise ValueError(
+            f"{path} does not fit a classifier of images: a tensor lacks, or has other axes ({error})"
+        ) from None
+
+
+def _image_model(
+    path: str | Path, state: dict[str, Tensor], num_heads: int | None, image_size: int | None
+) -> PointModel:
     tokens = {new: state[name] for name in state if (new := _tokenizer_name(name))}
     convs = [tokens[name] for name in sorted(tokens) if tokens[name].ndim == 4 and name.startswith("embed.")]
     if not convs or "positions.project.weight" not in tokens:
@@ -185,6 +196,8 @@ def from_state_dict(state_dict: Mapping[str, Tensor], num_heads: int) -> tuple[B
     one_sided = f"layers.{last}.cross.query.weight" in trunk_state
     if trunk_state["latents"].ndim != 3:
         raise ValueError(f"latents: expected (1, M, D), got {tuple(trunk_state['latents'].shape)}")
+    if not (head_state["linear.weight"].ndim == trunk_state[needed[1]].ndim == 2):
+        raise ValueError("expected weights of two axes in the head and in the first layer's map, got others")
     _, num_latents, dim = trunk_state["latents"].shape
     hidden = trunk_state["layers.0.among.ffn.mlp.fc1.weight"].shape[0]
     trunk = BiXT(

@@ -374,6 +374,15 @@ class TestWholeModels:
         with pytest.raises(ValueError, match="does not fit a classifier of images"):
             official.load_image_model(tmp_path / "a.pth", num_heads=3)
 
+    @pytest.mark.parametrize("name", ["latents", "head.weight", "fourier_pos_encode.token_projection.weight"])
+    @pytest.mark.parametrize("value", [None, torch.zeros(())])
+    def test_a_damaged_tensor_is_said(self, name: str, value: Tensor | None, tmp_path: Path) -> None:
+        _, state = image_state()
+        left = {key: one for key, one in state.items() if key != name}
+        torch.save(left if value is None else {**left, name: value}, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match="expected|does not fit a classifier of images"):
+            official.load_image_model(tmp_path / "a.pth", num_heads=3)
+
 
 def scales_of(state: dict[str, Tensor]) -> list[str]:
     """The names of the scales that such a model has: two a self-attention, two a stream that is updated."""
