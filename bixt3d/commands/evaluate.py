@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> None:
     searcher = Predictor(checkpoint, device) if args.retrieval else None
     if searcher is not None and searcher.task.per_point:
         raise ValueError(f"--retrieval is for classifiers; {checkpoint} labels points")
+    if searcher is not None:
+        searcher.require_clouds("--retrieval")
     scored = evaluate_checkpoint(checkpoint, which, args.cfg, args.set, device, args.out, report.watch)
     out, pictures = scored.out, {}
     for name, rows in (("predictions", report.predictions), ("part_iou", report.part_scores)):

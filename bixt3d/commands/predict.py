@@ -155,8 +155,7 @@ def run(args: argparse.Namespace) -> None:
     failed = [row["file"] for row in rows if "error" in row]
     if folder:
         done = len(rows) - len(failed)
-        verb = "is" if done == 1 else "are"
-        print(f"the labels of {counted(done, 'cloud')} {verb} in {folder}", file=sys.stderr)
+        print(f"the labels of {counted(done, 'cloud')} are in {folder}", file=sys.stderr)
     if len(failed) == len(rows) or named & set(failed):
         sys.exit(f"{len(failed)} of {counted(len(files), 'file')} failed")
     if failed:

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     from bixt3d.visualize.search import name_below, search, write_search
 
     predictor = Predictor(args.checkpoint, pick_device(args.device), args.up)
+    predictor.require_clouds("search")
     files, _ = find_clouds(args.files)
     found = search(predictor, args.query, files, args.top, args.category)
     base = args.files[0] if len(args.files) == 1 and args.files[0].is_dir() else None

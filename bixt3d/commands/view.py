@@ -127,6 +127,7 @@ def open_gallery(args: argparse.Namespace, checkpoint: str, files: list[str], sh
     from bixt3d.visualize.gallery import Gallery, training_split
 
     predictor = Predictor(checkpoint, pick_device(args.device), args.up)
+    predictor.require_clouds("view")
     if files:
         found = find_clouds(files)[0][:shapes]
         told = [args.category or category_of(predictor, path) for path in found]

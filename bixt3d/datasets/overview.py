@@ -11,6 +11,7 @@ import torch
 from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.folder import refusals
 from bixt3d.datasets.holdout import hold_out
+from bixt3d.datasets.images import ImageSplit
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
 from bixt3d.datasets.readers import clouds_in
@@ -62,6 +63,8 @@ def _describe(name: str, base: Path) -> str:
         extents = torch.cat([survey.extent for survey in surveys.values()])
     else:
         splits = _open(name, base)
+        if isinstance(splits["train"], ImageSplit):
+            raise ValueError(f"{base}: expected clouds, got images: bixt3d train --dry-run describes them")
         surveys = {split: survey_split(opened) for split, opened in splits.items()}
         parts = {split: opened for split, opened in splits.items() if opened.parts is not None}
         extents = surveys["train"].extent

@@ -46,6 +46,8 @@ class Attentive:
             ValueError: For a wrong shape, NaN, a category that is missing or unknown, or a model of scenes.
             FileNotFoundError: If the file is missing.
         """
+        if self.task.axes != 2:
+            raise ValueError(f"attention: expected a model of clouds, got one for {self.task.name}")
         if self.task.reach(self.preprocess) is not None:
             raise ValueError("expected a model of whole clouds, got one that looks at scenes piece by piece")
         said = {} if direction == "latents" else {"direction": direction}

@@ -78,7 +78,17 @@ class Predictor(Attentive):
         self.auto_up = up == "auto"
         if up is not None and not self.auto_up:
             preprocess = replace(preprocess, up=up)
+        if normalization == "robust" and (self.task.axes != 2 or self.task.reach(preprocess) is not None):
+            raise ValueError(
+                f"normalization: robust is for models of whole clouds, got one for {self.task.name}; leave "
+                "it out"
+            )
         self.preprocess = replace(preprocess, normalization=normalization or preprocess.normalization)
+
+    def require_clouds(self, what: str) -> None:
+        """Raise ValueError where the model takes images or the like, for something that only clouds have."""
+        if self.task.axes != 2:
+            raise ValueError(f"{what}: expected a model of clouds, got one for {self.task.name}")
 
     @property
     def up(self) -> str | None:

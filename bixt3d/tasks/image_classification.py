@@ -32,15 +32,10 @@ from bixt3d.tasks.results import Prediction
 
 # Settings that say nothing of images.
 OF_CLOUDS = {
-    "data": ("order", "features", "up", "estimate_normals"),
+    "data": ("order", "features", "up", "estimate_normals", "normalization"),
     "augment": (
-        "jitter_std",
-        "dropout",
-        "normal_dropout",
-        "feature_dropout",
-        "feature_jitter",
-        "thin",
-        "mix",
+        *("jitter_std", "dropout", "normal_dropout", "feature_dropout", "feature_jitter", "thin", "mix"),
+        *("turn", "refit", "tilt", "noise", "missing", "holes", "strays", "clusters"),
     ),
 }
 

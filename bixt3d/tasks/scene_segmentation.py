@@ -54,8 +54,9 @@ class SceneSegmentationTask(PartSegmentationTask):
         super().__init__()
         sizes = {"radius": (radius, 0, math.inf), "step": (step, 0, math.sqrt(2) + 1e-9)}
         for key, (value, low, high) in sizes.items():
+            ends = f" and up to {high:.4g}" if high < math.inf else ""
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not low < value < high:
-                raise ValueError(f"{key}: expected a number above {low} and up to {high:.4g}, got {value!r}")
+                raise ValueError(f"{key}: expected a number above {low}{ends}, got {value!r}")
         if type(draws) is not int or draws < 1:
             raise ValueError(f"draws: expected a whole number of at least 1, got {draws!r}")
         self.radius, self.step, self.draws = float(radius), float(step), draws
@@ -65,9 +66,14 @@ class SceneSegmentationTask(PartSegmentationTask):
         """Take the settings; augmentation that makes no sense of a column is refused.
 
         Raises:
-            ValueError: If points are not drawn, or clouds are mixed.
+            ValueError: If clouds are normalized, or points dropped.
         """
         super().configure(config)
+        if config.data.normalization != "max":
+            raise ValueError(
+                f"data.normalization: expected none for scenes, whose columns stand in their own unit, got "
+                f"{config.data.normalization!r}; leave it out"
+            )
         if config.augment.dropout:
             raise ValueError("augment.dropout: puts points onto the first, far away in a scene: expected 0")
 

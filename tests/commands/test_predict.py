@@ -153,7 +153,7 @@ def test_category_in_any_case(models: Any, clouds: Path, tmp_path: Path, capsys:
     predict(models["parts"], clouds / "MUG/a.npy", "--category", "TABLE", "--ply", tmp_path / "out")
     said = capsys.readouterr()
     assert "50 points" in said.out and ("top" in said.out or "leg" in said.out or "shelf" in said.out)
-    assert (tmp_path / "out/a_parts.ply").is_file() and "the labels of 1 cloud is in" in said.err
+    assert (tmp_path / "out/a_parts.ply").is_file() and "the labels of 1 cloud are in" in said.err
     shutil.copy(clouds / "MUG/a.npy", tmp_path / "alone.npy")
     todo = "say --category Mug or --category table, or put the file in a folder of that name"
     wanted = f"{tmp_path / 'alone.npy'}: category: this model needs to be told it, one of Mug, table; {todo}"

@@ -170,3 +170,12 @@ def test_real_data(name: str) -> None:
     up = {"modelnet40_ply_hdf5_2048": "y", "dales_objects": "z"}[name]
     assert f"up axis: likely {up}" in said
     assert max(len(line) for line in said.splitlines()[1:]) <= 80
+
+
+def test_images_are_no_clouds(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name in ("train/a/0.png", "train/a/1.png", "train/b/0.png", "train/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", (8, 8), "red" if "/a/" in name else "blue").save(tmp_path / name)
+    with pytest.raises(ValueError, match="expected clouds, got images: bixt3d train --dry-run describes"):
+        info(tmp_path, "image_folder")

@@ -160,7 +160,8 @@ def test_predictor_sees_what_evaluation_sees(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "setting",
     ["data.order=fps", "data.up=z", "data.features=[color]", "augment.mix=0.5", "augment.dropout=0.5"]
-    + ["augment.jitter_std=0.1", "augment.feature_jitter={color: 0.1}", "data.estimate_normals=true"],
+    + ["augment.jitter_std=0.1", "augment.feature_jitter={color: 0.1}", "data.estimate_normals=true"]
+    + ["data.normalization=robust", "augment.strays=0.1", "augment.turn=axes", "augment.tilt=5"],
 )
 def test_settings_of_clouds(setting: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{setting.partition('=')[0]}: expected none for images, got"):
@@ -195,6 +196,15 @@ def test_what_images_do_not_have(tmp_path: Path) -> None:
     model = bixt3d.create_model("bixt_ti_image_cls", num_classes=2, dim=16, depth=1, num_heads=2)
     with pytest.raises(ValueError, match="up: expected none for images, got 'z'"):
         bixt3d.Predictor(model, "cpu", up="z")(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="robust is for models of whole clouds, got one for image_class"):
+        bixt3d.Predictor(model, "cpu", normalization="robust")
+    predictor = bixt3d.Predictor(model, "cpu")
+    with pytest.raises(
+        ValueError, match="^view: expected a model of clouds, got one for image_classification"
+    ):
+        predictor.require_clouds("view")
+    with pytest.raises(ValueError, match="^attention: expected a model of clouds, got one for image_class"):
+        predictor.attention(np.zeros((32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match="expected a model of clouds, got one of images"):
         export_model(model, tmp_path / "model.onnx")
 

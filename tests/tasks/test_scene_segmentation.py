@@ -190,6 +190,8 @@ def test_a_checkpoint_keeps_the_columns_and_a_user_may_change_them(tmp_path: Pat
     assert shown.points.shape == (int(labelled.sum()), 3)  # those without a label say nothing of errors
     counts = metrics.confusion_matrix(torch.tensor(shown.prediction), torch.tensor(shown.truth), 4)
     assert shown.verdict == f"IoU {metrics.segmentation(counts)['miou']:.1%}"
+    with pytest.raises(ValueError, match="robust is for models of whole clouds, got one for scene_segm"):
+        bixt3d.Predictor(result.run_dir / "last", "cpu", normalization="robust")
     with pytest.raises(ValueError, match="one that looks at scenes piece by piece"):
         predictor.attention(cloud)
     with pytest.raises(ValueError, match="which an exported file cannot do: label scenes by"):
@@ -230,6 +232,8 @@ def test_settings_that_make_no_sense() -> None:
         make_task("scene_segmentation", settings(data={"order": "stored"}))
     with pytest.raises(ValueError, match="augment.dropout"):
         make_task("scene_segmentation", settings(augment={"dropout": 0.5}))
+    with pytest.raises(ValueError, match="data.normalization: expected none for scenes"):
+        make_task("scene_segmentation", settings(data={"normalization": "robust"}))
     with pytest.raises(ValueError, match="expected data with a part for each point"):
         ready(make_split().without_parts(), ByHeight())
 
