@@ -121,7 +121,13 @@ class Flat:
 
 
 def _open_flat(file: Path, rows: Any, sums: Any, folder: Path, width: int) -> Flat:
-    return Flat(np.load(file, mmap_mode="r"), rows, sums, folder).first(width)
+    try:
+        array = np.load(file, mmap_mode="r")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{file} is gone: its cache was made again, or could not be kept: load the data set again"
+        ) from None
+    return Flat(array, rows, sums, folder).first(width)
 
 
 class Changed:

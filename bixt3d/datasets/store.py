@@ -100,12 +100,14 @@ class Store:
         """Adds a cloud: points (n, C), and perhaps labels (n,).
 
         Raises:
-            ValueError: Numbers are not finite, or arrays do not have as many rows as the first, or columns
-                as before.
+            ValueError: It has no points, numbers are not finite, or arrays do not have as many rows as the
+                first, or columns as before.
             OSError: No place can be written, and memory does not hold them either.
         """
         blocks = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         count = len(next(iter(blocks.values())))
+        if not count:
+            raise ValueError(f"cloud {len(self.rows)}: expected at least one point, got none")
         for name, block in blocks.items():  # all of them, before the first may go into files
             self.columns.setdefault(name, Column(name, block))
         for name, block in blocks.items():

@@ -9,6 +9,9 @@ samples are the same, ties included. Imported by `bixt3d.ops.sampling` alone, wh
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 import numpy as np
 import torch
 from numba import njit
@@ -60,9 +63,17 @@ def _bucket_order(xyz: Tensor, buckets: int) -> NDArray[np.int64]:
 def compiled(function):
     """Compile a loop by numba, which lets other threads run, and keep it on disk where there is a place."""
     try:
-        return njit(nogil=True, cache=True)(function)
+        made: Any = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder to keep what was compiled
         return njit(nogil=True)(function)
+    save = made._cache.save_overload
+
+    def keep(*given):
+        with suppress(OSError):  # a full disk, or a quota
+            save(*given)
+
+    made._cache.save_overload = keep
+    return made
 
 
 @compiled

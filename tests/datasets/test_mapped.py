@@ -343,3 +343,10 @@ def test_copies_and_shares_read_the_same_files(stored: Split) -> None:
 def test_a_mask_of_another_length_is_refused(stored: Split) -> None:
     with pytest.raises(IndexError, match="expected a mask of 41 clouds, got one of 2"):
         stored.points[torch.tensor([True, False])]
+
+
+def test_another_process_says_that_a_file_is_gone(stored: Split) -> None:
+    content = pickle.dumps(stored.points)
+    stored.points.files[0].unlink()  # type: ignore[attr-defined]
+    with pytest.raises(FileNotFoundError, match="is gone: its cache was made again"):
+        pickle.loads(content)

@@ -254,6 +254,8 @@ def test_refusals() -> None:
     for wrong in (np.zeros((2, 4), np.float32), np.zeros((2, 3))):
         with pytest.raises(ValueError, match=r"points: expected \(2, 3\) float32, got"):
             store.add(points=wrong)
+    with pytest.raises(ValueError, match="cloud 1: expected at least one point, got none"):
+        store.add(points=np.zeros((0, 3), np.float32))
     with pytest.raises(ValueError, match="points of cloud 1: expected finite numbers"):
         store.add(points=np.full((2, 3), np.nan, np.float32))
     with pytest.raises(ValueError, match=r"parts: expected \(2,\) int64, got \(3,\)"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,3 +126,21 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_on_another_device() -> None:
     with pytest.raises(RuntimeError, match="backend 'bucket' runs on CPUs, got points on meta"):
         farthest_point_sample(torch.empty(1, 300, 3, device="meta"), 2, backend="bucket")
+
+
+def test_a_full_disk_keeps_nothing_and_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def full(*_: object) -> None:
+        tried.append(1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    from bixt3d.ops.bucket import compiled  # needs numba
+
+    assert compiled(_twice)(3) == 6 and tried
+
+
+def _twice(x):  # type: ignore[no-untyped-def]
+    return 2 * x
