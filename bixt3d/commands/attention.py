@@ -71,6 +71,10 @@ def run(args: argparse.Namespace) -> None:
     checkpoints, files = _checkpoints_and_files(args)
     if args.shapes < 1 or min(args.latents or [1]) < 1 or (args.heads is not None and args.heads < 1):
         raise UsageError("--shapes, --latents and --heads: expected numbers from 1")
+    drawn = {"--latents": args.latents, "--heads": args.heads, "--of": args.of == "tokens"}
+    ignored = [option for option, value in drawn.items() if value]
+    if ignored and (args.symmetry or args.diversity):
+        raise UsageError(f"{' and '.join(ignored)}: for a picture; a measure takes all latents, got both")
     from bixt3d.inference import Predictor
     from bixt3d.training.device import pick_device
     from bixt3d.visualize.bars import symmetry_picture

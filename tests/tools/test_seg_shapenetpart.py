@@ -186,6 +186,7 @@ def test_attention_is_drawn_and_its_directions_compared(
         (("x.off", "--symmetry", "--checkpoint", "a"), "--diversity measure shapes of the data: give no"),
         (("--checkpoint", "a", "--symmetry", "--shapes", "0"), "expected numbers from 1"),
         (("--checkpoint", "a", "--heads", "0"), "expected numbers from 1"),
+        (("--checkpoint", "a", "--diversity", "--of", "tokens"), "--of: for a picture; a measure takes all"),
         (("--checkpoint", "a", "--latents", "2", "0"), "expected numbers from 1"),
         (("--checkpoint", "a", "x.off"), "a file goes before --checkpoint"),
     ],
