@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from bixt3d.ops.backends import installed
+from bixt3d.ops.tracing import is_transformed
 
 VARIABLE = "BIXT3D_AUTOTUNE"
 REFERENCE, KERNELS = "torch", "triton"
@@ -110,7 +111,7 @@ class Tuner:
             and installed("triton")
             and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
             and _get_current_dispatch_mode() is None  # counts operations, or fakes them
-            and torch._C._functorch.peek_interpreter_stack() is None  # vmap and its kin know no kernels
+            and not is_transformed()  # vmap and its kin know no kernels
         )
 
     def run(

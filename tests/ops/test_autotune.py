@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from bixt3d.ops import (
@@ -221,6 +222,8 @@ def test_where_nothing_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with FlopCounterMode(display=False):
         assert not of.covers(x)
     assert torch.func.vmap(lambda one: one * of.covers(one))(x).sum() == 0
+    with forward_ad.dual_level():
+        assert not of.covers(x)
     monkeypatch.setenv("BIXT3D_AUTOTUNE", "0")
     assert not of.covers(x)
     monkeypatch.setenv("BIXT3D_AUTOTUNE", "1")
