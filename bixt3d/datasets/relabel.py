@@ -27,7 +27,11 @@ def match_labels(split: Split, facts: Mapping[str, Any]) -> Split:
     known, table = tuple(facts.get("classes", ())), facts.get("parts_of_category")
     own = split.classes if table is None else split.categories
     places = _places(own, known)
-    if places is None or (own == known and table in (None, [list(ids) for ids in split.parts_of_category])):
+    alike = table is None or (
+        table == [list(ids) for ids in split.parts_of_category]
+        and not _permuted(table, split.part_names, tuple(facts.get("part_names", ())))
+    )
+    if places is None or (own == known and alike):
         return split
     number = torch.tensor(places, device=split.label.device)  # (own classes,)
     if table is None:
@@ -73,6 +77,14 @@ def _parts(
     else:
         got = f"{len(ids)} parts; the model knows {len(known)}"
     raise ValueError(f"{category}: expected the parts that the model knows, got {got}")
+
+
+def _permuted(table: Sequence[Sequence[int]], names: Sequence[str], known: Sequence[str]) -> bool:
+    """Whether two namings of the same parts give a category the same names in another order."""
+    if not names or not known:
+        return False
+    found = [_places([names[part] for part in ids], [known[part] for part in ids]) for ids in table]
+    return any(places is not None and places != sorted(places) for places in found)
 
 
 def _places(names: Sequence[str], known: Sequence[str]) -> list[int] | None:

@@ -78,3 +78,24 @@ def test_other_parts_are_refused() -> None:
     split = replace(caps_and_bags(()), categories=("mug", "bag"))
     with pytest.raises(ValueError, match="mug: expected the parts .* got 2 parts; the model knows 1"):
         match_labels(split, FACTS)
+
+
+def test_parts_of_the_same_numbers_are_matched_by_name_too() -> None:
+    """Scenes have one category: a labels.yaml with its names in another order keeps all numbers."""
+    split = caps_and_bags()
+    facts = {
+        "classes": list(split.categories),
+        "parts_of_category": [list(ids) for ids in split.parts_of_category],
+        "part_names": list(split.part_names),
+    }
+    assert match_labels(split, facts) is split
+    first, second = split.parts_of_category[0][:2]
+    names = list(split.part_names)
+    names[first], names[second] = names[second], names[first]
+    matched = match_labels(split, {**facts, "part_names": names})
+    assert matched.parts is not None and split.parts is not None and split.category is not None
+    ours, theirs = split.parts[split.category == 0], matched.parts[split.category == 0]
+    assert (theirs[ours == first] == second).all() and (theirs[ours == second] == first).all()
+    assert tuple(matched.part_names) == tuple(names)
+    renamed = ["house", *split.part_names[1:]]
+    assert match_labels(split, {**facts, "part_names": renamed}) is split
