@@ -120,6 +120,11 @@ def orthogonalize(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     return (x.mT if turned else x).float()
 
 
+def _is_at_hand(value: Tensor) -> bool:
+    """Whether a look at a value waits for nothing."""
+    return value.device.type == "cpu"
+
+
 class Muon(torch.optim.Muon):
     """`torch.optim.Muon` with Nesterov momentum and AdamW's update size (K. Jordan, 2024).
 
@@ -139,7 +144,7 @@ class Muon(torch.optim.Muon):
         As torch's fused optimisers it leaves the step out where its attribute ``found_inf``, a scalar, is 1.
         """
         found_inf: Tensor | None = getattr(self, "found_inf", None)
-        if found_inf is not None and found_inf.device.type == "cpu":  # where nothing has to be waited for
+        if found_inf is not None and _is_at_hand(found_inf):
             if bool(found_inf):
                 return
             found_inf = None

@@ -114,6 +114,8 @@ def test_moving_average_warms_up() -> None:
 def test_a_step_looks_at_no_value(name: str, optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look makes a GPU wait. Points are checked as on a GPU, by their shapes, and neighbours found so.
 
+    Muon leaves a step out as on a GPU.
+
     The confusion matrix looks at its labels, on a CPU alone.
     """
     from bixt3d.models import encoder
@@ -124,6 +126,7 @@ def test_a_step_looks_at_no_value(name: str, optimizer: str, monkeypatch: pytest
 
     monkeypatch.setattr(encoder, "check_points", check_shape)
     monkeypatch.setattr(neighbors, "_smallest", neighbors._smallest_of_keys)
+    monkeypatch.setattr("bixt3d.training.optim._is_at_hand", lambda value: False)
     monkeypatch.setattr(
         "bixt3d.metrics.confusion_matrix", lambda seen, label, k, ignore: label.new_zeros(k, k)
     )
