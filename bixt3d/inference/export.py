@@ -138,6 +138,8 @@ def _program(model: nn.Module, example: Example, names: Sequence[str], least: in
     told = tuple({0: batch} for _ in names[1:])
     shapes = ({0: batch, 1: points}, *((told,) if told else ()))
     with torch.no_grad():
+        # torch compiles the loop of `scan`, and would compare the sizes of an earlier export with these.
+        torch.compiler.reset()
         program = torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     for module in program.graph_module.modules():  # the body of farthest-point sampling is one of its own
         if isinstance(module, GraphModule):

@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_onnx_gives_what_the_model_gives_for_any_batch_and_points(name: str, tmp
         with torch.no_grad():
             expected = made(unit_sphere(given[0].double()).float(), *given[1:]).numpy()
         np.testing.assert_allclose(session.run(["logits"], named)[0], expected, rtol=1e-3, atol=1e-4)
+
+
+@slow
+def test_an_export_after_one_of_a_fixed_number_of_points(tmp_path: Path) -> None:
+    """The first samples 64 of 200 points; what torch keeps of it must not bind the second to others."""
+    first = model("bixt_ti_cls")
+    about: dict[str, Any] = {"name": "", "args": {}}
+    first.description = Description("classification", about, {}, Preprocess(64, "fps", 200))
+    export_model(first, tmp_path / "first.pt2", "torch")
+    done = export_model(model("bixt_ti_cls_hierarchy"), tmp_path / "second.pt2", "torch")
+    assert done.difference is not None and done.difference < 1e-4
 
 
 @slow
