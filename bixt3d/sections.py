@@ -224,6 +224,8 @@ class TrainConfig(Section):
     freeze: tuple[str, ...] = ()
     # Stop when the validation score has not risen for so many epochs; 0: never.
     patience: int = 0
+    # Keep the weights of every so many epochs, as epoch_0010.safetensors and so on; 0: of none.
+    keep_every: int = 0
     seed: int = 42
 
     def check(self) -> None:
@@ -231,7 +233,7 @@ class TrainConfig(Section):
         sizes = ("epochs", "batch_size", "accumulate", "eval_batch_size", "eval_every", "max_skipped")
         self.expect("more than 0", lambda value: value > 0, *sizes)
         self.expect("0 to 2**63 - 1", lambda value: 0 <= value < 1 << 63, "seed")
-        self.expect("0 or more", lambda value: value >= 0, "patience")
+        self.expect("0 or more", lambda value: value >= 0, "patience", "keep_every")
         self.expect("0 <= value < 1", lambda value: 0 <= value < 1, "ema_decay")
 
 

@@ -28,7 +28,9 @@ OWN = (
     *("last.safetensors", "best.safetensors", "last_test.csv", "best_test.csv"),
     *(STATE, f"{STATE}.previous", "diverged.pt"),
 )
-HALF = re.compile(rf"\.({'|'.join(map(re.escape, OWN))})\.\d+\.tmp")  # as `write_atomically` calls them
+KEPT = re.compile(r"epoch_\d{4,}\.safetensors")  # of ``train.keep_every``
+# As `write_atomically` calls them.
+HALF = re.compile(rf"\.({'|'.join([*map(re.escape, OWN), KEPT.pattern])})\.\d+\.tmp")
 STATES = (STATE, f"{STATE}.previous")
 BYTE = 1 << 30  # the locked one, where Windows locks: beyond the text, which others may read
 MOST = 10_000  # names that are tried

@@ -99,8 +99,8 @@ def save(trainer: Trainer) -> None:
 
 
 def save_epoch(trainer: Trainer, row: dict[str, float]) -> None:
-    """Save the weights of an epoch whose log says ``row``, those of the best as well, and the state."""
-    goal = trainer.task.goal
+    """Save the weights of an epoch whose log says ``row``, as the best or to keep as well, and the state."""
+    goal, every = trainer.task.goal, trainer.config.train.keep_every
     score = row.get(f"val_{goal}", -math.inf)
     names = [name[4:] for name in row if name.startswith("val_") and name != "val_loss"]
     if names and goal not in names:
@@ -110,7 +110,8 @@ def save_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     if not trainer.workers.first:
         return
     description = replace(trainer.description, config=to_dict(trainer.config), metrics=row)
-    for name in ("last", "best") if is_best else ("last",):
+    kept = every > 0 and trainer.epoch % every == 0
+    for name in ("last", *["best"] * is_best, *[f"epoch_{trainer.epoch:04d}"] * kept):
         save_model(trainer.run_dir / f"{name}.safetensors", trainer.result, description)
     save(trainer)
 
@@ -141,8 +142,7 @@ def restore(trainer: Trainer) -> str:
     trainer.epoch, trainer.best, trainer.seconds = state["epoch"], state["best"], state["seconds"]
     trainer.best_epoch = state.get("best_epoch", trainer.epoch)  # runs of before have none
     trainer.totals.restore(state["sums"], trainer.workers)
-    unwritten: str = state["unwritten"]
-    return unwritten
+    return str(state["unwritten"])
 
 
 def _check_same_run(trainer: Trainer, state: dict[str, Any]) -> None:

@@ -144,9 +144,10 @@ class Trainer:
     """Train a model on a split and keep its checkpoints.
 
     The run's folder receives ``config.yaml``, ``environment.json``, ``metrics.jsonl``, the weights of the
-    last epoch (``last.safetensors``) and of the best by validation (``best.safetensors``), and
-    ``resume.pt``, from which `fit` continues, or ``diverged.pt`` where it could not. With a moving average of
-    the weights, it is what is evaluated and saved.
+    last epoch (``last.safetensors``), of the best by validation (``best.safetensors``) and of every
+    ``train.keep_every``-th (``epoch_0010.safetensors``), and ``resume.pt``, from which `fit` continues, or
+    ``diverged.pt`` where it could not. With a moving average of the weights, it is what is evaluated and
+    saved.
 
     Args:
         config: The settings; a batch larger than the split is made smaller, with a note.
@@ -285,7 +286,7 @@ class Trainer:
         self.epoch += 1
         self.totals = run_state.EpochTotals(self.task.start(self.device), totals.in_a_row)
         self.log.row(row, settings.epochs)  # first: one of an epoch that was not saved is dropped later
-        self._save(row)
+        run_state.save_epoch(self, row)
 
     def _train_steps(self, signals: StopSignals) -> None:
         """Take the steps that are left of an epoch; wait for a GPU once in ``max_skipped`` of them."""
@@ -344,7 +345,3 @@ class Trainer:
         """Stop all processes if one has received a signal."""
         if number := self.workers.max(signals.received):
             raise Stopped(number, "stopped")
-
-    def _save(self, row: dict[str, float]) -> None:
-        """Save the weights of an epoch, those of the best as well, and the state."""
-        run_state.save_epoch(self, row)

@@ -57,11 +57,19 @@ def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name, content in mine.items():
         (tmp_path / name).write_bytes(content)
-    (tmp_path / ".resume.pt.123.tmp").write_bytes(b"half")  # a kill left it
+    halves = {".resume.pt.123.tmp", ".epoch_0010.safetensors.123.tmp"}  # a kill left them
+    for name in halves:
+        (tmp_path / name).write_bytes(b"half")
     train(tmp_path)
     found = contents(tmp_path)
-    assert {name: found[name] for name in mine} == mine and ".resume.pt.123.tmp" not in found
+    assert {name: found[name] for name in mine} == mine and not halves & set(found)
     assert LOCK in found and "result.json" in found
+
+
+def test_kept_epochs_are_a_run(tmp_path: Path) -> None:
+    (tmp_path / "epoch_0010.safetensors").write_bytes(b"weights")
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(tmp_path)
 
 
 def test_a_folder_that_a_run_of_before_began_is_its_own(tmp_path: Path) -> None:

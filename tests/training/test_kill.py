@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bixt3d.training import Trainer, resume
 from bixt3d.training.resume import load_latest_state, load_state
 from tests.training.tiny import assert_same, make_config, make_trainer, rows_of, weights
 
@@ -49,14 +50,14 @@ def train(run_dir: Path, place: str | None, call: int, after: bool) -> None:
     torch.set_num_threads(1)
     config = make_config(f"train.epochs={EPOCHS}")
     trainer = make_trainer(run_dir, config, resume=(run_dir / "resume.pt").exists())
-    save = trainer._save
+    save = resume.save_epoch
 
-    def note(row: dict[str, float]) -> None:
-        save(row)
+    def note(trainer: Trainer, row: dict[str, float]) -> None:
+        save(trainer, row)
         with open(run_dir / "saved", "a") as file:
             file.write(f"{trainer.epoch}\n")
 
-    trainer._save = note  # type: ignore[method-assign]
+    resume.save_epoch = note
     if place == "data step":
         trainer.loader.augment = mortal(trainer.loader.augment, call, after)  # type: ignore[arg-type]
     elif place == "optimiser step":

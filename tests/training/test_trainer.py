@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import bixt3d
 from bixt3d.datasets.loader import Batch
 from bixt3d.tasks import Description, PartSegmentationTask
-from bixt3d.training import ClassificationTask, evaluate, load_checkpoint
+from bixt3d.training import ClassificationTask, evaluate, load_checkpoint, resume
 from bixt3d.training.resume import load_state
 from tests.markers import slow
 from tests.training.tiny import (
@@ -145,16 +145,16 @@ def test_stop_between_saving_and_logging_loses_no_row(
     config = make_config()
     make_trainer(tmp_path / "straight", config).fit()
     trainer = make_trainer(tmp_path / "stopped", config)
-    owner, name = (trainer, "_save") if before == "saving" else (trainer.log, "row")
+    owner, name = (resume, "save_epoch") if before == "saving" else (trainer.log, "row")
     whole = getattr(owner, name)
 
-    def stop_at_the_second(row: dict[str, float], *rest: int) -> None:
-        if row["epoch"] == 2:
+    def stop_at_the_second(*given: Any) -> None:
+        if trainer.epoch == 2:
             raise KeyboardInterrupt
-        whole(row, *rest)
+        whole(*given)
 
-    monkeypatch.setattr(owner, name, stop_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, name, stop_at_the_second)
         trainer.fit()
     make_trainer(tmp_path / "stopped", config, resume=True).fit()
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "straight")
@@ -290,6 +290,29 @@ def test_best_is_the_first_epoch_of_the_highest_val_score(tmp_path: Path) -> Non
     assert epoch_of(tmp_path / "best") == 2
     assert epoch_of(tmp_path / "last") == 5
     assert [row["val_oa"] for row in rows_of(tmp_path)] == [0.1, 0.6, 0.3, 0.6, 0.2]
+
+
+def test_epochs_are_kept_as_they_were_reported(tmp_path: Path) -> None:
+    """Each kept file is the average that the log's row scored, and a run that was stopped has the same."""
+    config = make_config("train.epochs=5", "train.keep_every=2")
+    trainer = make_trainer(tmp_path / "straight", config)
+    trainer.fit()
+    kept = ["epoch_0002", "epoch_0004"]
+    found = sorted(path.stem for path in (tmp_path / "straight").glob("epoch_*"))
+    assert found == kept
+    for name, row in zip(kept, rows_of(tmp_path / "straight")[1::2], strict=True):
+        model, about = load_checkpoint(tmp_path / "straight" / name, "cpu")
+        seen = evaluate(model, make_split(22, seed=1), trainer.task)
+        assert about["metrics"]["epoch"] == row["epoch"] == int(name[-1])
+        assert (seen.loss, seen.metrics["oa"]) == pytest.approx((row["val_loss"], row["val_oa"]))
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path / "stopped", config, task=Stopping(10, 0.2)).fit()
+    assert not (tmp_path / "stopped/epoch_0004.safetensors").exists()
+    make_trainer(tmp_path / "stopped", config, resume=True).fit()
+    for name in ("last", "epoch_0002", "epoch_0004"):
+        file = f"{name}.safetensors"
+        assert_same(weights(tmp_path / "stopped" / file), weights(tmp_path / "straight" / file))
 
 
 def test_best_survives_a_resume(tmp_path: Path) -> None:
@@ -522,22 +545,24 @@ def test_tensorboard_receives_the_rows(tmp_path: Path) -> None:
         assert [point.value for point in points] == pytest.approx([row[name] for row in rows])
 
 
-def test_tensorboard_shows_each_epoch_once_after_a_resume(tmp_path: Path) -> None:
+def test_tensorboard_shows_each_epoch_once_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An epoch that was logged and not saved is trained, and logged, again."""
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = make_config("run.tensorboard=true", "train.epochs=3")
     trainer = make_trainer(tmp_path, config)
-    save = trainer._save
+    save = resume.save_epoch
 
-    def stop_at_the_second(row: dict[str, float]) -> None:
+    def stop_at_the_second(trainer: Any, row: dict[str, float]) -> None:
         if row["epoch"] == 2:
             raise KeyboardInterrupt
-        save(row)
+        save(trainer, row)
 
-    trainer._save = stop_at_the_second  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(resume, "save_epoch", stop_at_the_second)
         trainer.fit()
     make_trainer(tmp_path, config, resume=True).fit()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
