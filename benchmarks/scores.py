@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 import yaml
 
+from benchmarks.epochs import COLUMNS, FILE
 from benchmarks.models import Spec, count_macs, count_parameters
 from benchmarks.table import command_line, markdown_table, spread
 from bixt3d.commands.endings import one_line_errors
@@ -46,6 +47,7 @@ class Experiment(NamedTuple):
     config: Config
     seeds: list[int]
     results: list[dict[str, Any]]
+    epochs: list[dict[str, Any]]  # of the seeds that have them: what `benchmarks.epochs` writes
     environments: list[dict[str, Any]]
 
 
@@ -83,6 +85,7 @@ def find_experiments(root: Path) -> Iterable[Experiment]:
             configs[0],
             [config.train.seed for config in configs],
             [json.loads((run / "result.json").read_text()) for run in runs],
+            [json.loads((run / FILE).read_text()) for run in runs if (run / FILE).exists()],
             [json.loads((run / "environment.json").read_text()) for run in runs],
         )
 
@@ -109,6 +112,8 @@ as --cfg.
             where = WHERE.get(name, "")
             text += f"\nPublished by others, not measured here{where}; what is not known is left out:\n\n"
             text += published_table(published[name], columns)
+        if f"{name}_logs" in published:
+            text += THREE_WAYS + three_ways(chosen, published[f"{name}_logs"], columns[0][0], columns[1][0])
     return f"{text}\nGathered by `{command_line('benchmarks.scores')}`.\n"
 
 
@@ -116,6 +121,37 @@ WHERE = {
     "modelnet40": " (the official point clouds; ours were sampled anew)",
     "shapenetpart": " (ShapeNetPart, 2,048 points: another data set than the one above)",
 }
+
+
+THREE_WAYS = """
+Trainings read in three ways, OA in per cent. Best on test is what most others report; nothing of ours is
+chosen by it. What is not ours was read from logs in public repositories. Where ours has its last epoch alone,
+no others were kept. Deviations are over runs, those of a single run over its epochs.
+
+"""
+
+
+def three_ways(experiments: list[Experiment], logs: list[dict[str, Any]], goal: str, second: str) -> str:
+    """Return the table of last, mean of the last 20 and best on test: ours, then those of logs."""
+    named = {
+        **COLUMNS,
+        "macc": "mAcc, mean of the last 20",
+        "runs": "runs",
+        "epochs": "epochs",
+        "source": "source",
+    }
+    body = []
+    for e in experiments:
+        row = {"last": spread([100 * result["last"][goal] for result in e.results])}
+        if len(e.epochs) == len(e.results):  # of all seeds, or of none
+            row |= {key: spread([100 * one[key][goal] for one in e.epochs]) for key in COLUMNS}
+            row["macc"] = spread([100 * one["mean"][second] for one in e.epochs])
+            if len(e.epochs) == 1 and e.epochs[0]["std"]:
+                row["mean"] += f" ± {100 * e.epochs[0]['std'][goal]:.2f}"
+        row |= {"runs": len(e.results), "epochs": e.config.train.epochs, "source": f"ours: {e.folder.name}"}
+        body.append([e.config.model.name, *(row.get(key, "") for key in named)])
+    body += [[row["model"], *(row.get(key, "") for key in named)] for row in logs]
+    return markdown_table(["model", *named.values()], body) + "\n"
 
 
 def title(config: Config) -> str:

@@ -44,13 +44,19 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish(Path("results/tiny/seed1"), 1, 0.5)
     finish(Path("results/tiny/seed2"), 2, 0.6, commit="def")
     finish(Path("results/tiny/large_machine"), 3, 0.7, gpu="G")
-    Path("published.yaml").write_text("shapes: [{model: Other, oa: 99.9, selection: test, source: A book}]")
+    told = {"last": {"oa": 0.7, "macc": 0.6}, "mean": {"oa": 0.68, "macc": 0.58}, "std": {"oa": 0.01}}
+    told |= {"best_on_test": {"oa": 0.75, "macc": 0.5}}
+    Path("results/tiny/large_machine/epochs.json").write_text(json.dumps(told))
+    log = "{model: Its log, last: 98.5, mean: 98.1 ± 0.1, best_on_test: 99.9, runs: 1, source: A log}"
+    Path("published.yaml").write_text(
+        f"shapes: [{{model: Other, oa: 99.9, selection: test, source: A book}}]\nshapes_logs: [{log}]"
+    )
     options = ["--out", "results/README.md", "--published", "published.yaml"]
     monkeypatch.setattr(sys, "argv", ["scores", *options])
     scores.main()
     page = Path("results/README.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"]
-    assert len(rows) == 7
+    assert len(rows) == 12
     model = create_model("bixt_ti_cls", num_classes=len(CATEGORIES), **ARGS)
     parameters = sum(p.numel() for p in model.parameters())
     both, alone = sorted((dict(zip(rows[0], row, strict=True)) for row in rows[2:4]), key=lambda r: r["OA %"])
@@ -64,6 +70,17 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert alone["log"] == "[large_machine](tiny/large_machine)"
     assert rows[4] == ["published", "OA %", "epoch chosen by", "source"]
     assert rows[6] == ["Other", "99.9", "test", "A book"]
+    assert rows[7][:5] == [
+        "model",
+        "last",
+        "mean of the last 20",
+        "best on test",
+        "mAcc, mean of the last 20",
+    ]
+    ways = {row[-1]: row[1:-1] for row in rows[9:]}
+    assert ways["ours: tiny"] == ["55.00 ± 7.07", "", "", "", "2", "300"]  # the epochs were not kept
+    assert ways["ours: large_machine"] == ["70.00", "68.00 ± 1.00", "75.00", "58.00", "1", "300"]
+    assert ways["A log"] == ["98.5", "98.1 ± 0.1", "99.9", "", "1", ""]
     assert "not measured here" in page and "`python tools/train_cls.py --set train.seed=1`" in page
 
 
