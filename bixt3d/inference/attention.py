@@ -11,7 +11,7 @@ from torch import Tensor
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.inference.clouds import Cloud
 from bixt3d.models.encoder import Attended
-from bixt3d.ops import attention_diversity, knn
+from bixt3d.ops import attention_diversity, attention_freedom, knn
 from bixt3d.tasks import Attention, Task
 
 Category = str | int | None
@@ -77,6 +77,14 @@ class Attentive:
         """
         maps = self.attention_maps(cloud, category)
         return [torch.cat(attention_diversity(layer[None])).numpy() for layer in maps]
+
+    def attention_freedom(self, cloud: Cloud, category: Category = None) -> list[np.ndarray[Any, Any]]:
+        """Return the fields of `bixt3d.ops.attention_freedom` on one cloud, (6, H) per layer that has both.
+
+        Arguments and errors are those of `attention`.
+        """
+        layers = self._look("attention_similarities", cloud, category)[0]
+        return [torch.cat(attention_freedom(*pair)).cpu().numpy() for pair in layers]
 
     def _look(
         self, method: str, cloud: Cloud, category: Category, **options: str

@@ -121,7 +121,7 @@ class PointModel(nn.Module):
         stages, points, kept = self.encoder.stages, 2, 1
         for index in sorted(stages, key=int):
             stage: Any = stages[index]
-            points = max(points, stage.neighbors * kept)
+            points = max(points, stage.least_points * kept)
             kept *= stage.reduction
         return max(points, self._least_tokens * kept)
 
@@ -132,7 +132,8 @@ class PointModel(nn.Module):
         left, wanted = num_points, f"at least {max(2, self._least_tokens)} are needed"
         for index in sorted(self.encoder.stages, key=int):
             stage: Any = self.encoder.stages[index]
-            if left < stage.neighbors:
+            if left < stage.least_points:
+                left //= stage.least_points // stage.neighbors
                 wanted = f"model.args.neighbors is {stage.neighbors}"
                 break
             left = max(1, left // stage.reduction)
@@ -186,9 +187,15 @@ class PointModel(nn.Module):
 
         See `bixt3d.ops.attention_symmetry`.
         """
+        return [attention_symmetry(*pair) for pair in self.attention_similarities(points, category)]
+
+    def attention_similarities(
+        self, points: Tensor, category: Tensor | None = None
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return what both directions take the softmax of, (B, H, M, N) and (B, H, N, M), per such layer."""
         trunk = self.encoder.trunk
         both = self._watch(points, category, lambda index, _, *streams: trunk.similarities(index, *streams))
-        return [attention_symmetry(*pair) for pair in both if pair is not None]
+        return [pair for pair in both if pair is not None]
 
     @torch.no_grad()
     def _watch(self, points: Tensor, category: Tensor | None, look: Watch) -> list[Any]:

@@ -4,7 +4,7 @@ from bixt3d.ops.attention import attention_symmetry, bidirectional_attention
 from bixt3d.ops.grid import grid_sample
 from bixt3d.ops.grouping import affine_group, linear_of_affine_group
 from bixt3d.ops.kdtree import SearchTree
-from bixt3d.ops.measures import attention_diversity
+from bixt3d.ops.measures import attention_diversity, attention_freedom
 from bixt3d.ops.neighbors import gather_points, interpolate, knn
 from bixt3d.ops.sampling import farthest_point_sample, random_sample
 
@@ -12,6 +12,7 @@ __all__ = [
     "SearchTree",
     "affine_group",
     "attention_diversity",
+    "attention_freedom",
     "attention_symmetry",
     "bidirectional_attention",
     "farthest_point_sample",

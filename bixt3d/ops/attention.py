@@ -210,18 +210,24 @@ def attention_symmetry(to_latents: Tensor, to_tokens: Tensor) -> Tensor:
     Raises:
         ValueError: If one is not of the transposed shape of the other.
     """
-    if to_latents.ndim != 4 or to_latents.shape != to_tokens.transpose(-1, -2).shape:
-        raise ValueError(
-            f"expected similarities (B, H, M, N) and (B, H, N, M), got {describe(to_latents)} and "
-            f"{describe(to_tokens)}"
-        )
+    check_directions(to_latents, to_tokens)
     both = (one.to(widest(one.device)) for one in (to_latents, to_tokens.transpose(-1, -2)))
-    first, second = (_centred(one).flatten(2) for one in both)
+    first, second = (centred(one).flatten(2) for one in both)
     norms = first.norm(dim=-1) * second.norm(dim=-1)  # (B, H)
     correlation: Tensor = (first * second).sum(-1) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
     return correlation
 
 
-def _centred(values: Tensor) -> Tensor:
+def check_directions(to_latents: Tensor, to_tokens: Tensor) -> None:
+    """Raise ValueError unless similarities are (B, H, M, N) and (B, H, N, M)."""
+    if to_latents.ndim != 4 or to_latents.shape != to_tokens.transpose(-1, -2).shape:
+        raise ValueError(
+            f"expected similarities (B, H, M, N) and (B, H, N, M), got {describe(to_latents)} and "
+            f"{describe(to_tokens)}"
+        )
+
+
+def centred(values: Tensor) -> Tensor:
+    """Return values (..., M, N) less the means of their rows and columns: what ties both directions."""
     values = values - values.mean(-1, keepdim=True)
     return values - values.mean(-2, keepdim=True)

@@ -1,4 +1,4 @@
-"""Pictures of labelled clouds in panels with legends: every mode of a cloud, parts of many, attention."""
+"""Pictures of labelled clouds in panels with legends: every mode of a cloud, parts of many."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from bixt3d.tasks.results import Attention
 from bixt3d.visualize.browse import readable, spread, worst_first
 from bixt3d.visualize.draw import Drawing
 from bixt3d.visualize.figure import DPI, LETTER, new_figure, save_figure
@@ -235,62 +234,6 @@ def part_picture(
         panels = [mode_panel(cloud, mode) for mode in modes]
         rows.append((joined(cloud.category or cloud.title, cloud.verdict), panels))
     return write_panels(rows, path, min(across, max(1, len(rows))))
-
-
-def attention_picture(
-    attention: Attention,
-    path: str | Path,
-    latents: Sequence[int] | None = None,
-    heads_of: int | None = None,
-    title: str = "",
-    up: str | None = None,
-) -> Path:
-    """Draw where latents look on a cloud: a row for each layer, a column for each latent or head.
-
-    Colours show how far the attention to a point is from its mean over all, and the number the most that is
-    paid to one, in multiples of that mean. BiXT's figures A2 to A4 show the same of pictures.
-
-    Args:
-        attention: What `bixt3d.Predictor.attention` returns.
-        path: Where to write; the suffix chooses the format (.png, .pdf, .svg). Missing folders are made.
-        latents: The latents to show, averaged over the heads; six that differ most if None.
-        heads_of: Show the heads of this latent instead.
-        title: What stands above all.
-        up: The axis of the points that points up; y if None.
-
-    Raises:
-        ValueError: For a latent that the model does not have.
-    """
-    heads, count, _ = attention.maps[0].shape
-    chosen = different_latents(attention.maps) if latents is None else list(latents)
-    asked = chosen if heads_of is None else [heads_of]
-    wrong = [latent for latent in asked if not 0 <= latent < count]
-    if wrong or not asked:
-        raise ValueError(f"latents: expected numbers from 0 to {count - 1}, got {wrong or 'none'}")
-    if heads_of is None:
-        columns = [f"latent {latent + 1}" for latent in chosen]
-        layers = [layer[:, chosen].mean(0) for layer in attention.maps]  # (latents, N) each
-    else:
-        columns = [f"latent {heads_of + 1}, head {head + 1}" for head in range(heads)]
-        layers = [layer[:, heads_of] for layer in attention.maps]  # (H, N) each
-    seen = LabelledCloud("", attention.points[:, :3], attention=tuple(layers), up=up)
-    cloud = seen.thinned()
-    rows = []
-    for number, weights in enumerate(seen.attention):
-        last, panels = number == len(layers) - 1, []
-        for column, values in enumerate(weights):
-            panels.append(
-                Panel(
-                    columns[column] if number == 0 else "",
-                    cloud,
-                    cloud.colors("attention", number, column),
-                    cloud.legend("attention") if last else (),
-                    scale("attention") if last else (),
-                    f"most {values.max() / max(values.mean(), np.finfo(np.float64).tiny):.1f}×",
-                )
-            )
-        rows.append((f"layer {number + 1}", panels))
-    return write_panels(rows, path, title=title)
 
 
 def write_pictures(

@@ -391,6 +391,16 @@ def test_diversity_of_one_cloud(predictor: Predictor) -> None:
         np.testing.assert_array_equal(layer, np.stack([correlation[0], entropy[0]]))
 
 
+def test_freedom_of_one_cloud(predictor: Predictor) -> None:
+    (layer,) = predictor.attention_freedom(some_cloud(90))
+    latents, tokens = predictor.attention_maps(some_cloud(90))[0].shape[-2:]
+    separate, most_separate, shared, most_shared = layer[:4]
+    assert (most_separate == 2 * latents * tokens - latents - tokens).all()
+    assert (most_shared == latents * tokens - 1).all()
+    assert (separate == most_separate).all() and (shared == most_shared).all()  # untrained: no map vanishes
+    np.testing.assert_array_equal(layer[4], layer[5])  # one similarity
+
+
 def test_what_kind_of_model_it_is(predictor: Predictor) -> None:
     assert not predictor.labels_parts
     assert predictor.part_names == () and predictor.parts_of_category == []

@@ -176,6 +176,21 @@ def test_attention_is_drawn_and_its_directions_compared(
     said = workplace.run("view_attention", *diversity).succeeded().out
     layers = re.findall(r"^  layer \d: (-?[\d.]+) ± [\d.]+  ([\d.]+) ± [\d.]+$", said, re.M)
     assert layers and all(-1 <= float(alike) <= 1 and 0 <= float(even) <= 1 for alike, even in layers)
+    said = workplace.run("view_attention", "--freedom", "--checkpoint", run_dir, "--shapes", "3").out
+    counts = re.findall(
+        r"^  layer \d: ([\d,]+) of ([\d,]+)  ([\d,]+) of ([\d,]+)  [\d.]+ to read", said, re.M
+    )
+    for shared, most_shared, separate, most_separate in [
+        [int(number.replace(",", "")) for number in row] for row in counts
+    ]:
+        assert 0 < shared <= most_shared < separate <= most_separate < 2 * most_shared
+    assert counts
+    beside = ("--shape", "0", "7", "--of", "both", "--latents", "1", "3", "--out", tmp_path / "c.svg")
+    workplace.run("view_attention", "--checkpoint", run_dir, *beside).succeeded()
+    text = (tmp_path / "c.svg").read_text()
+    captions = re.findall(r"<!-- (\w+, shape \d) · layer 1 · (read by \w+) -->", text)
+    assert [caption[1] for caption in captions] == 2 * ["read by latents"] + 2 * ["read by points"]
+    assert len(set(captions)) == 4 and text.count("<!-- latent ") == 4
     outcome = workplace.run("view_attention", "--checkpoint", run_dir, "--shape", "99")
     outcome.refused("--shape: expected 0 to 19, got 99")
 
@@ -183,7 +198,7 @@ def test_attention_is_drawn_and_its_directions_compared(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("x.off", "--symmetry", "--checkpoint", "a"), "--diversity measure shapes of the data: give no"),
+        (("x.off", "--symmetry", "--checkpoint", "a"), "--freedom measure shapes of the data: give no"),
         (("--checkpoint", "a", "--symmetry", "--shapes", "0"), "expected numbers from 1"),
         (("--checkpoint", "a", "--heads", "0"), "expected numbers from 1"),
         (("--checkpoint", "a", "--diversity", "--of", "tokens"), "--of: for a picture; a measure takes all"),

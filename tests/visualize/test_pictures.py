@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bixt3d.inference import Attention
 from bixt3d.visualize import part_picture
-from bixt3d.visualize.pictures import attention_picture, cloud_picture, file_name, write_pictures
+from bixt3d.visualize.pictures import cloud_picture, file_name, write_pictures
 from bixt3d.visualize.scene import CONTRAST, ERROR, PALETTE, PLAIN, RAMP, RIGHT, TRUE, rgb
 from tests.visualize.clouds import BROKEN, ONLY_POINTS, UNLABELLED, Shelf, ball, count_of, like, read
 
@@ -109,48 +108,3 @@ def test_the_worst_first(tmp_path: Path) -> None:
         "3_bad.png",
         "1_good.png",
     ]
-
-
-def attention(layers: int = 2, heads: int = 2, latents: int = 8, count: int = 300) -> Attention:
-    rng = np.random.default_rng(0)
-    maps = [rng.random((heads, latents, count), dtype=np.float32) ** 8 for _ in range(layers)]
-    points = rng.uniform(-1, 1, (count, 6))
-    return Attention(tuple(layer / layer.sum(-1, keepdims=True) for layer in maps), points)
-
-
-def test_title_that_is_no_text(tmp_path: Path) -> None:
-    """The name of a file of another time: Latin-1, as UTF-8 cannot read it."""
-    path = attention_picture(attention(1), tmp_path / "a.svg", latents=[1], title="caf\udce9")
-    assert "<!-- caf\\udce9 -->" in path.read_text()
-
-
-def test_picture_has_a_cell_for_each_layer_and_latent(tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    one = attention_picture(attention(1), tmp_path / "a" / "one.png", latents=[3])
-    more = attention_picture(attention(3), tmp_path / "more.svg", title="$a_b$")
-    text = more.read_text()
-    assert [text.count(f"<!-- layer {layer} -->") for layer in (1, 2, 3, 4)] == [1, 1, 1, 0]
-    assert text.count("<!-- latent ") == 6 and text.count("<!-- mean -->") == 1 and "<!-- $a_b$ -->" in text
-    heads = attention_picture(attention(1, heads=5), tmp_path / "heads.png", heads_of=0)
-    assert imread(heads).shape[1] > 3 * imread(one).shape[1]
-
-
-def test_the_latent_that_is_asked_for_is_drawn(tmp_path: Path) -> None:
-    points = attention().points
-    maps = np.zeros((1, 2, 300), np.float32)
-    maps[0, 0, :] = 1 / 300  # latent 1 looks everywhere alike, latent 2 at a single point
-    maps[0, 1, 0] = 1
-    made = Attention((maps,), points)
-    everywhere = read(attention_picture(made, tmp_path / "a.png", latents=[0]))[60:280]
-    one_point = read(attention_picture(made, tmp_path / "b.png", latents=[1]))[60:280]
-    assert all(like(everywhere, color) == 0 for color in (CONTRAST[0], CONTRAST[-1]))  # grey: the mean
-    assert like(one_point, CONTRAST[0]) > 20 * like(one_point, CONTRAST[-1]) > 0
-
-
-@pytest.mark.parametrize("latents", [[8], [-1], []])
-def test_latent_that_is_not_there(latents: list[int], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="latents: expected numbers from 0 to 7"):
-        attention_picture(attention(), tmp_path / "a.png", latents)
-    with pytest.raises(ValueError, match="latents: expected numbers from 0 to 7"):
-        attention_picture(attention(), tmp_path / "a.png", heads_of=8)
