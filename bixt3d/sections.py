@@ -94,6 +94,7 @@ class AugmentConfig(Section):
     # Probability of a cloud to suffer each kind of damage; how much of it is drawn, up to:
     damage: float = 0.5
     tilt: float = 0.0  # degrees about each of x, y and z
+    bend: float = 0.0  # share by which lengths change where a few long waves bend the cloud
     noise: float = 0.0  # deviation of noise on xyz, one a cloud
     missing: float = 0.0  # share of the stored points that are lost anywhere
     holes: float = 0.0  # share of them that are lost in a few places
@@ -106,7 +107,17 @@ class AugmentConfig(Section):
         self.expect(
             "0 <= value < 1",
             lambda value: 0 <= value < 1,
-            *("dropout", "mirror", "normal_dropout", "thin", "missing", "holes", "strays", "clusters"),
+            *(
+                "dropout",
+                "mirror",
+                "normal_dropout",
+                "thin",
+                "missing",
+                "holes",
+                "strays",
+                "clusters",
+                "bend",
+            ),
         )
         self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix", "turned", "damage")
         self.expect("at least scale_low", lambda value: self.scale_low <= value < inf, "scale_high")

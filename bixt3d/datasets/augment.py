@@ -34,7 +34,7 @@ def scale(points: Tensor, low: float, high: float, generator: Generator, feature
     """Scale each axis of each cloud by a factor from U(low, high) (PointMLP's training script)."""
     factor = _uniform(points, (points.shape[0], 1, 3), low, high, generator)  # (B, 1, 3)
     # A surface stretched along an axis turns its normals away from it. Normals of zero stay zero.
-    return _change(
+    return change(
         points, features, lambda xyz: xyz * factor, lambda normal: F.normalize(normal / factor, dim=-1)
     )
 
@@ -58,7 +58,7 @@ def turn_by(points: Tensor, rows: Tensor, features: Features = None) -> Tensor:
     def turn(vectors: Tensor) -> Tensor:
         return torch.einsum("bij,bnj->bni", rows, vectors)  # (B, N, 3)
 
-    return _change(points, features, turn, turn)
+    return change(points, features, turn, turn)
 
 
 def rotate_up(
@@ -102,7 +102,7 @@ def mirror(points: Tensor, probability: float, generator: Generator, features: F
     flipped = _uniform(points, (points.shape[0], 1, 2), 0.0, 1.0, generator) < probability  # (B, 1, 2)
     sign = 1.0 - 2.0 * flipped.to(points.dtype)
     signs = torch.stack([sign[..., 0], torch.ones_like(sign[..., 0]), sign[..., 1]], -1)  # (B, 1, 3)
-    return _change(points, features, lambda xyz: xyz * signs, lambda normal: normal * signs)
+    return change(points, features, lambda xyz: xyz * signs, lambda normal: normal * signs)
 
 
 def drop_feature(
@@ -140,13 +140,13 @@ def _put(points: Tensor, column: slice, values: Tensor) -> Tensor:
     return torch.cat([points[..., : column.start], values, points[..., column.stop :]], -1)
 
 
-def _change(
+def change(
     points: Tensor,
     features: Features,
     move: Callable[[Tensor], Tensor],
     turn: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Move xyz, turn the normals with their surface, and leave the other features as they are."""
+    """Move the xyz of points (B, N, C), turn their normals, and leave other features as they are."""
     moved = torch.cat([move(points[..., :3]), points[..., 3:]], -1)
     column = _columns(points, features).get("normal")
     return moved if column is None else _put(moved, column, turn(points[..., column]))

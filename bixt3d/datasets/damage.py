@@ -1,4 +1,4 @@
-"""Random damage to training batches: tilts, noise, lost points, holes, stray points and clusters of them.
+"""Random damage to training batches: tilts, bends, noise, lost points, holes, strays and clusters.
 
 Pure functions of points (B, N, 3 + F) with an explicit generator. Each kind hits a cloud with a probability,
 by a strength from U(0, worst).
@@ -12,13 +12,15 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from bixt3d.datasets.augment import Features, turn_by
+from bixt3d.datasets.augment import Features, change, turn_by
 from bixt3d.datasets.features import columns_of
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.ops import gather_points
 
 PLACES = 5  # holes, or clusters, of a cloud at most
 SPREAD = (0.05, 0.15)  # deviation of a cluster
+WAVES = 4  # that bend a cloud
+LENGTHS = (1.0, 3.0)  # their radians per unit length: half a wave is at least half a cloud
 
 
 def _strength(points: Tensor, worst: float, probability: float, generator: Generator) -> Tensor:
@@ -38,6 +40,38 @@ def tilt(
     )
     about = [torch.linalg.matrix_exp(angles[:, axis, None, None] * cross[axis]) for axis in range(3)]
     return turn_by(points, (about[2] @ about[1] @ about[0]).to(points.dtype), features)
+
+
+def bend(
+    points: Tensor, most: float, probability: float, generator: Generator, features: Features = None
+) -> Tensor:
+    """Bend clouds smoothly, as limbs take another pose: no length changes by more than the share ``most``.
+
+    A few long waves of random directions move the points: x + sum of a sin(w x + p). Normals stay upright on
+    the surface; those of zero stay zero.
+    """
+    batch, device = len(points), points.device
+    drawn = torch.randn(2, batch, WAVES, 3, generator=generator, device=device)
+    along, across = F.normalize(drawn, dim=-1).to(points.dtype)  # (B, WAVES, 3) each
+    length, phase, share = torch.rand(3, batch, WAVES, 1, generator=generator, device=device).to(points.dtype)
+    waves = (LENGTHS[0] + (LENGTHS[1] - LENGTHS[0]) * length) * along  # (B, WAVES, 3)
+    # A wave's height times its radians per unit length; they add up to the strength.
+    steep = share / share.sum(1, keepdim=True).clamp_min(1e-6)  # (B, WAVES, 1)
+    steep = steep * _strength(points, most, probability, generator)[..., None].to(points.dtype)
+    heights = across * steep / waves.norm(dim=-1, keepdim=True)  # (B, WAVES, 3)
+    angle = torch.einsum("bni,bwi->bnw", points[..., :3], waves) + 2 * math.pi * phase.mT  # (B, N, WAVES)
+
+    def move(xyz: Tensor) -> Tensor:
+        return xyz + torch.einsum("bnw,bwi->bni", angle.sin(), heights)  # (B, N, 3)
+
+    def turn(normal: Tensor) -> Tensor:
+        slopes = torch.einsum("bnw,bwi,bwj->bnij", angle.cos(), waves, heights)
+        whole, cross = torch.eye(3, device=device, dtype=points.dtype), torch.linalg.cross
+        x, y, z = (whole + slopes).unbind(2)  # (B, N, 3) each, where the axes go
+        planes = torch.stack([cross(y, z), cross(z, x), cross(x, y)], -1)  # (B, N, 3, 3)
+        return F.normalize(torch.einsum("bnij,bnj->bni", planes, normal), dim=-1)  # (B, N, 3)
+
+    return change(points, features, move, turn)
 
 
 def add_noise(points: Tensor, std: float, probability: float, generator: Generator) -> Tensor:
@@ -136,6 +170,7 @@ def damage(
     *,
     probability: float = 1.0,
     tilt_degrees: float = 0.0,
+    most_bent: float = 0.0,
     refit: bool = False,
     noise: float = 0.0,
     strays: float = 0.0,
@@ -143,6 +178,8 @@ def damage(
     features: Features = None,
 ) -> Tensor:
     """Apply the kinds that are switched on, in a fixed order; ``refit`` moves clouds into the unit sphere."""
+    if most_bent:
+        points = bend(points, most_bent, probability, generator, features)
     if tilt_degrees:
         points = tilt(points, tilt_degrees, probability, generator, features)
     if refit:

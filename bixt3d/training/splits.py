@@ -278,6 +278,7 @@ def _augmentation(config: Config, features: tuple[str, ...]) -> Callable[[Tensor
         damage,
         probability=settings.damage,
         tilt_degrees=settings.tilt,
+        most_bent=settings.bend,
         refit=settings.refit,
         noise=settings.noise,
         strays=settings.strays,

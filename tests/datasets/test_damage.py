@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bixt3d.config import Config, override
 from bixt3d.datasets.augment import choose_points, parallel_turns, rotate_up, turn_parallel, without_lost
-from bixt3d.datasets.damage import PLACES, add_noise, add_strays, damage, lost_points, tilt
+from bixt3d.datasets.damage import PLACES, add_noise, add_strays, bend, damage, lost_points, tilt
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.training.splits import _augmentation
 
@@ -27,6 +27,7 @@ def clouds(batch: int = 40, count: int = 64, channels: int = 3) -> Tensor:
 
 KINDS: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "tilt": lambda points, generator: tilt(points, 30, 0.5, generator),
+    "bend": lambda points, generator: bend(points, 0.5, 0.5, generator),
     "noise": lambda points, generator: add_noise(points, 0.05, 0.5, generator),
     "strays": lambda points, generator: add_strays(
         points, generator, strays=0.3, clusters=0.0, probability=0.5
@@ -73,6 +74,23 @@ def test_tilt_turns_up_to_its_degrees() -> None:
     about_z = torch.atan2(rows[:, 1, 0], rows[:, 0, 0]).rad2deg()
     for angle in (about_x, about_y, about_z):
         assert 15 < float(angle.abs().max()) <= 20.01 and abs(float(angle.mean())) < 2
+
+
+def test_bends_keep_lengths_within_their_share_and_normals_upright() -> None:
+    points, step = clouds(50, 100, 6).double(), 1e-6
+    normal = points[..., 3:]
+    along = F.normalize(
+        torch.linalg.cross(normal, torch.randn(normal.shape, generator=seeded(3)).double()), dim=-1
+    )
+    bent = bend(points, 0.9, 1.0, seeded())
+    beside = bend(torch.cat([points[..., :3] + step * along, normal], -1), 0.9, 1.0, seeded())
+    moved = (beside - bent)[..., :3] / step  # (B, N, 3), what becomes of the step along the surface
+    length = moved.norm(dim=-1)
+    assert 0.1 < float(length.min()) < 0.7 and 1.3 < float(length.max()) < 1.9
+    assert float((moved * bent[..., 3:]).sum(-1).abs().max()) < 1e-5
+    assert float((bent[..., 3:] * normal).sum(-1).min()) > 0  # none is turned inside out
+    unknown = torch.cat([points[..., :3], torch.zeros_like(normal)], -1)
+    assert bend(unknown, 0.9, 1.0, seeded()).equal(torch.cat([bent[..., :3], torch.zeros_like(normal)], -1))
 
 
 def test_noise_is_of_a_deviation_a_cloud() -> None:
@@ -174,7 +192,7 @@ def test_settings_switch_each_kind_on() -> None:
     points = clouds()
     off = {"scale_low": 1, "scale_high": 1, "shift": 0}
     assert _augmentation(override(Config(), augment=off), ())(points, seeded()).equal(points)
-    changes = {"tilt": 20, "noise": 0.1, "strays": 0.2, "clusters": 0.2, "refit": True}
+    changes = {"tilt": 20, "bend": 0.5, "noise": 0.1, "strays": 0.2, "clusters": 0.2, "refit": True}
     for name, value in [*changes.items(), ("turn", "axes"), ("turn", "quarter")]:
         config = override(Config(), augment={**off, name: value})
         assert not _augmentation(config, ())(2 * points, seeded()).equal(2 * points), name
