@@ -36,6 +36,30 @@ class Neighborhood:
     index: Tensor
 
 
+def choose_anchors(xyz: Tensor, reduction: int, sampling: str, training: bool) -> Tensor:
+    """Return every ``reduction``-th of the points (B, N, 3), chosen as `GroupingStage` says: (B, S)."""
+    batch, count, _ = xyz.shape
+    groups = max(1, count // reduction)
+    if reduction == 1 or sampling == "prefix":
+        return torch.arange(groups, device=xyz.device).expand(batch, -1)  # (B, S)
+    if sampling == "grid":
+        return grid_sample(xyz, groups, validate=False)
+    if sampling == "random" and training:
+        return random_sample(xyz, groups)
+    if sampling == "random":
+        return (torch.arange(groups, device=xyz.device) * count // groups).expand(batch, -1)  # (B, S)
+    return farthest_point_sample(xyz, groups, validate=False)
+
+
+def check_stage(sampling: str, sizes: dict[str, int], **counts: int) -> None:
+    """Raise ValueError for an unknown ``sampling``, sizes below 1, or counts below 0."""
+    if sampling not in SAMPLING:
+        raise ValueError(f"sampling: expected one of {', '.join(SAMPLING)}, got {sampling!r}")
+    if min(sizes.values()) < 1 or min(counts.values()) < 0:
+        given = ", ".join(f"{name}={value}" for name, value in {**sizes, **counts}.items())
+        raise ValueError(f"expected sizes of at least 1, got {given}")
+
+
 class GroupingStage(nn.Module):
     """Refine tokens by their neighbourhoods (PointMLP, section 3.2; BiXT, section 4.4).
 
@@ -81,13 +105,8 @@ class GroupingStage(nn.Module):
         super().__init__()
         if center not in CENTERS:
             raise ValueError(f"center: expected one of {', '.join(CENTERS)}, got {center!r}")
-        if sampling not in SAMPLING:
-            raise ValueError(f"sampling: expected one of {', '.join(SAMPLING)}, got {sampling!r}")
-        if min(in_dim, out_dim, neighbors, reduction) < 1 or blocks < 0:
-            raise ValueError(
-                f"expected sizes of at least 1, got in_dim={in_dim}, out_dim={out_dim}, "
-                f"neighbors={neighbors}, reduction={reduction}, blocks={blocks}"
-            )
+        sizes = {"in_dim": in_dim, "out_dim": out_dim, "neighbors": neighbors, "reduction": reduction}
+        check_stage(sampling, sizes, blocks=blocks)
         self.neighbors, self.reduction, self.sampling = int(neighbors), int(reduction), sampling
         self.center, self.use_xyz, self.fused = center, use_xyz, fused
         hidden = out_dim if hidden is None else hidden
@@ -102,20 +121,14 @@ class GroupingStage(nn.Module):
         self.out = nn.Linear(hidden, out_dim)
         self.shortcut = nn.Identity() if in_dim == out_dim else nn.Linear(in_dim, out_dim)
 
+    @property
+    def least_points(self) -> int:
+        """The fewest points before the stage that leave a point its neighbours."""
+        return self.neighbors
+
     def find(self, xyz: Tensor, trees: SearchTree | None = None) -> Neighborhood:
         """Choose anchors among points (B, N, 3) and find their neighbours, by the points' trees if given."""
-        batch, count, _ = xyz.shape
-        groups = max(1, count // self.reduction)
-        if self.reduction == 1 or self.sampling == "prefix":
-            anchors = torch.arange(groups, device=xyz.device).expand(batch, -1)  # (B, S)
-        elif self.sampling == "grid":
-            anchors = grid_sample(xyz, groups, validate=False)
-        elif self.sampling == "random" and self.training:
-            anchors = random_sample(xyz, groups)
-        elif self.sampling == "random":
-            anchors = (torch.arange(groups, device=xyz.device) * count // groups).expand(batch, -1)  # (B, S)
-        else:
-            anchors = farthest_point_sample(xyz, groups, validate=False)
+        anchors = choose_anchors(xyz, self.reduction, self.sampling, self.training)  # (B, S)
         query = xyz if self.reduction == 1 else gather_points(xyz, anchors)  # (B, S, 3)
         return Neighborhood(anchors, knn(query, trees or xyz, self.neighbors, validate=False))
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from bixt3d.models.aggregation import aggregation_classifier
 from bixt3d.models.attention import BidirectionalCrossAttention
 from bixt3d.models.bixt import LATENT_STD, BiXT, Block, Perceiver, Trunk
 from bixt3d.models.classifier import PointClassifier
@@ -267,6 +268,10 @@ SIZES: dict[Family, dict[str, dict[str, Any]]] = {
         | {"widths": (64, 128, 256), "reductions": (4, 2, 2)},
         "bixt_pico_cls_hierarchy": {**PICO, "embed_dim": 48, **SMALL_CLS}
         | {"widths": (64, 128), "reductions": (4, 4)},
+    },
+    aggregation_classifier: {
+        "bixt_nano_cls_local": {**NANO, "dim": 128, "num_heads": 4, "embed_dim": 64}
+        | {"widths": (64, 128, 256), "reductions": (1, 4, 4), "depths": (2, 2, 2)},
     },
     perceiver_classifier: {"perceiver_ti_cls": {**TI, "num_blocks": 8, "self_attends_per_block": 6}},
     part_segmenter: {

@@ -21,6 +21,7 @@ PARAMETERS = {
     "sequential_ti_cls": 15_618_088,
     "bixt_nano_cls": 1_191_016,
     "bixt_nano_cls_hierarchy": 1_198_632,
+    "bixt_nano_cls_local": 1_955_720,
     "bixt_nano_partseg": 1_398_578,
     "bixt_nano_partseg_encdec": 886_484,
     "bixt_pico_cls_hierarchy": 402_648,
