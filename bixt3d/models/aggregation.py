@@ -88,7 +88,7 @@ class LocalLayer(nn.Module):
         else:
             offset = gather_points(tokens, index) - gather_points(tokens, anchors)[:, :, None]
             edges = self.linear(offset).amax(2)  # (B, S, C)
-        out: Tensor = self.norm(edges)
+        out: Tensor = self.norm(edges.to(self.norm.weight.dtype))
         return out
 
 

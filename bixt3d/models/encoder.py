@@ -90,6 +90,9 @@ class PointEncoder(nn.Module):
 class PointModel(nn.Module):
     """A model of point clouds: an encoder, and whatever a subclass puts on it.
 
+    Weights may be in half precision, points should stay in float32: positions, neighbours and cells of a grid
+    are found in single precision, but coordinates that were rounded before are those of other places.
+
     Attributes:
         task: Name of the task that it is for.
         description: What a checkpoint said of it, a `bixt3d.tasks.Description`; None if it comes from none.

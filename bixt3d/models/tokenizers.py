@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ class SinusoidalTokenizer(nn.Module):
         coord_scale: Radians per unit of coordinate at the highest frequency.
     """
 
-    frequencies: Tensor
+    frequencies: Tensor  # float32 at least, whatever the weights become
+    like: Tensor  # of the weights' dtype
 
     def __init__(self, in_dims: int = 3, dim: int = 192, coord_scale: float = COORD_SCALE) -> None:
         """Build the frequencies and the linear map."""
@@ -43,10 +45,19 @@ class SinusoidalTokenizer(nn.Module):
         self.register_buffer(
             "frequencies", (coord_scale * BASE**-exponent).float(), persistent=False
         )  # (16,)
+        self.register_buffer("like", torch.empty(0), persistent=False)
         self.project = nn.Linear(CHANNELS_PER_AXIS * in_dims, dim)
         # LeCun normal, as for the official positional projection.
         nn.init.trunc_normal_(self.project.weight, std=(CHANNELS_PER_AXIS * in_dims) ** -0.5)
         nn.init.zeros_(self.project.bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SinusoidalTokenizer:
+        # A frequency of 8 bits is off by radians at the far end of a scene.
+        exact = self.frequencies
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if torch.finfo(self.frequencies.dtype).bits < 32:
+            self.frequencies = exact.to(self.frequencies.device)
+        return self
 
     def encode(self, points: Tensor) -> Tensor:
         """Return the sines and cosines alone: (B, N, A) -> (B, N, 32 A)."""
@@ -55,7 +66,7 @@ class SinusoidalTokenizer(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Map points (B, N, A) to tokens (B, N, D)."""
-        tokens: Tensor = self.project(self.encode(points).to(self.frequencies.dtype))
+        tokens: Tensor = self.project(self.encode(points).to(self.like.dtype))
         return tokens
 
 

@@ -300,6 +300,13 @@ class TestForwardAndBackward:
         assert logits.dtype == torch.float32
         assert logits.isfinite().all()
 
+    def test_weights_in_half_precision_leave_geometry_exact(self, name: str) -> None:
+        model, points = tiny(name).eval(), 8 * cloud()  # the extent of a room
+        exact = model(points)
+        rounded = model.bfloat16()(points)
+        assert rounded.dtype == torch.bfloat16
+        assert (rounded.float() - exact).norm() < 0.05 * exact.norm()
+
     def test_backends_agree(self, name: str) -> None:
         models = [tiny(name, backend=backend).eval() for backend in ("torch", "sdpa", "auto")]
         for model in models[1:]:

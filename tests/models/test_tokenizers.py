@@ -42,6 +42,15 @@ class TestEncoding:
         assert found.dtype == torch.float32
         assert found.equal(tokenizer.encode(points.float()))
 
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_weights_of_another_dtype_leave_positions_exact(self, dtype: torch.dtype) -> None:
+        points = 8 * torch.randn(2, 5, 3)
+        tokenizer = SinusoidalTokenizer(3, 8, coord_scale=100.0)
+        exact = tokenizer.encode(points)
+        torch.testing.assert_close(tokenizer.to(dtype).encode(points).float(), exact, rtol=0, atol=1e-3)
+        assert tokenizer(points).dtype == dtype
+        assert tokenizer.float().encode(points).equal(exact)  # and back
+
 
 class TestTokens:
     @pytest.mark.parametrize("axes", [3, 6])
