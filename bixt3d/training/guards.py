@@ -77,7 +77,9 @@ class FiniteGuard:
         """Copy the buffers."""
         self.buffers = list(model.buffers())
         self.saved = [value.clone() for value in self.buffers]
-        named = [(name, value) for name, value in model.named_buffers() if value.is_floating_point()]
+        named = [
+            (name, one) for name, one in model.named_buffers() if one.is_floating_point() and one.numel()
+        ]
         # A buffer may hold infinity on purpose, as masks of attention do; the others stay finite.
         self.infinite = {name for name, value in named if not bool(value.isfinite().all())}
         self.statistics = [value for name, value in named if name not in self.infinite]

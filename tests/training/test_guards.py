@@ -21,7 +21,7 @@ import bixt3d
 from bixt3d.datasets.loader import Batch
 from bixt3d.training import ClassificationTask, Trainer, evaluate
 from bixt3d.training.distributed import Workers
-from bixt3d.training.guards import Diverged, OutOfMemory, Stopped, guard_memory
+from bixt3d.training.guards import Diverged, FiniteGuard, OutOfMemory, Stopped, guard_memory
 from bixt3d.training.optim import learning_rate
 from bixt3d.training.resume import load_state
 from bixt3d.training.trainer import TrainState
@@ -210,6 +210,16 @@ def test_ruined_weights_are_not_saved_at_a_signal(leap: Callable[[int, float], N
     with pytest.raises(Stopped, match="stopped by SIGTERM: the last saved state stays, continue"):
         trainer.fit()
     assert load_state(tmp_path / "resume.pt")["epoch"] == 1
+
+
+def test_a_buffer_without_numbers_is_finite() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.register_buffer("empty", torch.empty(0))
+    model.register_buffer("mean", torch.zeros(2))
+    guard, good = FiniteGuard(model), torch.tensor(1.0)
+    assert guard.is_bad(good, good) == 0
+    model.get_buffer("mean").fill_(math.nan)
+    assert guard.is_bad(good, good) == 1
 
 
 def test_statistics_that_overflow_are_not_kept() -> None:
