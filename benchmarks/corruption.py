@@ -12,6 +12,7 @@ severity. The damage is done to all stored points, before a model chooses and or
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks import suite_scores
 from benchmarks.damage import CORRUPTIONS, Corruption
 from benchmarks.models import count_parameters
-from benchmarks.suites import SUITES, Suite
+from benchmarks.suites import SUITES
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d import open_dataset
 from bixt3d.commands.endings import one_line_errors
@@ -36,10 +37,12 @@ from bixt3d.datasets.split import Split
 from bixt3d.datasets.strays import normalize_as
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.training import load_checkpoint
+from bixt3d.training.checkpoint import find_checkpoint
 from bixt3d.training.device import pick_device
 from bixt3d.training.evaluate import evaluate
 from bixt3d.training.files import write_csv, write_text
 from bixt3d.training.splits import build_task
+from bixt3d.training.weights import checksum
 from bixt3d.visualize.plots import robustness_curves
 
 Scores = dict[str, dict[str, dict[str, float | None]]]  # corruption -> model -> severity -> OA
@@ -63,6 +66,7 @@ class Trained:
     model: nn.Module
     config: Config
     features: tuple[str, ...]
+    sha256: str  # of its file
 
     def see(self, split: Split, corruption: Corruption | None, severity: float) -> Split:
         """Return the points that the model looks at; a split that is damaged already, or is to be thinned."""
@@ -116,11 +120,12 @@ def load(run: str, name: str, overrides: Sequence[str], device: torch.device) ->
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If it is damaged, or no classifier.
     """
-    model, meta = load_checkpoint(run, device)
+    file = find_checkpoint(run)
+    model, meta = load_checkpoint(file, device)
     if not isinstance(model, PointClassifier):
         raise ValueError(f"{run}: expected a classifier, got a model of parts ({meta['model']['name']})")
     config = override(config_from(meta["config"], overrides), model={"name": meta["model"]["name"]})
-    return Trained(name, model, config, model.description.preprocess.features)
+    return Trained(name, model, config, model.description.preprocess.features, checksum(file))
 
 
 def open_clouds(models: Sequence[Trained]) -> Split:
@@ -271,7 +276,7 @@ def part_of(split: Split, whole: int | None) -> str:
 
 
 def run_suite(
-    suite: Suite,
+    name: str,
     models: Sequence[Trained],
     split: Split,
     whole: int | None,
@@ -279,12 +284,20 @@ def run_suite(
     out: Path,
     begun: float,
 ) -> None:
-    """Measure under a published suite, and write page and table."""
+    """Measure under a published suite, and write page and table, and suite.json for `benchmarks.zoo`."""
+    suite = SUITES[name]
     clean, found = suite_scores.measure(suite, models, split, device)
     rows = suite_scores.table(suite, clean, found)
     minutes = (time.perf_counter() - begun) / 60
-    about = f"`{command_line('benchmarks.corruption')}`, {minutes:.1f} minutes\n\n{environment_line(device)}"
+    command = command_line("benchmarks.corruption")
+    about = f"`{command}`, {minutes:.1f} minutes\n\n{environment_line(device)}"
     write_csv(suite_scores.levels(clean, found), out / "table.csv")
+    errors = [
+        {"name": m.name, "sha256": m.sha256, "error": suite_scores.mean_error(suite, found, m.name)}
+        for m in models
+    ]
+    told = {"suite": name, "shapes": len(split), "command": command, "models": errors}
+    write_text(out / "suite.json", json.dumps(told, indent=2) + "\n")
     write_text(out / "README.md", suite_scores.page(suite, rows, part_of(split, whole), models, about))
     print(f"{markdown_table(rows[0], rows[1:])}\nwritten to {out}")
 
@@ -332,7 +345,7 @@ def run(args: argparse.Namespace) -> None:
         split = whole.select(torch.linspace(0, len(whole) - 1, args.shapes).round().long())
     trial = len(whole) if len(split) < len(whole) else None
     if args.suite is not None:
-        run_suite(SUITES[args.suite], models, split, trial, device, args.out, begun)
+        run_suite(args.suite, models, split, trial, device, args.out, begun)
         return
     clean, scores = measure(models, split, device)
     rows = table(clean, scores)

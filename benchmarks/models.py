@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise, repeat
+from itertools import pairwise, repeat
 from typing import Any, get_args
 
 import torch
@@ -18,16 +18,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.peers.pointmlp import pointmlp, pointmlp_elite
 from benchmarks.peers.pointnet import pointnet
 from benchmarks.peers.pointnet2 import pointnet2_ssg
-from bixt3d import create_model, list_models
+from bixt3d import create_model, list_models, list_weights
 from bixt3d.config import Config, TrainConfig, override
 from bixt3d.datasets.loader import Batch
-from bixt3d.datasets.part_table import OFFICIAL
 from bixt3d.models.attention import BidirectionalCrossAttention
 from bixt3d.models.factory import takes
 from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.settings import kinds_of
 from bixt3d.suggest import nearest
 from bixt3d.tasks import ClassificationTask, PartSegmentationTask, Task
+from bixt3d.training.checkpoint import find_checkpoint, read_checkpoint
 from bixt3d.training.device import autocast, has_bfloat16
 from bixt3d.training.distributed import Workers
 from bixt3d.training.trainer import TrainState
@@ -68,15 +68,20 @@ class Spec:
     def parse(cls, text: str) -> Spec:
         """Read ``name`` or ``name:key=value:key=value``, with values as in Python; other words are strings.
 
+        A name of shipped weights stands for their network, not for their values.
+
         Raises:
             ValueError: If the model is unknown, naming the nearest, a setting is not ``key=value``, or a way
                 to run it is none of `WAYS`.
         """
         name, *settings = text.split(":")
-        if name not in model_names():
-            known = model_names()
+        args: dict[str, Any] = {}
+        if name in list_weights():
+            network = read_checkpoint(find_checkpoint(name))[1]["model"]
+            name, args = network["name"], dict(network["args"])
+        elif name not in model_names():
+            known = [*model_names(), *list_weights()]
             raise ValueError(f"unknown model {name!r}{nearest(name, known)}; known: {', '.join(known)}")
-        args = {}
         for setting in settings:
             key, equals, value = setting.partition("=")
             if not (key and equals and value):
@@ -190,12 +195,14 @@ def batch_for(
     smoothing = Config().optim.label_smoothing
     if isinstance(model, PointSegmenter):
         # One that is told no category, such as one of scenes, has one of all its labels.
-        counts = OFFICIAL if model.num_categories else {"any": model.num_outputs}
-        parts = [range(first, last) for first, last in pairwise(accumulate(counts.values(), initial=0))]
+        count = max(1, model.num_categories)
+        shares = torch.linspace(0, model.num_outputs, count + 1).round().int().tolist()
+        parts = [range(first, last) for first, last in pairwise(shares)]
         own = labels(model.num_outputs, batch, num_points)
-        category = labels(max(1, model.num_categories), batch)
+        category = labels(count, batch)
         labelled = Batch(points, category, own, category)
-        return labelled, PartSegmentationTask(tuple(counts), parts, num_points, smoothing)
+        names = [str(number) for number in range(count)]
+        return labelled, PartSegmentationTask(names, parts, num_points, smoothing)
     classes = spec.args.get("num_classes", 40)
     task = ClassificationTask([str(label) for label in range(classes)], smoothing)
     return Batch(points, labels(classes, batch)), task

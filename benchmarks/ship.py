@@ -1,12 +1,14 @@
 """Ship a finished run: its last epoch in half precision, a stored slice of predictions, and a model card.
 
-    python -m benchmarks.ship runs/modelnet40_cpu --name modelnet40_cpu --data "What they are; their licence."
+    python -m benchmarks.ship runs/modelnet40_cpu --name modelnet40_cpu --log results/modelnet40_cpu \
+        --purpose "What it is for." --data "What they are; their licence."
+    python -m benchmarks.ship runs/modelnet40_cpu --name modelnet40_cpu --replace   # with the words it has
 
 Of float16 and bfloat16 the one is kept that changes the outputs less, on shapes of the training split. The
 file that is kept is evaluated on the test split once, as tools/evaluate.py does it, in float32 arithmetic,
 as `Predictor` computes and every machine can, and that chooses nothing.
-Into weights/ go NAME.safetensors, NAME.predictions.npz and the cards (README.md), and bixt3d/weights.json
-lists them; with another folder (--out), all four go there.
+Into weights/ go NAME.safetensors, NAME.predictions.npz and the cards (README.md), bixt3d/weights.json
+lists them, and `benchmarks.zoo` writes its pages; with another folder (--out), the first four go there.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks import zoo
 from benchmarks.table import environment_line
+from benchmarks.zoo import config_of, total_bytes
 from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import Config, config_from, load_config
 from bixt3d.datasets.loader import CloudLoader
@@ -43,7 +47,12 @@ from bixt3d.training.weights import FOLDER, LIST, checksum
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-MOST_BYTES = 16_000_000  # of a file: a checkout brings them all
+MOST_BYTES = 16_000_000  # of all files together: they are inside the package
+WORDS = {
+    "purpose": "what it is for, a line for the tables of weights",
+    "data": "what the data are, and their licence, for the card",
+    "log": "folder of results/ with its log",
+}
 SHAPES = 64  # of the slice, spread over the split
 POINTS = 128  # the first ones of each shape, where points are what is labelled
 # Of a logit, on other processors and with other versions of torch: they round otherwise.
@@ -66,21 +75,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--name", required=True, help="name of the weights, such as that of the config")
-    parser.add_argument("--data", required=True, help="what the data are, and their licence, for the card")
+    for key, what in WORDS.items():
+        parser.add_argument(f"--{key}", help=f"{what}; what is replaced has one already")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the files (weights)")
     parser.add_argument("--replace", action="store_true", help="weights of that name that are listed")
     parser.add_argument("--root", help="data folder; that of the training by default")
     args = parser.parse_args()
     with one_line_errors():
         listing = list_of(args.out)
-        if not args.replace and listing.exists() and args.name in json.loads(listing.read_text()):
+        before = (json.loads(listing.read_text()) if listing.exists() else {}).get(args.name)
+        if before and not args.replace:
             raise ValueError(f"--name: {args.name} ships already, see {listing}; --replace takes this run")
-        entry = ship(args.run, args.name, args.data, args.out, args.root)
+        had = before["card"] if before else {}
+        words = {key: getattr(args, key) or had.get(key) or "" for key in WORDS}
+        entry = ship(args.run, args.name, words, args.out, args.root)
         print(f"{args.out / entry['file']}: {entry['bytes']:,} bytes, {entry['card']['half']['kept']}")
 
 
-def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None = None) -> dict[str, Any]:
-    """Write a run's weights, predictions, entry and card; return the entry.
+def ship(
+    run: Path, name: str, words: Mapping[str, str], out: Path = FOLDER, root: str | None = None
+) -> dict[str, Any]:
+    """Write a run's weights, predictions, entry and card; return the entry. ``words`` are those of `WORDS`.
 
     Raises:
         ValueError: For a name or a text that is none, an unfinished run, or weights that are too large.
@@ -88,8 +103,11 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"--name: expected small letters, digits and _, got {name!r}")
-    if "|" in data or "\n" in data:  # it goes into a table
-        raise ValueError(f"--data: expected one line without |, got {data!r:.80}")
+    for key, what in WORDS.items():
+        if not words[key] or "|" in words[key] or "\n" in words[key]:  # it goes into a table
+            raise ValueError(f"--{key}: expected {what}: one line without |, got {words[key]!r:.80}")
+    if Path(words["log"]).is_absolute() or not (ROOT / words["log"]).is_dir():
+        raise ValueError(f"--log: expected a folder of the checkout, such as results/x, got {words['log']!r}")
     told = {}
     for kind in ("result", "environment"):
         if not (run / f"{kind}.json").is_file():
@@ -104,13 +122,16 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
     changes = {kind: change(model, part, task, dtype) for kind, dtype in HALVES.items()}
     kept = min(changes, key=lambda kind: changes[kind]["logits"])
     out.mkdir(parents=True, exist_ok=True)
+    listing = list_of(out)
+    listed = json.loads(listing.read_text()) if listing.exists() else {}
     with TemporaryDirectory() as place:  # an error leaves the folder as it was
         made = {what: Path(place) / f"{name}{what}" for what in (SUFFIX, ".predictions.npz")}
         command = training_command(told["environment"]["command"])
         about = portable(meta, command)
         save_model(made[SUFFIX], halved(model, HALVES[kept]), about)
-        if (size := made[SUFFIX].stat().st_size) > MOST_BYTES:
-            raise ValueError(f"{name}: expected at most {MOST_BYTES:,} bytes, got {size:,}: it is too large")
+        others = {key: entry for key, entry in listed.items() if key != name}
+        if (size := made[SUFFIX].stat().st_size + total_bytes(others)) > MOST_BYTES:
+            raise ValueError(f"{name}: expected at most {MOST_BYTES:,} bytes of all weights, got {size:,}")
         scored = evaluate_checkpoint(
             made[SUFFIX],
             "test",
@@ -138,7 +159,7 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
             "preprocess": meta["preprocess"],
             "dataset": meta["dataset"],
             "root": about["config"]["data"]["root"],
-            "data": data,
+            **words,
             "splits": {config.data.train_split: len(train), "test": len(test)},
             "epochs": [meta["metrics"]["epoch"], config.train.epochs],
             "averaged": config.train.ema_decay > 0,
@@ -150,11 +171,11 @@ def ship(run: Path, name: str, data: str, out: Path = FOLDER, root: str | None =
             "measured": environment_line(CPU),
         },
     }
-    listing = list_of(out)
-    listed = json.loads(listing.read_text()) if listing.exists() else {}
     listed = dict(sorted({**listed, name: entry}.items()))
     write_text(listing, json.dumps(listed, indent=2, ensure_ascii=False) + "\n")
     write_text(out / "README.md", page(listed))
+    if listing == LIST:
+        zoo.write()
     return entry
 
 
@@ -224,7 +245,8 @@ def predictions(model: nn.Module, part: Split, task: Task) -> dict[str, np.ndarr
 def training_command(command: str) -> str:
     """Return the command of a training without what is of one machine: its paths, and that it was resumed."""
     program, *rest = command.split()
-    words = ["python", f"tools/{Path(program).name}"]
+    name = Path(program).name
+    words = ["bixt3d"] if name in ("bixt3d", "__main__.py") else ["python", f"tools/{name}"]
     for word in rest:
         if not word.startswith(("data.root=", "run.dir=", "--resume")):
             key, equals, value = word.rpartition("=")
@@ -237,8 +259,7 @@ def training_command(command: str) -> str:
 def portable(meta: Mapping[str, Any], command: str) -> dict[str, Any]:
     """Return a description whose paths are those of the experiment's file, rather than of one machine."""
     meta = copy.deepcopy(dict(meta))
-    named = re.search(r"--cfg[ =](\S+)", command)
-    file = ROOT / named[1] if named else ROOT
+    file = ROOT / config_of(command)
     stated = load_config(file) if file.is_file() else Config()
     meta["config"]["data"]["root"] = stated.data.root
     meta["config"]["run"]["dir"] = stated.run.dir
@@ -269,6 +290,7 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
     averaged = ", moving average of the weights" if told["averaged"] else ""
     arithmetic = "computed in bfloat16 where autocast does" if ran.get("bfloat16") else "computed in float32"
     rows = {
+        "for": told["purpose"],
         "what": f"{told['task'].replace('_', ' ')}: `{told['model']}`, {told['parameters']:,} parameters, "
         f"{told['outputs']} {kinds}",
         "takes": f"{preprocess['num_points']} points, {sees}, order `{preprocess['order']}`, of "
@@ -283,6 +305,7 @@ def card(name: str, entry: Mapping[str, Any]) -> str:
         "score of the run": f"{percent(told['full'])}, before the weights were halved, {arithmetic}",
         "half precision": f"on {half['shapes']} shapes of `{split}`: {moved}",
         "trained by": f"`{told['command']}`",
+        "log": f"`{told['log']}`",
         "trained on": f"{where}; torch {ran['torch']}, commit {ran['commit']}; {told['minutes']} minutes",
         "score measured by": f"`python tools/evaluate.py {name} --set train.amp=false`. {told['measured']}",
     }

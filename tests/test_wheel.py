@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -92,8 +93,9 @@ def test_configs_and_weights_are_inside(installed: Installed) -> None:
         "model = bixt3d.load_model('modelnet40_cpu')\n"
         "print(config.run.dir, sum(p.numel() for p in model.parameters()), *bixt3d.list_configs())\n"
     )
+    card = json.loads((ROOT / "bixt3d/weights.json").read_text())["modelnet40_cpu"]["card"]
     run_dir, parameters, *configs = installed.python("-c", program).split()
-    assert run_dir == "runs/modelnet40_cpu" and int(parameters) == 1_198_632
+    assert run_dir == "runs/modelnet40_cpu" and int(parameters) == card["parameters"]
     assert configs == sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
     for what in ("weights", "configs"):
         assert str(installed.home) in installed.bixt3d("list", what).splitlines()[-1]

@@ -1,8 +1,8 @@
 """Measure how fast models are, and what memory they take.
 
-A model may have settings after its name, name:key=value:key=value, among them
-threads, dtype, and compile with a mode of torch.compile. `bixt3d plot
---throughput` draws what --out writes.
+A model, or shipped weights, may have settings after the name,
+name:key=value:key=value, among them threads, dtype, and compile with a mode of
+torch.compile. `bixt3d plot --throughput` draws what --out writes.
 
 Examples:
   bixt3d benchmark --models bixt_ti_cls pointmlp --points 1024 4096

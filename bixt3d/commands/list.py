@@ -1,7 +1,7 @@
 """List the models, weights, configs and data sets that have names.
 
-Models are listed with their parameters, weights with their scores, configs with
-what they are for, and data sets with where they are, or how to get them.
+Models are listed with their parameters, weights with their scores and configs
+with what they are for, and data sets with where they are, or how to get them.
 
 Examples:
   bixt3d list models
@@ -67,7 +67,7 @@ def list_weights(root: Path) -> Iterator[Row]:
         card = stated["card"]
         goal = find_task(card["task"].replace(" ", "_")).goal
         score = f"{titles.get(goal, goal)} {stated['score'][goal]:.2%}"
-        yield name, f"{score}; {card['model']}"
+        yield name, textwrap.shorten(f"{score}; {card['purpose']}", 60, placeholder=" ...")
 
 
 def list_configs(root: Path) -> Iterator[Row]:

@@ -15,6 +15,7 @@ import argparse
 
 from bixt3d.commands.options import CHECKPOINT, UsageError, add_machine, add_up, place
 
+WEIGHTS = "modelnet40_cpu"  # what tells shapes apart where nothing else is named
 FORMATS = ("table", "csv", "json")
 HEAD = ("file", "cosine")
 
@@ -27,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        default="modelnet40_cpu",
+        default=WEIGHTS,
         metavar="CHECKPOINT",
-        help=f"{CHECKPOINT} (default: modelnet40_cpu)",
+        help=f"{CHECKPOINT} (default: {WEIGHTS})",
     )
     parser.add_argument("--category", help="category of all shapes, for a part segmenter that is told it")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: 10)")

@@ -18,6 +18,7 @@ TINY = {
     "bixt_ti_cls_hierarchy": ":dim=12:num_heads=2:num_latents=4:embed_dim=6:widths=[12]:reductions=[2]",
     "bixt_ti_partseg": ":dim=12:depth=2:num_heads=2:num_latents=4:num_categories=0:in_dims=6",
     "bixt_ti_partseg_encdec": ":dim=12:num_heads=2:num_latents=4:embed_dim=6:neighbors=3",
+    "bixt_nano_cls_local": ":neighbors=8",
     "bixt_nano_partseg_encdec": ":neighbors=8",
     "bixt_ti_sceneseg": ":dim=12:depth=2:num_heads=2:num_latents=4",
     "bixt_ti_sceneseg_encdec": ":dim=12:num_heads=2:num_latents=4:embed_dim=6:neighbors=3",

@@ -32,6 +32,7 @@ from tests.training.tiny import contents
 CPU = torch.device("cpu")
 ROOTS = {"tiny": "data", "tiny_parts": "data/shapes"}
 NOTE = "Shapes that the project makes; Apache-2.0."
+WORDS = {"purpose": "tells ten shapes apart", "data": NOTE, "log": "results/modelnet40_cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         program = f"{place}/tools/train.py --cfg {place}/{name}.yaml"
         told["command"] = f"{program} --set data.root={root} run.dir={run}"
         (run / "environment.json").write_text(json.dumps(told))
-        ship(run, name, NOTE, place / "shelf")
+        ship(run, name, WORDS, place / "shelf")
     return place
 
 
@@ -71,7 +72,14 @@ def test_files_list_and_cards(name: str, shelf: Path) -> None:
     assert text == page(listed)
     part = text.partition(f"## {name}\n")[2].partition("\n## ")[0]
     told = listed[name]
-    facts = [told["sha256"], NOTE, f"train.py --cfg {name}.yaml`", "70 shapes", "20 shapes", "epoch"]
+    facts = [
+        told["sha256"],
+        *WORDS.values(),
+        f"train.py --cfg {name}.yaml`",
+        "70 shapes",
+        "20 shapes",
+        "epoch",
+    ]
     facts += [f"{100 * value:.2f} %" for value in (*told["score"].values(), *told["card"]["full"].values())]
     for fact in facts:
         assert fact in part, fact
@@ -158,11 +166,12 @@ def test_the_type_that_changes_less_is_kept(name: str, place: Path, shelf: Path)
     assert model.get_parameter("head.linear.bias").dtype == torch.float32  # it is a copy
 
 
-@pytest.mark.parametrize("fault", ["unfinished", "name", "text", "too large", "no data"])
+@pytest.mark.parametrize("fault", ["unfinished", "name", "text", "no text", "no log", "too large", "no data"])
 def test_mistakes_leave_the_folder_as_it_was(
     fault: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, out, name, note, root = tmp_path / "run", tmp_path / "out", "tiny", NOTE, str(place / "data")
+    run, out, name, root = tmp_path / "run", tmp_path / "out", "tiny", str(place / "data")
+    options = ["--data", NOTE]
     shutil.copytree(place / "runs" / "tiny", run)
     shutil.copytree(place / "shelf", out)
     if fault == "unfinished":
@@ -171,7 +180,11 @@ def test_mistakes_leave_the_folder_as_it_was(
     elif fault == "name":
         name, words = "../Tiny", "--name: expected small letters, digits and _, got '../Tiny'"
     elif fault == "text":
-        note, words = "a | b", "--data: expected one line without |, got 'a | b'"
+        options, words = ["--data", "a | b"], "one line without |, got 'a | b'"
+    elif fault == "no text":
+        name, words = "other", "--purpose: expected what it is for, a line for the tables of weights"
+    elif fault == "no log":
+        options, words = ["--log", "results/nowhere"], "--log: expected a folder of the checkout, such as"
     elif fault == "too large":
         monkeypatch.setattr(shipping, "MOST_BYTES", 1000)
         words = "tiny: expected at most 1,000 bytes"
@@ -182,7 +195,7 @@ def test_mistakes_leave_the_folder_as_it_was(
         save_model(run / "last.safetensors", bixt3d.load_model(run / "last", "cpu"), {**config})
         root, words = str(tmp_path / "empty"), "modelnet40_ply_hdf5_2048"
     before = contents(out)
-    options = [str(run), "--name", name, "--data", note, "--out", str(out), "--root", root, "--replace"]
+    options = [str(run), "--name", name, *options, "--out", str(out), "--root", root, "--replace"]
     monkeypatch.setattr(sys, "argv", ["ship", *options])
     with pytest.raises(SystemExit, match="^error: ") as ended:
         main()
@@ -204,7 +217,8 @@ def test_shipping_again_replaces_the_entry(
     main()
     listed, before = (json.loads((folder / "weights.json").read_text()) for folder in (out, place / "shelf"))
     assert list(listed) == list(ROOTS) and listed["tiny_parts"] == before["tiny_parts"]
-    assert listed["tiny"]["card"]["data"] == "Other words."
+    words = {key: listed["tiny"]["card"][key] for key in WORDS}
+    assert words == {**WORDS, "data": "Other words."}  # what is not said again stays
     assert listed["tiny"]["sha256"] == before["tiny"]["sha256"]
     assert (out / "README.md").read_text() == page(listed)
 
@@ -224,6 +238,14 @@ def test_shipping_again_replaces_the_entry(
 )
 def test_command_without_a_machines_paths(typed: str, expected: str) -> None:
     assert training_command(typed) == f"python tools/train_cls.py {expected}"
+
+
+def test_command_of_the_verb() -> None:
+    assert training_command("/x/bin/bixt3d train a --set run.dir=/x/y --resume") == "bixt3d train a"
+    typed = "/x/bixt3d/__main__.py train /x/a.yaml --set train.seed=2"
+    assert training_command(typed) == "bixt3d train a.yaml --set train.seed=2"
+    meta: dict[str, Any] = {"format": 1, "config": {"data": {}, "run": {}, "model": {"init_from": None}}}
+    assert portable(meta, "bixt3d train psb_cpu --set train.seed=2")["config"]["run"]["dir"] == "runs/psb_cpu"
 
 
 def test_paths_of_a_description_are_those_of_the_experiments_file() -> None:

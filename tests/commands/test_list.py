@@ -10,6 +10,8 @@ import pytest
 import bixt3d
 from bixt3d import cli
 from bixt3d.datasets import list_datasets
+from bixt3d.tasks import metric_titles
+from bixt3d.training.weights import read_list
 
 
 def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
@@ -41,7 +43,11 @@ def test_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_said_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert "14,794,408 parameters" in next(x for x in lines(capsys, "models") if x.startswith("bixt_ti_cls "))
     weights = lines(capsys, "weights")
-    assert re.match(r"modelnet40_cpu  OA 90\.68%; bixt_\w+$", weights[0])
+    for line, (name, entry) in zip(weights, read_list().items(), strict=False):
+        goal = "oa" if "oa" in entry["score"] else "class_miou_pointnet2"
+        found = re.fullmatch(rf"{name} +(\w+.*) ([\d.]+)%; (.+?)(?: \.\.\.)?", line)
+        assert found and found[1] == metric_titles()[goal] and entry["card"]["purpose"].startswith(found[3])
+        assert found[2] == f"{100 * entry['score'][goal]:.2f}"
     root = Path(bixt3d.__file__).parents[1]
     assert (
         weights[-1] == f"in {root / 'weights'}" and lines(capsys, "configs")[-1] == f"in {root / 'configs'}"
