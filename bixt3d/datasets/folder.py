@@ -84,7 +84,7 @@ def read_folder(
         FileNotFoundError: The folder, `train` in it, or the split asked for is missing.
         ValueError: The folders are of no layout, a class of val or test is not in train, a class has no file
             that can be read, or more than one in ten files of a split cannot. Fewer are left out, and named
-            in the log every time. A file lacks one of ``features``.
+            in the log every time, those of train with train alone. A file lacks one of ``features``.
         PermissionError: A file may not be read.
     """
     check_request(split, num_points)
@@ -124,7 +124,8 @@ def read_folder(
     )
     result = whole if split == "test" or "val" in listings else cut_train(whole, split)
     for part in parts:
-        _report(part, listings[part], read[part])
+        if split != "val" or "val" in listings:  # what is cut from train is told with train
+            _report(part, listings[part], read[part])
     _report_result(
         split, result, bare if features is None else [], sum(len(one.names) for one in read.values())
     )

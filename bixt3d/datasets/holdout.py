@@ -12,6 +12,17 @@ from bixt3d.ops.validate import describe
 SPLITS = ("train", "val", "test", "trainval")
 
 
+class NoValError(ValueError):
+    """A training set has no shapes to spare for a val split."""
+
+    def __init__(self) -> None:
+        """Say what to do."""
+        super().__init__(
+            "cannot cut a val split: no class has two or more shapes; ask for split='trainval', which is "
+            "data.train_split=trainval"
+        )
+
+
 def hold_out(label: Tensor, fraction: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Cuts shapes into train and val, class by class, the same way every time.
 
@@ -85,7 +96,8 @@ def cut_train(whole: Split, split: str, seed: int = 0, fold: tuple[int, int] | N
         fold: Which fold is val, from 1, and of how many; None: a tenth of each class.
 
     Raises:
-        ValueError: `split` is another name, or no class has the two shapes that a val split needs.
+        ValueError: `split` is another name.
+        NoValError: No class has the two shapes that a val split needs.
     """
     if split == "trainval":
         return whole
@@ -95,7 +107,7 @@ def cut_train(whole: Split, split: str, seed: int = 0, fold: tuple[int, int] | N
         hold_out(whole.label, seed=seed) if fold is None else hold_out_fold(whole.label, *fold, seed)
     )
     if val_index.numel() == 0:
-        raise ValueError("cannot cut a val split: no class has two or more shapes; ask for split='trainval'")
+        raise NoValError
     return whole.select(train_index if split == "train" else val_index)
 
 

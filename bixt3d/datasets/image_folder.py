@@ -37,7 +37,7 @@ def read_image_folder(root: str | os.PathLike[str], split: str, num_points: int 
     Raises:
         FileNotFoundError: The folder, `train` in it, or the split asked for is missing.
         ValueError: The folders are of no layout, or more than one in ten files of a split cannot be read;
-            fewer are left out, and named in the log.
+            fewer are left out, and named in the log, those of train with train alone.
         ImportError: Pillow is not installed.
     """
     check_request(split, num_points)
@@ -54,7 +54,8 @@ def read_image_folder(root: str | os.PathLike[str], split: str, num_points: int 
     known = listings.get("train", next(iter(listings.values())))
     parts = ("train", "val") if split == "trainval" and "val" in listings else (split,)
     stored = [part if part in listings else "train" for part in parts]
-    read = [_read_split(base, part, listings[part].files, side) for part in stored]
+    told = split != "val" or "val" in listings  # what is cut from train is told with train
+    read = [_read_split(base, part, listings[part].files, side, told) for part in stored]
     names = [name for arrays in read for name in arrays["names"].tolist()]
     classes = known.classes()
     unknown = sorted({class_of(name) for name in names} - set(classes))
@@ -68,10 +69,12 @@ def read_image_folder(root: str | os.PathLike[str], split: str, num_points: int 
         tuple(classes),
         names=tuple(names),
     )
-    return whole if split == "test" or "val" in listings else cut_train(whole, split)
+    result = whole if split == "test" or "val" in listings else cut_train(whole, split)
+    logger.info("%s: %d images of %d x %d pixels", split, len(result), side, side)
+    return result
 
 
-def _read_split(base: Path, split: str, files: dict[str, Path], side: int) -> Arrays:
+def _read_split(base: Path, split: str, files: dict[str, Path], side: int, told: bool) -> Arrays:
     """Reads a split's images, or takes them from the cache, and checks that enough could be read."""
     names, sources = list(files), list(files.values())
     arrays = cached(sources, f"images-{split}-{side}", lambda _: _parse(names, sources, side), folder=base)
@@ -79,11 +82,10 @@ def _read_split(base: Path, split: str, files: dict[str, Path], side: int) -> Ar
     shown = "".join(f"\n  {line}" for line in damaged[:10])
     if len(damaged) > UNREADABLE * len(names):
         raise ValueError(f"{base}, {split}: {len(damaged)} of {len(names)} files cannot be read:{shown}")
-    if damaged:
+    if damaged and told:
         logger.warning(
             "%s: left out, cannot be read: %d of %d files%s", split, len(damaged), len(names), shown
         )
-    logger.info("%s: %d images of %d x %d pixels", split, len(arrays["names"]), side, side)
     return arrays
 
 

@@ -10,7 +10,7 @@ import torch
 
 from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.folder import refusals
-from bixt3d.datasets.holdout import hold_out
+from bixt3d.datasets.holdout import NoValError, hold_out
 from bixt3d.datasets.images import ImageSplit
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
@@ -85,6 +85,11 @@ def _describe(name: str, base: Path) -> str:
     notes = [f"note: {note}" for note in find_notes(surveys)]
     for opened in list(parts.values())[:1]:
         notes += [f"note: no training shape has the part {part}" for part in _absent_parts(opened)]
+    if "val" not in surveys:
+        notes.append(
+            "note: no class has two training shapes, of which one could be held out for\n  validation: "
+            "train with data.train_split=trainval, or add a folder val"
+        )
     notes += [f"note: a training refuses this:\n  {reason}" for reason in refused]
     if bad:
         what = "cannot be read" if refused else "cannot be read, left out"
@@ -119,11 +124,14 @@ def recognize(base: Path) -> dict[str, Path]:
 def _open(name: str, base: Path) -> dict[str, Split]:
     from bixt3d.datasets import open_dataset
 
-    splits = {"train": open_dataset(name, base, "train", make=False)}
+    try:
+        splits = {"train": open_dataset(name, base, "train", make=False)}
+    except NoValError:
+        splits = {"train": open_dataset(name, base, "trainval", make=False)}
     for split in ("val", "test"):
         try:
             splits[split] = open_dataset(name, base, split, make=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NoValError):
             continue
     return splits
 

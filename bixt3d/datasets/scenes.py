@@ -31,7 +31,13 @@ SCENE = "scene"  # the one category that all scenes are of
 MOST_LABELS = 1 << 16  # SemanticKITTI's have 16 bits, above which stands the number of an object
 EXAMPLE = "names: {1: road, 2: building}, and perhaps ignore: [0]"
 
+SHOWN = 10  # scenes without labels that are named one by one
+
 logger = logging.getLogger(__name__)
+
+
+class NoLabelsError(ValueError):
+    """A scene has no labels."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,8 @@ def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str
 
     Raises:
         FileNotFoundError: The folder, ``labels.yaml``, or the split asked for is missing.
-        ValueError: A file is damaged, lacks a feature or a label a point, or has one that is not named.
+        ValueError: A file is damaged, lacks a feature, or has a label that is not named; or no file has
+            labels. Some without are left out, and named in the log, those of train with train alone.
     """
     check_request(split, None)
     base = find_folder(root, "scenes", LABELS[1] if _has(root, LABELS[1]) else LABELS[0])
@@ -181,16 +188,17 @@ def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str
         files |= found
     sources = [base / name for name in LABELS if (base / name).is_file()] + list(files)
     labels = {file: _label_file(file) for file in files}
-    for file, path in labels.items():
-        if path is not None and not path.is_file():
-            raise FileNotFoundError(
-                f"no file {path}: expected a label for each point of {file}; where a scan has none, leave it "
-                "out of the split"
-            )
-        sources += [path] if path is not None else []
+    bare = {file: f"no file {path}" for file, path in labels.items() if path and not path.is_file()}
+    labels = {file: path for file, path in labels.items() if file not in bare}
+    sources += [path for path in labels.values() if path is not None]
     key = f"scenes-{'-'.join(chosen)}{named(wanted or ('xyz',))}"
     parse = partial(_parse, files=labels, features=wanted, table=table)
     arrays = cached(sources, key, parse, folder=base)
+    unlabelled = arrays.get("unlabelled", np.empty(0, np.int64)).tolist()  # old caches have none
+    read, reasons = list(labels), arrays.get("reasons", ())
+    bare |= {read[at]: str(why) for at, why in zip(unlabelled, reasons, strict=True)}
+    if bare:
+        _tell_bare(bare, files, split, split != "val" or own_val)
     rows: NDArray[np.int64] = arrays["rows"]
     width = int(rows.max())
     scenes, names = len(rows), (SCENE,)
@@ -202,13 +210,28 @@ def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str
         torch.zeros(scenes, dtype=torch.int64),
         names,
         (table.ids,),
-        tuple(files.values()),
+        tuple(name for file, name in files.items() if file not in bare),
         part_names=table.part_names,
         count=torch.from_numpy(rows) if int(rows.min()) < width else None,
         features=wanted,
     )
     logger.info("read %d %s scenes of %s to %s points", scenes, split, f"{rows.min():,}", f"{width:,}")
     return whole if own_val or split in ("test", "trainval") else cut_train(whole, split)
+
+
+def _tell_bare(bare: Mapping[Path, str], files: Mapping[Path, str], split: str, told: bool) -> None:
+    """Says, if it is to be told, which scenes have no labels, and are left out.
+
+    Raises:
+        ValueError: None has any.
+    """
+    lines = [f"\n  {files[file]}: {why}" for file, why in bare.items()][:SHOWN]
+    lines += ["\n  ..."] if len(bare) > SHOWN else []
+    if len(bare) == len(files):
+        raise ValueError(f"{split}: expected scenes with a label for each point, got none:{''.join(lines)}")
+    if told:  # val that is cut from train is told with train
+        said = "".join(lines)
+        logger.warning("%s: left out, without labels: %d of %d scenes%s", split, len(bare), len(files), said)
 
 
 def _has(root: str | os.PathLike[str], name: str) -> bool:
@@ -242,13 +265,22 @@ def _parse(
 ) -> Arrays:
     from tqdm import tqdm
 
-    for file, label_file in tqdm(files.items(), desc="reading scenes once", unit="file", disable=None):
+    bare: dict[int, str] = {}
+    bar = tqdm(files.items(), desc="reading scenes once", unit="file", disable=None)
+    for at, (file, label_file) in enumerate(bar):
         cloud = load_cloud(file)
-        values = _labels_of(cloud, file, label_file)
+        try:
+            values = _labels_of(cloud, file, label_file)
+        except NoLabelsError as error:
+            bare[at] = str(error)
+            continue
         taken = _without_last(cloud, values).take(features, file)  # (N, 3 + F)
         taken[:, :3] -= (taken[:, :3].min(0) + taken[:, :3].max(0)) / 2  # before float32: maps lose digits
         store.add(points=taken.astype(np.float32), parts=table.convert(values, file))
-    return {}
+    return {
+        "unlabelled": np.array(list(bare), np.int64),
+        "reasons": np.array(list(bare.values()), np.str_),
+    }
 
 
 def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray[np.int64]:
@@ -272,9 +304,9 @@ def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray
     ):
         values = columns[:, -1].astype(np.int64)
     if values is None:
-        raise ValueError(
-            f"{file}: expected a label for each point: a property such as label or classification, or a last "
-            f"column of whole numbers, got {', '.join(('xyz', *cloud.named))}"
+        raise NoLabelsError(
+            "expected a property such as label or classification, or a last column of whole numbers, got "
+            + ", ".join(("xyz", *cloud.named))
         )
     return values
 

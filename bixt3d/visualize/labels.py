@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from bixt3d.datasets.readers import MESHES
+from bixt3d.datasets.readers import MESHES, SOURCES, SOURCES_HEAD
 from bixt3d.ops import knn
 from bixt3d.visualize.scene import LabelledCloud, part_colors
 
 Array = np.ndarray[Any, Any]
 ENDINGS = {"ply": ".ply", "npy": ".npy", "csv": ".csv", "mesh": "_faces.ply"}  # of each form
-SOURCES = "sources.csv"
 logger = logging.getLogger(__name__)
 
 
@@ -237,7 +236,7 @@ def note_source(folder: str | Path, name: str, source: str | Path) -> None:
     if _owners(folder).get(name) != row[1]:
         new = not (folder / SOURCES).exists()
         with (folder / SOURCES).open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            csv.writer(file, lineterminator="\n").writerows([("name", "file"), row] if new else [row])
+            csv.writer(file, lineterminator="\n").writerows([SOURCES_HEAD.split(","), row] if new else [row])
 
 
 def _owners(folder: str | Path) -> dict[str, str]:

@@ -81,6 +81,10 @@ def test_damaged_files(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         train = open_dataset("image_folder", folder, "trainval", 64)
     assert len(train) == 19 and "cat/3.png" not in train.names
     assert "left out, cannot be read: 1 of 20 files\n  cat/3.png: not read as an image" in caplog.text
+    caplog.clear()
+    for split in ("train", "val", "test"):  # as a training opens them: val is cut from train
+        open_dataset("image_folder", folder, split, 64)
+    assert caplog.text.count("left out") == 1
     for number in (4, 5):
         (folder / "train" / "dog" / f"{number}.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="train: 3 of 20 files cannot be read:\n  cat/3.png: "):

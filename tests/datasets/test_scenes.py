@@ -16,6 +16,7 @@ from bixt3d.datasets.mapped import Mapped
 from bixt3d.datasets.scenes import LabelTable, read_scenes, read_table
 from bixt3d.training.distributed import Workers
 from bixt3d.training.splits import build_task, training_loader
+from bixt3d.visualize.labels import note_source
 
 TABLE = "names: {0: none, 1: road, 3: tree}\nignore: [0]\n"
 SEMANTIC_KITTI = """
@@ -110,7 +111,7 @@ def test_scans_of_semantic_kitti(tmp_path: Path) -> None:
     bare = tmp_path / "sequences/11/velodyne"
     bare.mkdir(parents=True)
     np.ones((6, 4), "<f4").tofile(bare / "000000.bin")
-    with pytest.raises(FileNotFoundError, match=r"11/labels/000000.label: expected a label .*leave it out"):
+    with pytest.raises(ValueError, match=r"test: expected scenes with a label [^!]*no file .*11/labels/000000"):
         read_scenes(tmp_path, "test")
     np.zeros(5, "<u4").tofile(tmp_path / "sequences/00/labels/000000.label")
     with pytest.raises(
@@ -170,7 +171,7 @@ def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
         read_scenes(root, "train")
     (root / "labels.yaml").write_text(TABLE)
     np.savez(root / "test/d.npz", xyz=scene()[0])
-    with pytest.raises(ValueError, match=r"d.npz: expected a label for each point: .*got xyz"):
+    with pytest.raises(ValueError, match=r"a label for each point, got none:\n  d: expected a prop.*got xyz"):
         read_scenes(root, "test")
     np.savez(root / "test/d.npz", xyz=scene()[0], label=np.full(50, 1.5))
     with pytest.raises(ValueError, match=r"d.npz: expected whole numbers for labels"):
@@ -178,6 +179,39 @@ def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
     (root / "labels.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="labels.yaml"):
         read_scenes(root, "test")
+
+
+def test_scans_without_labels_are_left_out_and_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = read_scenes(root, "trainval")
+    np.savez(root / "train/b.npz", xyz=scene()[0])
+    np.ones((6, 4), "<f4").tofile(root / "train/s.bin")
+    for again in range(2):  # read, and from the cache
+        caplog.clear()
+        found = read_scenes(root, "trainval")
+        assert found.names == whole.names and found.points.equal(whole.points), again
+        (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert said.startswith("trainval: left out, without labels: 2 of 5 scenes\n  s: no file ")
+        assert "\n  b: expected a property such as label or classification" in said
+    caplog.clear()
+    assert {*read_scenes(root, "train").names, *read_scenes(root, "val").names} == {*whole.names}
+    assert caplog.text.count("left out") == 1  # not once more for what is cut from train
+
+
+def test_one_scene_to_train_on_is_described(root: Path) -> None:
+    (root / "train/c.ply").unlink()
+    (root / "train/deep/b.txt").unlink()
+    said = bixt3d.datasets.overview.info(root)
+    assert "train       1 shape of 50 points" in said and "train with data.train_split=trainval" in said
+    with pytest.raises(ValueError, match=r"cannot cut a val split: .*data\.train_split=trainval"):
+        read_scenes(root, "train")
+
+
+def test_the_list_that_predict_leaves_beside_labels_is_no_scene(root: Path) -> None:
+    note_source(root / "train", "a_parts", "a.npz")
+    assert (root / "train/sources.csv").is_file()
+    assert read_scenes(root, "trainval").names == ("a", "c", "deep/b")
+    (root / "train/sources.csv").write_text("x,y,z,label\n1,2,3,1\n2,3,4,3\n3,4,9,1\n")  # of a user
+    assert read_scenes(root, "trainval").names == ("a", "c", "deep/b", "sources")
 
 
 def test_scenes_may_lie_in_files_that_are_mapped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

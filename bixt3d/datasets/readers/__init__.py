@@ -32,6 +32,7 @@ CLOUDS: Mapping[str, Callable[[Path], FileCloud]] = {
     **{".npy": read_array_file, ".npz": read_array_file},
 }
 SUFFIXES = (*MESHES, *CLOUDS)
+SOURCES, SOURCES_HEAD = "sources.csv", "name,file"  # of which files the labels beside it are
 # what reads other kinds, and writes one of ours
 CONVERTERS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -87,9 +88,15 @@ def read_cloud(
 
 
 def is_cloud_file(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
-    """Tell by its name whether a file is to be read: no hidden one, nor the data of a .gltf beside it."""
+    """Tell by its name whether a file is to be read: no hidden one, nor what belongs to others beside it.
+
+    That is the data of a .gltf, and the list of sources that stands beside labels.
+    """
     suffix = path.suffix.lower()
     known = suffix in suffixes and not path.name.startswith(".") and path.is_file()
+    if known and path.name == SOURCES:
+        with path.open("rb") as file:
+            return file.readline().rstrip() != SOURCES_HEAD.encode()
     return known and not (suffix == ".bin" and is_part_of_gltf(path))
 
 
