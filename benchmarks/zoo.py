@@ -50,7 +50,7 @@ precision, each checked against its checksum when it is read.
 Points: how many of a cloud the network sees. Score: of the very file on the test split, which chose nothing,
 no voting; `bixt3d evaluate NAME --set data.root=FOLDER` measures it again. mCE: mean corruption error under
 ModelNet-C, where DGCNN has 1{mce}. GMAC: multiply-accumulates of a cloud in matrix products. Clouds/s:
-inference in float32, batches of {batch}, the network alone: {speed}.
+inference in float32, batches of {batch}, the network alone, {speed}.
 
 The cards in `weights/README.md` say data, protocol, command, commit, hardware and checksum. All weights have
 {megabytes:.1f} MB together. This page is written by `python -m benchmarks.zoo`.
@@ -116,7 +116,7 @@ def page(listed: Listed, root: Path) -> str:
         table=markdown_table(head, rows) + "\n",
         mce="".join(f", on {suite['shapes']} test shapes by `{suite['command']}`" for suite in told),
         batch=batch,
-        speed=f"`{about['command']}` on {about['processor']}, {speeds['settings']['threads']} threads",
+        speed=f"on {speeds['settings']['threads']} threads of {about['processor']}, by\n`{about['command']}`",
         megabytes=total_bytes(listed) / 1e6,
         first=next(iter(listed)),
     )
@@ -137,7 +137,7 @@ def replaced(text: str, table: str) -> str:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"README.md: expected the marks {BEGIN.strip()} and {END.strip()}, got none")
-    return before + begin + table + end + after
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def score(entry: Mapping[str, Any]) -> str:

@@ -52,6 +52,24 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{name_of(page)}: {link}"
 
 
+def test_scores_of_readme_are_those_of_their_pages() -> None:
+    """A mean and its deviation stand, perhaps with more digits, on the page that their line leads to."""
+    pair = re.compile(r"(\d+\.\d+) ± (\d+\.\d+)")
+    seen = 0
+    for line in PAGES[0].read_text().splitlines():
+        told = [
+            pair.findall((ROOT / page).read_text()) for page in re.findall(r"\((results/\S+\.md)\)", line)
+        ]
+        for shown in pair.findall(line):
+            digits = [len(number.partition(".")[2]) for number in shown]
+            rounded = {
+                tuple(f"{float(v):.{d}f}" for v, d in zip(one, digits, strict=True)) for one in sum(told, [])
+            }
+            assert shown in rounded, f"{shown} of {line}"
+            seen += 1
+    assert seen >= 3
+
+
 def test_every_page_is_in_the_menu() -> None:
     def listed(entries: object) -> list[str]:
         if isinstance(entries, str):

@@ -24,8 +24,10 @@ from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.ops import farthest_point_sample
 from bixt3d.tasks import Description
+from bixt3d.training.checkpoint import find_checkpoint
 from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.experiment import train
+from bixt3d.training.weights import checksum
 from tests.training.tiny import make_config, make_split
 
 CPU = torch.device("cpu")
@@ -313,6 +315,11 @@ def test_published_suites(runs: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     split = open_clouds([one])
     seen = one.arrange(replace(split, points=suite.damage(split.points, "jitter", 3)))
     assert float(rows[4][2]) == pytest.approx(100 * one.accuracy(seen, CPU), abs=0.006)
+    told = json.loads((tmp_path / "suite.json").read_text())
+    (model,) = told["models"]
+    assert (told["suite"], told["shapes"], model["name"]) == ("modelnet-c", len(split), "a model")
+    assert model["sha256"] == checksum(find_checkpoint(runs / "naive"))
+    assert f"| {model['error']:.3f} " in page
 
 
 def test_robust_models_see_no_strays(runs: Path) -> None:
