@@ -19,6 +19,7 @@ from bixt3d.datasets import cuts_clouds, open_dataset
 from bixt3d.datasets.acquire import SOURCES
 from bixt3d.datasets.features import parse_features, width_of
 from bixt3d.datasets.loader import Batch, CloudLoader
+from bixt3d.datasets.mapped import Mapped
 from bixt3d.datasets.part_table import OFFICIAL, official_starts
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.synthetic.shapes import CATEGORIES
@@ -26,13 +27,14 @@ from bixt3d.suggest import counted
 from bixt3d.tasks import Task
 from bixt3d.training.distributed import Workers
 from bixt3d.training.evaluate import evaluate
-from bixt3d.training.experiment import build_model, describe
+from bixt3d.training.experiment import build_model, check_points, describe
 from bixt3d.training.resume import holds_run
 from bixt3d.training.splits import build_task, fit_batches, training_loader
 from bixt3d.training.trainer import TrainState
 from bixt3d.yaml import dump_yaml
 
 HELD_OUT = 0.1  # of the training shapes, for validation, where a data set has no val split
+GIB = 2**30
 STEPS = 2  # that are timed, after one that is not
 
 
@@ -46,10 +48,12 @@ def dry_run(config: Config, device: torch.device) -> None:
     run_dir = Path(config.run.dir).expanduser()
     print(f"run      {run_dir}{', which holds a run already' if holds_run(run_dir) else ''}")
     task = build_task(config)
+    check_points(config)
     name = config.data.name
     folder, get = locate(name, config.data.root)
+    mapped = 0
     if folder is not None:
-        split, counts = read(config, task)
+        split, counts, mapped = read(config, task)
         sizes = ", ".join(f"{count:,} {part}" for part, count in counts.items())
         print(f"data     {name} in {folder}: {sizes}")
     else:
@@ -60,12 +64,12 @@ def dry_run(config: Config, device: torch.device) -> None:
             return
         split, counts = made
         print("         made-up points of the official size stand for it below")
-    estimate(config, task, split, counts, device)
+    estimate(config, task, split, counts, device, mapped)
 
 
-def read(config: Config, task: Task) -> tuple[Split, dict[str, int]]:
-    """Return the first training clouds of a data set, and the number of clouds in each split."""
-    data, counts, first = config.data, {}, None
+def read(config: Config, task: Task) -> tuple[Split, dict[str, int], int]:
+    """Return the first training clouds of a data set, the number of clouds in each split, and in files."""
+    data, counts, first, mapped = config.data, {}, None, 0
     limit = task.wanted_points(True) if cuts_clouds(data.name) else None
     for part in (data.train_split, *(["val"] if data.train_split == "train" else []), "test"):
         split = open_dataset(
@@ -79,9 +83,10 @@ def read(config: Config, task: Task) -> tuple[Split, dict[str, int]]:
             estimate_normals=data.estimate_normals,
         )
         counts[part] = len(split)
+        mapped += len(split) * isinstance(split.points, Mapped)
         first = first or split[: needed(config)]
     assert first is not None
-    return first, counts
+    return first, counts, mapped
 
 
 def needed(config: Config) -> int:
@@ -125,8 +130,13 @@ def made_up(config: Config, task: Task) -> tuple[Split, dict[str, int]] | None:
     return split, counts
 
 
-def estimate(config: Config, task: Task, split: Split, counts: dict[str, int], device: torch.device) -> None:
-    """Print a model's parameters, and what memory and time a training takes, from a few steps of it."""
+def estimate(
+    config: Config, task: Task, split: Split, counts: dict[str, int], device: torch.device, mapped: int = 0
+) -> None:
+    """Print a model's parameters, and what memory and time a training takes, from a few steps of it.
+
+    Of the clouds ``mapped`` stay in files.
+    """
     clouds = next(iter(counts.values())) * task.draws
     config = override(fit_batches(config, clouds), train={"compile": False})
     stored = split.to(device)
@@ -157,8 +167,10 @@ def estimate(config: Config, task: Task, split: Split, counts: dict[str, int], d
     looks = counts.get("val", 0) * -(-settings.epochs // settings.eval_every)
     looks += counts["test"] * (2 if "val" in counts else 1)  # of the last epoch, and of the best
     hours = (settings.epochs * steps * second + looks * look) / 3600
-    held = sum(counts.values()) * split[:1].points.numel() * 4
-    print(f"memory   {(peak(device) + held) / 2**30:.1f} GiB, of which the clouds are {held / 2**30:.1f}")
+    cloud = split[:1].points.numel() * 4
+    held, apart = (sum(counts.values()) - mapped) * cloud, mapped * cloud
+    files = f"; {apart / GIB:.1f} more are read from files" if mapped else ""
+    print(f"memory   {(peak(device) + held) / GIB:.1f} GiB, of which the clouds are {held / GIB:.1f}{files}")
     epochs = counted(settings.epochs, "epoch")
     print(f"time     about {spoken(hours)}: {epochs} of {counted(steps, 'step')} of {second:.2g} s")
 

@@ -111,17 +111,24 @@ def run(args: argparse.Namespace) -> None:
     from bixt3d.inference import Predictor
     from bixt3d.inference.clouds import find_clouds
     from bixt3d.suggest import counted
+    from bixt3d.tasks import TaskArgsError
     from bixt3d.training.device import pick_device
     from bixt3d.visualize.listing import listing
 
     args.ending.folder = folder_of(checkpoint)
     sizes = {key: getattr(args, key) for key in ("radius", "step") if getattr(args, key) is not None}
     device = pick_device(args.device)
-    predictor = Predictor(
-        *(checkpoint, device, args.up, args.batch_size),
-        task_args=sizes,
-        normalization="robust" if args.robust else None,
-    )
+    try:
+        predictor = Predictor(
+            *(checkpoint, device, args.up, args.batch_size),
+            task_args=sizes,
+            normalization="robust" if args.robust else None,
+        )
+    except TaskArgsError:
+        said = " and ".join(f"--{key}" for key in sizes)
+        raise ValueError(
+            f"{said}: for models of scenes, which are looked at in columns; {checkpoint} is none"
+        ) from None
     if (args.ply or args.out or args.category) and not predictor.task.per_point:
         raise ValueError(
             f"--ply and --category are for part segmenters, as --out is; {checkpoint} names classes"

@@ -27,6 +27,7 @@ __all__ = [
     "SceneSegmentationTask",
     "Segmentation",
     "Task",
+    "TaskArgsError",
     "compare_facts",
     "find_task",
     "list_tasks",
@@ -93,13 +94,19 @@ def find_task(name: str, **args: Any) -> Task:
     return task
 
 
+class TaskArgsError(ValueError):
+    """An argument that a task does not have."""
+
+
 def _build(task: type[Task] | Task, args: Mapping[str, Any]) -> Task:
     """Return a copy of a task, or one built with arguments (``task_args`` of the settings)."""
     known = {} if isinstance(task, Task) else dict(inspect.signature(task).parameters)
     for name in args:
         if name not in known:
             takes = ", ".join(known) or "none, as it is an object"
-            raise ValueError(f"task_args: unknown argument {name!r}{nearest(name, known)}; it takes: {takes}")
+            raise TaskArgsError(
+                f"task_args: unknown argument {name!r}{nearest(name, known)}; it takes: {takes}"
+            )
     return copy.copy(task) if isinstance(task, Task) else task(**args)
 
 

@@ -18,7 +18,7 @@ from bixt3d.config import Config, check_config, load_config
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.models.encoder import PointModel
-from bixt3d.models.factory import create_model, takes
+from bixt3d.models.factory import create_model, is_own, takes
 from bixt3d.tasks import Description, Task
 from bixt3d.tasks.description import OWN
 from bixt3d.training.checkpoint import load_checkpoint
@@ -135,6 +135,7 @@ def _train(
     """Train in a folder that is taken; see `train`."""
     run_dir = Path(config.run.dir)
     made = build_task(config, task, model)
+    check_points(config, model)
     own = {key: split for key, split in given.items() if split is not None}
     if resume and "train" not in own:
         check_opened(run_dir)
@@ -145,8 +146,6 @@ def _train(
     description = describe(config, splits[chosen], stored_points, made, model, named)
     say = print if workers.first else lambda line: None
     net = build_model(config, description, resume, say) if model is None else model
-    if model is not None:
-        check_sizes(config, model)
     if model is not None and config.model.init_from is not None:
         say(f"model.init_from={config.model.init_from} is not used: a model was given")
     odd = [name for name, value in net.state_dict().items() if not isinstance(value, torch.Tensor)]
@@ -268,14 +267,24 @@ def build_model(
     with kept_random():
         torch.manual_seed(config.train.seed)
         model = create_model(description.model["name"], **description.model["args"])
-    check_sizes(config, model)
     if config.model.init_from is not None and not resume:
         say(start_from(model, config.model.init_from, description.facts))
     return model
 
 
-def check_sizes(config: Config, model: nn.Module) -> None:
-    """Raise ValueError if clouds of the settings' size are too small for a model that says what it needs."""
+def check_points(config: Config, model: nn.Module | None = None) -> None:
+    """Check that clouds of the settings' size are large enough for the model, before the data are read.
+
+    Args:
+        config: The settings.
+        model: A model that is given; that of the settings if None.
+
+    Raises:
+        ValueError: If they are too small, or the settings' model is unknown or does not take its arguments.
+    """
+    if model is None and is_own(config.model.name):
+        with kept_random():  # what follows from the data changes nothing here
+            model = create_model(config.model.name, **config.model.args)
     if isinstance(model, PointModel):
         model.check_points(config.data.num_points)
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bixt3d
 from bixt3d import cli
+from bixt3d.commands import dry_run
 from bixt3d.commands.dry_run import spoken
 from bixt3d.config import config_from
+from bixt3d.datasets import store
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from bixt3d.yaml import parse_yaml
 
@@ -80,6 +84,23 @@ def test_data_that_is_there(name: str, root: str, folder: Path, capsys: pytest.C
     _, lines = dry(folder, capsys, name=name, root=root)
     assert lines[1].endswith(": 70 train, 10 val, 20 test") and "made-up" not in " ".join(lines)
     assert " 3 epochs of 2 steps of " in lines[-1]
+
+
+def test_clouds_in_files_take_no_memory(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(60):
+        place = Path("mine") / ("test" if number % 5 == 0 else "train") / f"class {number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        np.save(place / f"{number}.npy", np.random.default_rng(number).normal(size=(64, 3)))
+    assert "files" not in dry(folder, capsys, name="folder", root="mine")[1][-2]
+    shutil.rmtree("mine/.bixt3d_cache")
+    monkeypatch.setattr(store, "SPILL", 100)
+    monkeypatch.setenv("BIXT3D_MEMORY", "200")
+    monkeypatch.setattr(dry_run, "GIB", 2**10)
+    memory = dry(folder, capsys, name="folder", root="mine")[1][-2]
+    size = 60 * 48 * 3 * 4 / 1024  # clouds of as many points as are asked for
+    assert memory.endswith(f", of which the clouds are 0.0; {size:.1f} more are read from files")
 
 
 def test_data_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

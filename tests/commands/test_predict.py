@@ -206,6 +206,8 @@ def test_labels_keep_folders_and_those_of_other_files(
 
 
 def test_options_that_do_not_fit(models: Any, clouds: Path, tmp_path: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="--radius and --step: for models of scenes, .*safetensors is none"):
+        predict(models["classes"], clouds, "--radius", "3", "--step", "1")
     with pytest.raises(SystemExit, match="--ply and --category are for part segmenters"):
         predict(models["classes"], clouds, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

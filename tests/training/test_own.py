@@ -207,6 +207,16 @@ def test_too_few_points_for_the_layers(built: bool, run: Path) -> None:
     assert not run.exists()
 
 
+def test_too_few_points_are_told_before_data_are_read(run: Path) -> None:
+    """There are none here to be read."""
+    config = settings(run, "data.num_points=10", "data.name=modelnet40", "data.root=nowhere", hierarchy=True)
+    with pytest.raises(ValueError, match="expected data.num_points of 12 or more"):
+        bixt3d.train(config)
+    wider = override(config, data={"num_points": 16})
+    with pytest.raises(FileNotFoundError, match="modelnet40_ply_hdf5_2048"):
+        bixt3d.train(wider)
+
+
 def test_a_run_of_given_clouds_says_so_when_it_goes_on_without_them(run: Path) -> None:
     """Its config.yaml names a data set that was never read."""
     config = settings(run)
