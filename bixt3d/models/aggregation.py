@@ -1,4 +1,4 @@
-"""Stages of decoupled local aggregation (DeLA), and the classifier that has them between BiXT's layers.
+"""Stages of decoupled local aggregation (DeLA), and models that have them between BiXT's layers.
 
 Where neighbours lie is encoded once a stage; its layers then cost a map a point, not a map a neighbour.
 """
@@ -16,10 +16,12 @@ from torch.nn import functional as F
 from bixt3d.models.attention import BidirectionalCrossAttention
 from bixt3d.models.bixt import LATENT_STD, BiXT, Block
 from bixt3d.models.classifier import PointClassifier
+from bixt3d.models.decoder import PropagationDecoder
 from bixt3d.models.encoder import PointEncoder
 from bixt3d.models.grouping import Neighborhood, check_stage, choose_anchors
-from bixt3d.models.heads import ClassificationHead
+from bixt3d.models.heads import ClassificationHead, PartHead
 from bixt3d.models.layers import BatchNorm, DropPath, is_plain, linear_norm
+from bixt3d.models.segmenter import PointSegmenter
 from bixt3d.models.tokenizers import GROUPED_COORD_SCALE, SinusoidalTokenizer
 from bixt3d.ops.grouping import largest_offset
 from bixt3d.ops.kdtree import SearchTree
@@ -215,25 +217,76 @@ def aggregation_classifier(
     latent_std: float = LATENT_STD,
 ) -> PointClassifier:
     """BiXT with an `AggregationStage` before each layer; one width, reduction and depth a layer."""
+    stages = _stages(embed_dim, widths, reductions, depths, neighbors, position_dim, drop_path, sampling)
+    last = "tokens" if pool == "tokens" else "one_sided"
+    sizes = dim, len(widths), num_heads, num_latents, "bidirectional", last, widths, mlp_ratio
+    trunk = BiXT(*sizes, drop_path, backend, block, latent_std)
+    encoder = PointEncoder(SinusoidalTokenizer(in_dims, embed_dim, coord_scale), trunk, stages)
+    return PointClassifier(encoder, ClassificationHead(dim, num_classes, pool, widths[-1], dropout))
+
+
+def aggregation_part_segmenter(
+    num_parts: int = 50,
+    in_dims: int = 3,
+    *,
+    num_categories: int = 16,
+    dim: int,
+    num_heads: int,
+    num_latents: int,
+    embed_dim: int,
+    widths: Sequence[int],
+    reductions: Sequence[int],
+    depths: Sequence[int],
+    neighbors: int = 16,
+    position_dim: int = 32,
+    sampling: str = "fps",
+    mlp_ratio: float = 2.0,
+    decoder_widths: Sequence[int],
+    decoder_blocks: int = 1,
+    context_dim: int = 64,
+    head_dim: int = 64,
+    coord_scale: float = GROUPED_COORD_SCALE,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    backend: str = "auto",
+    block: Block = BidirectionalCrossAttention,
+    latent_std: float = LATENT_STD,
+) -> PointSegmenter:
+    """BiXT with an `AggregationStage` before each layer, and the decoder of `encdec_part_segmenter`."""
+    stages = _stages(embed_dim, widths, reductions, depths, neighbors, position_dim, drop_path, sampling)
+    sizes = dim, len(widths), num_heads, num_latents, "bidirectional", "full", widths, mlp_ratio
+    trunk = BiXT(*sizes, drop_path, backend, block, latent_std)
+    encoder = PointEncoder(SinusoidalTokenizer(in_dims, embed_dim, coord_scale), trunk, stages)
+    decoder = PropagationDecoder((embed_dim, *widths), dim, decoder_widths, decoder_blocks, context_dim)
+    width = decoder_widths[-1] + context_dim + (dim if num_categories else 0)
+    return PointSegmenter(encoder, PartHead(width, num_parts, head_dim, dropout), num_categories, decoder)
+
+
+def _stages(
+    embed_dim: int,
+    widths: Sequence[int],
+    reductions: Sequence[int],
+    depths: Sequence[int],
+    neighbors: int,
+    position_dim: int,
+    drop_path: float,
+    sampling: str,
+) -> dict[int, AggregationStage]:
+    """Return a stage before each layer."""
     if not len(widths) == len(reductions) == len(depths):
         counts = f"{len(widths)}, {len(reductions)} and {len(depths)}"
         raise ValueError(f"widths, reductions and depths: expected one of each a layer, got {counts}")
-    before = chain([embed_dim], widths)
     options: dict[str, Any] = {
         "neighbors": neighbors,
         "hidden": position_dim,
         "drop_path": drop_path,
         "sampling": sampling,
     }
-    stages = {
-        layer: AggregationStage(*sizes[:2], reduction=sizes[2], depth=sizes[3], **options)
-        for layer, sizes in enumerate(zip(before, widths, reductions, depths, strict=False))
+    sizes = zip(chain([embed_dim], widths), widths, reductions, depths, strict=False)
+    return {
+        layer: AggregationStage(before, after, reduction=reduction, depth=depth, **options)
+        for layer, (before, after, reduction, depth) in enumerate(sizes)
     }
-    last = "tokens" if pool == "tokens" else "one_sided"
-    sizes = dim, len(widths), num_heads, num_latents, "bidirectional", last, widths, mlp_ratio
-    trunk = BiXT(*sizes, drop_path, backend, block, latent_std)
-    encoder = PointEncoder(SinusoidalTokenizer(in_dims, embed_dim, coord_scale), trunk, stages)
-    return PointClassifier(encoder, ClassificationHead(dim, num_classes, pool, widths[-1], dropout))
 
 
 def _norm(dim: int, weight: float) -> BatchNorm:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from bixt3d.models.encoder import Level
 from bixt3d.models.layers import NORM_EPS, BatchNorm, ResidualMlp, fold, is_foldable, is_plain, linear_norm
 from bixt3d.ops import interpolate
+from bixt3d.ops.kdtree import SearchTree
 
 
 class PropagationStage(nn.Module):
@@ -44,13 +45,18 @@ class PropagationStage(nn.Module):
             weight, bias = fold(self.norm, self.linear) if folded else (self.linear.weight, self.linear.bias)
             of_skip, of_coarse = torch.split(weight, [self.skip_dim, tokens.shape[-1]], 1)
             mapped = F.linear(tokens, of_coarse)  # (B, S, C_out)
-            joined = F.linear(skip, of_skip, bias) + interpolate(xyz, coarse_xyz, mapped, validate=False)
+            joined = F.linear(skip, of_skip, bias) + _carry(fine, coarse_xyz, mapped)
             joined = joined if folded else self.norm(joined)
         else:
-            carried = interpolate(xyz, coarse_xyz, tokens, validate=False)  # (B, N, C')
+            carried = _carry(fine, coarse_xyz, tokens)  # (B, N, C')
             joined = self.norm(self.linear(torch.cat([skip, carried], -1)))  # (B, N, C_out)
         out: Tensor = self.blocks(F.relu(joined))
         return xyz, out
+
+
+def _carry(fine: Level, coarse: Tensor | SearchTree, tokens: Tensor) -> Tensor:
+    """Interpolate tokens of the coarse level at the finer one's points, unless they are the same points."""
+    return tokens if fine[0] is coarse else interpolate(fine[0], coarse, tokens, validate=False)
 
 
 class PropagationDecoder(nn.Module):

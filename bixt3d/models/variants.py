@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from bixt3d.models.aggregation import aggregation_classifier
+from bixt3d.models.aggregation import aggregation_classifier, aggregation_part_segmenter
 from bixt3d.models.attention import BidirectionalCrossAttention
 from bixt3d.models.bixt import LATENT_STD, BiXT, Block, Perceiver, Trunk
 from bixt3d.models.classifier import PointClassifier
@@ -286,6 +286,10 @@ SIZES: dict[Family, dict[str, dict[str, Any]]] = {
         "bixt_pico_partseg_encdec": {**PICO, "embed_dim": 32, **SMALL_PARTSEG, "neighbors": 16}
         | {"widths": (64, 96), "reductions": (4, 4), "decoder_widths": (96, 64)},
     },
+    aggregation_part_segmenter: {
+        "bixt_nano_partseg_local": {**NANO, "embed_dim": 48, "dropout": 0.2, "depths": (2, 2, 2, 2)}
+        | {"widths": (48, 96, 128, 192), "reductions": (1, 4, 4, 2), "decoder_widths": (128, 96, 64, 64)},
+    },
     scene_segmenter: {
         "bixt_ti_sceneseg": {**TI, **FINE, "depth": 12},
         "bixt_nano_sceneseg": {**NANO, **FINE, "depth": 5},
@@ -300,7 +304,7 @@ SIZES: dict[Family, dict[str, dict[str, Any]]] = {
     },
 }
 TASKS: dict[Family, str] = {
-    **dict.fromkeys((part_segmenter, encdec_part_segmenter), "part_segmentation"),
+    **dict.fromkeys((part_segmenter, encdec_part_segmenter, aggregation_part_segmenter), "part_segmentation"),
     **dict.fromkeys((scene_segmenter, encdec_scene_segmenter), "scene_segmentation"),
 }  # that a family is for, if not classification
 VARIANTS = {name: (family, sizes) for family, names in SIZES.items() for name, sizes in names.items()}

@@ -30,6 +30,15 @@ class TestDecoder:
         for first, second in zip(*results, strict=True):
             torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("fused", [True, False])
+    def test_tokens_of_the_same_points_are_taken_as_they_are(self, fused: bool) -> None:
+        fine, _ = self.levels()[0], torch.manual_seed(1)
+        tokens = torch.randn(2, 32, 10)
+        stage = PropagationStage(6, 10, 9, 1, fused=fused)
+        randomize(stage)
+        same, found = stage(fine, (fine[0], tokens)), stage(fine, (fine[0].clone(), tokens))
+        torch.testing.assert_close(same[1], found[1], rtol=1e-4, atol=1e-4)
+
     def test_shapes(self) -> None:
         decoder = PropagationDecoder((6, 10, 12), 24, (11, 9), 1, 5)
         tokens, context = decoder(self.levels(), torch.randn(2, 4, 24))

@@ -39,6 +39,17 @@ ARGS: dict[str, dict[str, Any]] = {
         "context_dim": 6,
         "head_dim": 9,
     },
+    "bixt_nano_partseg_local": {
+        "embed_dim": 8,
+        "widths": (10, 12, 16),
+        "reductions": (1, 2, 4),
+        "depths": (2, 1, 2),
+        "neighbors": 8,
+        "position_dim": 6,
+        "decoder_widths": (14, 12, 10),
+        "context_dim": 12,
+        "head_dim": 9,
+    },
 }
 CATEGORY = torch.tensor([0, 2, 1])
 
@@ -153,7 +164,7 @@ def test_bad_points(name: str) -> None:
 def test_attention_maps(name: str) -> None:
     model = tiny(name).train()
     maps = model.attention_maps(cloud(), CATEGORY)
-    reads = (64, 16) if "encdec" in name else (128, 128, 128)
+    reads = {"encdec": (64, 16), "local": (128, 64, 16)}.get(name.split("_")[-1], (128, 128, 128))
     assert [tuple(m.shape) for m in maps] == [(3, 3, 5, n) for n in reads]
     for attention in maps:
         torch.testing.assert_close(attention.sum(-1), torch.ones(3, 3, 5))

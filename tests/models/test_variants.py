@@ -24,6 +24,7 @@ PARAMETERS = {
     "bixt_nano_cls_local": 1_955_720,
     "bixt_nano_partseg": 1_398_578,
     "bixt_nano_partseg_encdec": 886_484,
+    "bixt_nano_partseg_local": 1_957_442,
     "bixt_pico_cls_hierarchy": 402_648,
     "bixt_pico_partseg_encdec": 527_102,
     "bixt_ti_sceneseg": 14_345_684,
