@@ -268,14 +268,14 @@ def symmetry_picture(models: Mapping[str, Sequence[Any]], path: str | Path) -> P
     figure = new_figure()
     width, entries = max(5.0, 1.2 * layers * len(models) ** 0.5 + 2), {}
     axes = figure.add_subplot()
-    thickness = 0.8 / len(models)
+    thickness, looks = 0.8 / len(models), styles(list(models))
     for index, (name, values) in enumerate(models.items()):
         place = np.arange(len(values)) + (index - (len(models) - 1) / 2) * thickness
         means = [float(np.mean(value)) for value in values]
         spreads = [float(np.std(value)) for value in values]
-        color = COLOURS[index % len(COLOURS)]
+        look = {"color": looks[name].colour, "hatch": looks[name].hatch, "edgecolor": "white"}
         entries[name] = axes.bar(
-            place, means, 0.92 * thickness, yerr=spreads, color=color, capsize=3, ecolor="0.35"
+            place, means, 0.92 * thickness, yerr=spreads, capsize=3, ecolor="0.35", **look
         )
     axes.axhline(0, color="0.3", linewidth=0.8)
     axes.set_xticks(range(layers), [f"layer {layer + 1}" for layer in range(layers)])

@@ -17,11 +17,17 @@ from bixt3d.datasets.orientation import check_up, turn
 Array = np.ndarray[Any, Any]
 
 # Okabe and Ito's first colours, made for colour-blind readers, then those farthest from them and `ERROR`, as
-# such readers see them, too. A part's colour follows from its place among its category's parts, so it is the
-# same in every view.
+# such readers see them, too; the last 38 were chosen by the package glasbey. A part's colour follows from its
+# place among its category's parts, so it is the same in every view.
 PALETTE = (
     *("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#4B0055"),
     *("#AEEA9A", "#7A0019", "#F0E442", "#2F4F4F", "#332288", "#C5E86C"),
+    *("#924500", "#0000F7", "#EF00F7", "#9A357D", "#9E8A75", "#00AA00", "#FF9EFF"),
+    *("#712835", "#828AA2", "#A600C2", "#39F3FF", "#FFBA8E", "#00510C", "#698AFF"),
+    *("#B2354D", "#4DC675", "#494D75", "#DF20B2", "#007979", "#FF7D8E", "#652851"),
+    *("#8EC600", "#A69AE3", "#9610FF", "#927935", "#F3D7FF", "#D28A55", "#00FFCE"),
+    *("#007D00", "#695131", "#B2F3C6", "#D76900", "#FFAEDB", "#31B2BA", "#BE71C2"),
+    *("#1455FF", "#35E365", "#FFAEB2"),
 )
 RIGHT, ERROR, TRUE = "#D1D1D1", "#E60026", "#009E73"
 PLAIN = ("#46586C", "#8496AA", "#C3CED9")  # points of which nothing is known, from the lowest to the highest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,8 @@ def test_wrong_is_far_from_the_colour_of_every_part() -> None:
     colors = [lightness_and_hue(color) for color in (*PALETTE, RIGHT)]
     assert min(np.linalg.norm(lightness_and_hue(ERROR) - color) for color in colors) > 30
     assert min(np.linalg.norm(a - b) for i, a in enumerate(colors) for b in colors[:i]) > 18
+    assert min(np.linalg.norm(a - b) for a, b in itertools.pairwise(colors[:-1])) > 40
+    assert len(PALETTE) == 50
 
 
 def test_colour_follows_from_the_place_among_the_categorys_parts() -> None:
@@ -196,8 +199,8 @@ def test_place_counts_the_ids_below(ids: set[int], data: st.DataObject) -> None:
 
 
 def test_more_parts_than_colours_begin_again() -> None:
-    names = [str(part) for part in range(15)]
-    colors = [color for _, color in legend(range(15), names)]
+    count = len(PALETTE) + 3
+    colors = [color for _, color in legend(range(count), [str(part) for part in range(count)])]
     assert colors == [*PALETTE, *PALETTE[:3]]
 
 
