@@ -273,7 +273,7 @@ def symmetry_picture(models: Mapping[str, Sequence[Any]], path: str | Path) -> P
         place = np.arange(len(values)) + (index - (len(models) - 1) / 2) * thickness
         means = [float(np.mean(value)) for value in values]
         spreads = [float(np.std(value)) for value in values]
-        look = {"color": looks[name].colour, "hatch": looks[name].hatch, "edgecolor": "white"}
+        look: dict[str, Any] = {"color": looks[name].colour, "hatch": looks[name].hatch, "edgecolor": "white"}
         entries[name] = axes.bar(
             place, means, 0.92 * thickness, yerr=spreads, capsize=3, ecolor="0.35", **look
         )
