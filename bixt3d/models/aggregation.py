@@ -51,14 +51,14 @@ class RelativePosition(nn.Module):
         self.out = nn.Linear(hidden, dim, bias=False)
         self.out_norm = _norm(dim, weight)
 
-    def forward(self, xyz: Tensor, index: Tensor) -> Tensor:
-        """Encode neighbours index (B, N, k) of points xyz (B, N, 3): (B, N, C)."""
+    def forward(self, xyz: Tensor, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Encode neighbours index (B, N, k) of points xyz (B, N, 3), maybe in another dtype: (B, N, C)."""
         offset = gather_points(xyz, index) - xyz[:, :, None]  # (B, N, k, 3)
         squared = offset.square().sum(-1, keepdim=True)  # (B, N, k, 1)
         scale = (squared.mean((1, 2, 3), keepdim=True) + EPSILON).rsqrt()  # (B, 1, 1, 1)
         # The root's slope at 0 is infinite, and every point is its own neighbour.
         place = torch.cat([offset, (squared + EPSILON).sqrt()], -1) * scale  # (B, N, k, 4)
-        inner = self.fc2(F.relu(self.fc1(place.to(self.fc1.weight.dtype))))  # (B, N, k, hidden)
+        inner = self.fc2(F.relu(self.fc1(place.to(dtype or place.dtype))))  # (B, N, k, hidden)
         # Of two ways to the maximum this has the faster backward.
         most = inner.max(2).values if self.training else inner.amax(2)  # (B, N, hidden)
         return linear_norm(self.norm(most), self.out, self.out_norm)
@@ -184,7 +184,7 @@ class AggregationStage(nn.Module):
             index = index.gather(1, anchors[..., None].expand(-1, -1, self.neighbors))  # (B, S, k)
             near = _neighbors_of_all(SearchTree(xyz), self.neighbors)
         x = linear_norm(here, self.shortcut, self.norm) + self.enter(tokens, anchors, index)
-        x = x + self.position(xyz, near.index)  # (B, S, C)
+        x = x + self.position(xyz, near.index, tokens.dtype)  # (B, S, C)
         x = x + self.drop_path(self.mlp(x))
         for number, layer in enumerate(self.layers):
             x = x + self.drop_path(layer(x, near.anchors, near.index))
@@ -297,5 +297,5 @@ def _norm(dim: int, weight: float) -> BatchNorm:
 
 def _neighbors_of_all(trees: SearchTree, k: int) -> Neighborhood:
     xyz = trees.points
-    everywhere = torch.arange(xyz.shape[1], device=xyz.device).expand(len(xyz), -1)  # (B, N)
+    everywhere = torch.arange(xyz.shape[1], device=xyz.device).expand(xyz.shape[0], -1)  # (B, N)
     return Neighborhood(everywhere, knn(xyz, trees, k, validate=False))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bixt3d.ops.linear import activate, is_fusable, linear_map
+from bixt3d.ops.tracing import is_exporting
 
 NORM_EPS = 1e-6
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -132,6 +133,11 @@ class BatchNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., C) -> (..., C)."""
+        if is_exporting() and not self.training:
+            assert self.running_mean is not None and self.running_var is not None
+            # As an image it would tie a program to the number of points that it was written with.
+            factor = self.weight * (self.running_var + self.eps).rsqrt()  # (C,)
+            return input * factor + (self.bias - self.running_mean * factor)
         # As an image in channels-last order, for which torch has kernels that read rows once.
         image = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # (1, C, R, 1)
         out = super().forward(image)

@@ -212,7 +212,8 @@ def gather_points(features: Tensor, index: Tensor) -> Tensor:
 
 def reduce_points(features: Tensor, index: Tensor, mode: str) -> Tensor:
     """Pick rows and reduce each group to its ``"max"`` or ``"mean"``: index (B, S, k) -> (B, S, C)."""
-    if is_exporting():  # no exchange format has bags
+    # No exchange format has bags, and not every device.
+    if is_exporting() or index.device.type not in ("cpu", "cuda"):
         neighbors = gather_points(features, index)  # (B, S, k, C)
         return neighbors.amax(2) if mode == "max" else neighbors.mean(2)
     rows, table = _table(features, index)

@@ -37,6 +37,10 @@ MODELS = {
         **{"embed_dim": 12, "widths": (12, 16), "reductions": (2, 2), "neighbors": 6},
         **SMALL,
     },
+    "bixt_nano_cls_local": {
+        **{"embed_dim": 12, "widths": (12, 16), "reductions": (1, 2), "depths": (1, 2), "neighbors": 6},
+        **SMALL,
+    },
     "bixt_ti_partseg": {"depth": 2, "num_parts": 5, "num_categories": 3, **SMALL},
     "bixt_ti_partseg_encdec": {
         **{"embed_dim": 12, "widths": (12, 16), "reductions": (2, 2), "neighbors": 6},

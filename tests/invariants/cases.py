@@ -26,6 +26,7 @@ DECODER: dict[str, Any] = {
     "head_dim": 9,
 }
 ENCDEC: dict[str, Any] = {**PARTS, **LEVELS, **DECODER}
+LOCAL: dict[str, Any] = {**CLASSES, **LEVELS, "reductions": (1, 4), "depths": (2, 3)}
 PLAIN: dict[str, Any] = {"center": "center", "use_xyz": True, "group_blocks": 0}
 
 # A model of the factory and its arguments, by a name for the test.
@@ -39,6 +40,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hierarchy": ("bixt_ti_cls_hierarchy", HIERARCHY),
     "hierarchy, no blocks": ("bixt_ti_cls_hierarchy", {**HIERARCHY, **PLAIN, "in_dims": 6}),
     "hierarchy, prefix": ("bixt_ti_cls_hierarchy", {**HIERARCHY, "sampling": "prefix", "pool": "both"}),
+    "local": ("bixt_nano_cls_local", LOCAL),
+    "local, prefix, normals": ("bixt_nano_cls_local", {**LOCAL, "sampling": "prefix", "in_dims": 6}),
     "perceiver": ("perceiver_ti_cls", {**CLASSES, "num_blocks": 3, "self_attends_per_block": 2}),
     "perceiver, own first": (
         "perceiver_ti_cls",

@@ -29,13 +29,15 @@ ARGS: dict[str, dict[str, Any]] = {
     "bixt_ti_cls": {"depth": 3},
     "bixt_ti_cls_grouping": {"depth": 3, "group_layers": (0, 2), "neighbors": 8},
     "bixt_ti_cls_hierarchy": {"embed_dim": 8, "widths": (12, 16), "reductions": (2, 4), "neighbors": 8},
+    "bixt_nano_cls_local": {"embed_dim": 8, "widths": (12, 16), "reductions": (2, 4), "neighbors": 2}
+    | {"depths": (1, 2), "pool": "latents"},
     "perceiver_ti_cls": {"num_blocks": 3, "self_attends_per_block": 2},
     "sequential_ti_cls": {"depth": 3},
 }
 NAMES = sorted(ARGS)
 CLASSIFIERS = sorted(name for name in VARIANTS if "_cls" in name)
 # Points that each step reads, for 128 points.
-READS = {name: (64, 16) if "hierarchy" in name else (128, 128, 128) for name in NAMES}
+READS = {name: (64, 16) if "widths" in ARGS[name] else (128, 128, 128) for name in NAMES}
 
 # Parts that every model has at 40 classes: 64 latents, tokenizer, head.
 REST = 64 * 192 + (96 * 192 + 192) + (2 * 192 + 192 * 40 + 40)
@@ -334,9 +336,10 @@ class TestOptions:
         assert min(rates) == 0
 
     def test_drop_path_is_a_tenth_by_default(self, name: str) -> None:
+        """None in the small models."""
         args = {key: value for key, value in {**TINY, **ARGS[name]}.items() if key != "drop_path"}
         rates = [part.rate for part in create_model(name, **args).modules() if isinstance(part, DropPath)]
-        assert max(rates) == pytest.approx(0.1)
+        assert max(rates) == pytest.approx(0.0 if "nano" in name else 0.1)
 
     def test_dropout_and_scale(self, name: str) -> None:
         model = tiny(name, dropout=0.4, coord_scale=3.0)
@@ -486,7 +489,7 @@ class TestContract:
         model, points = tiny(name).eval(), cloud()
         latents, tokens = model.forward_features(points)
         assert latents.shape == (3, 5, 24)
-        assert tokens.shape == (3, READS[name][-1], 16 if "hierarchy" in name else 24)
+        assert tokens.shape == (3, READS[name][-1], ARGS[name].get("widths", [24])[-1])
         assert model.forward_head(latents, tokens).equal(model(points))
 
     @pytest.mark.parametrize("pool", ["latents", "tokens", "both"])
