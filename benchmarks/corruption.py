@@ -17,7 +17,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from benchmarks import suite_scores
 from benchmarks.damage import CORRUPTIONS, Corruption
 from benchmarks.models import count_parameters
+from benchmarks.options import add_models, parser_of
 from benchmarks.suites import SUITES
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d import open_dataset
@@ -317,33 +317,31 @@ def labels(runs: Sequence[str], names: Sequence[str] | None) -> list[str]:
     return list(names)
 
 
+def opened(args: argparse.Namespace, device: torch.device) -> tuple[list[Trained], Split, int | None]:
+    """Return the models of `add_models`'s options, their test shapes or some, and then how many there are."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    pairs = zip(args.runs, labels(args.runs, args.names), strict=True)
+    models = [load(run, name, args.set, device) for run, name in pairs]
+    whole = open_clouds(models)
+    if args.shapes is None or args.shapes >= len(whole):
+        return models, whole, None
+    some = torch.linspace(0, len(whole) - 1, args.shapes).round().long()
+    return models, whole.select(some), len(whole)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="checkpoints: files, runs, or names of shipped weights")
-    parser.add_argument("--out", type=Path, required=True, help="folder for page, table and picture")
+    parser = parser_of(__doc__)
+    add_models(parser)
     parser.add_argument("--suite", choices=SUITES, help="corruptions of a published benchmark")
-    parser.add_argument("--names", nargs="+", help="what the models are called in table and picture")
-    parser.add_argument("--shapes", type=int, help="a trial on so many shapes, spread over the split")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all models")
-    parser.add_argument("--device")
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice by default")
     args = parser.parse_args()
-    if args.shapes is not None and args.shapes < 1:
-        parser.error(f"argument --shapes: expected a whole number from 1 up, got {args.shapes}")
     with one_line_errors():
         run(args)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.threads:
-        torch.set_num_threads(args.threads)
     begun, device = time.perf_counter(), pick_device(args.device)
-    opened = partial(load, overrides=args.set, device=device)
-    models = [opened(run, name) for run, name in zip(args.runs, labels(args.runs, args.names), strict=True)]
-    split = whole = open_clouds(models)
-    if args.shapes is not None and args.shapes < len(whole):
-        split = whole.select(torch.linspace(0, len(whole) - 1, args.shapes).round().long())
-    trial = len(whole) if len(split) < len(whole) else None
+    models, split, trial = opened(args, device)
     if args.suite is not None:
         run_suite(args.suite, models, split, trial, device, args.out, begun)
         return

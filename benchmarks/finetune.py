@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.options import add_trainings, parser_of, train_and_write
 from benchmarks.small_sets import few
 from benchmarks.table import command_line, environment_line, markdown_table, spread
-from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import load_config
 from bixt3d.datasets import open_dataset
 from bixt3d.training import train
-from bixt3d.training.files import write_text
 
 # A training of the settings' own, on so few shapes: shorter than theirs, and a short warm-up.
 COMMON = [
@@ -50,22 +48,16 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--root", required=True, help="folder of train/<class>/* and test/<class>/*")
     parser.add_argument("--up", help="the files' axis that points up")
     parser.add_argument("--sizes", nargs="+", type=int, default=[5, 10, 20], help="training shapes a class")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="markdown file that is written")
-    args = parser.parse_args()
-    with one_line_errors(), tempfile.TemporaryDirectory() as scratch:
-        torch.set_num_threads(args.threads)
-        run(args, Path(scratch))
+    add_trainings(parser)
+    train_and_write(parser.parse_args(), run)
 
 
-def run(args: argparse.Namespace, scratch: Path) -> None:
+def run(args: argparse.Namespace, scratch: Path) -> str:
     splits = {name: open_dataset("folder", args.root, name, up=args.up) for name in ("trainval", "test")}
     classes, rows = splits["test"].classes, []
     for size in args.sizes:
@@ -81,7 +73,7 @@ def run(args: argparse.Namespace, scratch: Path) -> None:
                 row = {"shapes": size, "seed": seed, "start": start, "seconds": took}
                 rows.append({**row, "oa": 100 * done.last["oa"]})
                 print(json.dumps(rows[-1]), flush=True)
-    text = (
+    return (
         f"# Fine-tuning on few shapes\n\n{summary(rows)}\n\nMean and standard deviation over the seeds "
         f"{', '.join(map(str, args.seeds))}, of the last epoch of {args.epochs}, on the "
         f"{len(splits['test'])} test shapes of {len(classes)} classes ({', '.join(classes)}) of "
@@ -90,9 +82,6 @@ def run(args: argparse.Namespace, scratch: Path) -> None:
         + "; ".join(f"{start}: {', '.join(stated) or 'nothing'}" for start, stated in STARTS.items())
         + f".\n\n`{command_line('benchmarks.finetune')}`\n\n{environment_line(torch.device('cpu'))}\n"
     )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, text)
-    print(text)
 
 
 if __name__ == "__main__":

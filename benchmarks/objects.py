@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,14 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from benchmarks.options import add_trainings, parser_of, train_and_write
 from benchmarks.peers.pointnet2 import pointnet2_ssg
 from benchmarks.table import command_line, environment_line, markdown_table, spread
-from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import Config, load_config
 from bixt3d.datasets import open_dataset
 from bixt3d.datasets.readers import read_cloud
 from bixt3d.metrics import classification
 from bixt3d.training import train
-from bixt3d.training.files import write_text
 
 Array = np.ndarray[Any, Any]
 # PointNet++ is shown 1,024 drawn points, of which it samples 512, and learns by AdamW at its usual rate.
@@ -114,28 +112,20 @@ def one_training(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--root", type=Path, required=True, help="folder of train/<class>/* and test/<class>/*"
     )
     parser.add_argument("--weights", nargs="*", default=["modelnet40_cpu"], help="weights to start from")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all our trainings"
-    )
     parser.add_argument(
         "--peer-factor", type=float, default=1.0, help="minutes of PointNet++ over those of ours (default: 1)"
     )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="markdown file that is written")
-    args = parser.parse_args()
-    with one_line_errors(), tempfile.TemporaryDirectory() as scratch:
-        torch.set_num_threads(args.threads)
-        run(args, Path(scratch))
+    add_trainings(parser)
+    train_and_write(parser.parse_args(), run)
 
 
-def run(args: argparse.Namespace, scratch: Path) -> None:
-    """Measure all, and write the page."""
+def run(args: argparse.Namespace, scratch: Path) -> str:
+    """Measure all, and return the page."""
     test = open_dataset("folder", args.root, "test", up="z")
     counts = np.bincount(np.asarray(test.label), minlength=len(test.classes))
     nearest = classification(torch.from_numpy(nearest_neighbours(args.root, test.classes, up=2)))
@@ -155,7 +145,7 @@ def run(args: argparse.Namespace, scratch: Path) -> None:
         taken = [spread([row[key] for row in same]) for key in ("oa", "macc", "minutes")]
         body.append([name, *taken])
     head = ["", "test OA %", "test mAcc %", "CPU minutes"]
-    text = (
+    return (
         f"# Real scanned objects\n\n{markdown_table(head, body)}\n\nMean and standard deviation over the "
         f"seeds {', '.join(map(str, args.seeds))}; the last epoch on the {len(test)} test objects of "
         f"{len(test.classes)} classes\n({', '.join(test.classes)}), which choose nothing. The networks see a "
@@ -163,9 +153,6 @@ def run(args: argparse.Namespace, scratch: Path) -> None:
         f"learns by\n`{' '.join(PEER)}`,\nthe rest as ours.\n\n`{command_line('benchmarks.objects')}`\n\n"
         f"{environment_line(torch.device('cpu'))}\n"
     )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, text)
-    print(text)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ import statistics
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.corruption import Trained, labels, load, open_clouds, part_of
+from benchmarks.corruption import Trained, opened, part_of
+from benchmarks.options import add_models, parser_of
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d.commands.endings import one_line_errors
 from bixt3d.datasets.augment import parallel_turns, rotate_up, turn_by
@@ -105,43 +105,29 @@ a plain call, though another axis is up. The same numbers: [table.csv](table.csv
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="checkpoints: files, runs, or names of shipped weights")
-    parser.add_argument("--out", type=Path, required=True, help="folder for page and table")
-    parser.add_argument("--names", nargs="+", help="what the models are called in the table")
-    parser.add_argument("--shapes", type=int, help="a trial on so many shapes, spread over the split")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of all models")
-    parser.add_argument("--device")
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice by default")
+    parser = parser_of(__doc__)
+    add_models(parser)
     args = parser.parse_args()
-    if args.shapes is not None and args.shapes < 1:
-        parser.error(f"argument --shapes: expected a whole number from 1 up, got {args.shapes}")
     with one_line_errors():
         run(args)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.threads:
-        torch.set_num_threads(args.threads)
     begun, device = time.perf_counter(), pick_device(args.device)
-    opened = partial(load, overrides=args.set, device=device)
-    models = [opened(run, name) for run, name in zip(args.runs, labels(args.runs, args.names), strict=True)]
+    models, split, trial = opened(args, device)
     for trained in models:
         if trained.features:
             raise ValueError(
                 f"{trained.name}: expected a model of xyz alone, got {', '.join(trained.features)}"
             )
-    split = whole = open_clouds(models).with_features(())
-    if args.shapes is not None and args.shapes < len(whole):
-        split = whole.select(torch.linspace(0, len(whole) - 1, args.shapes).round().long())
+    split = split.with_features(())
     found = {trained.name: measure(trained, split, device) for trained in models}
     ways = next(iter(found.values()))
     rows = [["clouds", *found], *([way, *(f"{100 * of[way]:.2f}" for of in found.values())] for way in ways)]
     minutes = (time.perf_counter() - begun) / 60
     about = f"`{command_line('benchmarks.orientation')}`, {minutes:.1f} minutes\n\n{environment_line(device)}"
     write_csv(rows, args.out / "table.csv")
-    part = part_of(split, len(whole) if len(split) < len(whole) else None)
-    write_text(args.out / "README.md", page(rows, models, part, about))
+    write_text(args.out / "README.md", page(rows, models, part_of(split, trial), about))
     print(f"{markdown_table(rows[0], rows[1:])}\nwritten to {args.out}")
 
 

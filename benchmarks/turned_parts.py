@@ -11,13 +11,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from benchmarks.corruption import labels
+from benchmarks.options import add_runs, parser_of
 from benchmarks.table import command_line, environment_line, markdown_table
 from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import config_from
@@ -108,16 +108,13 @@ def opened(checkpoint: str, split_name: str, root: str | None) -> tuple[torch.nn
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="checkpoints: files, runs, or names of shipped weights")
-    parser.add_argument("--out", type=Path, required=True, help="folder for page and table")
-    parser.add_argument("--names", nargs="+", help="what the models are called in the table")
+    parser = parser_of(__doc__)
+    add_runs(parser)
     parser.add_argument("--root", help="data folder; that of the training by default")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument(
         "--categories", nargs="+", default=(), help="those whose accuracy is shown; all if none"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice by default")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

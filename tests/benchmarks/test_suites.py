@@ -10,7 +10,8 @@ import torch
 from scipy.interpolate import RBFInterpolator
 from torch import Generator, Tensor
 
-from benchmarks import suite_scores, suites
+from benchmarks import modelnet40_c, suite_scores, suites
+from benchmarks.modelnet_c import without_clusters
 from benchmarks.suites import LEVELS, SUITES
 from bixt3d.datasets.spheres import unit_sphere
 
@@ -100,7 +101,7 @@ def test_dropped_points_are_gone_and_the_rest_as_it_was(clouds: Tensor) -> None:
 
 def test_a_cluster_is_the_nearest_points() -> None:
     cloud = torch.rand(1, 200, 3, generator=Generator().manual_seed(1))
-    found = suites.without_clusters(cloud, torch.tensor([[30]]), Generator().manual_seed(2))[0]
+    found = without_clusters(cloud, torch.tensor([[30]]), Generator().manual_seed(2))[0]
     gone = torch.stack([point for point in cloud[0] if not (found == point).all(1).any()])
     assert len(gone) == 30
     # one of them is the centre: its 29 nearest are the others
@@ -116,7 +117,7 @@ def test_a_cluster_is_the_nearest_points() -> None:
         )
         > -1e-5
     )
-    part = suites.without_clusters(cloud, torch.tensor([[40]]), Generator().manual_seed(2), kept=0.25)
+    part = without_clusters(cloud, torch.tensor([[40]]), Generator().manual_seed(2), kept=0.25)
     assert part.shape == (1, 170, 3)
 
 
@@ -188,7 +189,8 @@ def test_radial_functions_as_scipy_has_them(name: str, kernel: str) -> None:
     grid = np.stack(np.meshgrid(line, line, line, indexing="ij"), -1).reshape(-1, 3)
     # scipy's are of epsilon r: sqrt(1 + (2 r)^2) is twice sqrt(0.5^2 + r^2)
     shift = RBFInterpolator(grid, 0.025 * level * way.double().numpy(), kernel=kernel, epsilon=2, degree=1)
-    expected = suites.in_box((points.double() + torch.from_numpy(shift(points[0].double().numpy()))).float())
+    moved = points.double() + torch.from_numpy(shift(points[0].double().numpy()))
+    expected = modelnet40_c.in_box(moved.float())
     found = C40.corruptions[name](points, level, generator)
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
 
@@ -199,8 +201,8 @@ def test_free_form_is_a_bernstein_polynomial(clouds: Tensor) -> None:
     weight = torch.tensor([1.0, 4, 6, 4, 1]) / 16
     centre = torch.einsum("i,j,k,ijkc->c", weight, weight, weight, moved[0])
     ends = torch.stack([moved[0, 0, 0, 0], moved[0, 4, 4, 4], moved[0, 4, 0, 4], centre])
-    expected = suites.in_box(corner + ends)
-    found = suites.free_form(corner, 3, Generator().manual_seed(3))
+    expected = modelnet40_c.in_box(corner + ends)
+    found = modelnet40_c.free_form(corner, 3, Generator().manual_seed(3))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
@@ -208,7 +210,7 @@ def test_what_is_seen_is_on_this_side() -> None:
     ball = torch.randn(2, 1024, 3, generator=Generator().manual_seed(0))
     ball = ball / ball.norm(dim=-1, keepdim=True)
     for level in LEVELS:
-        seen, places = suites._view(ball, level, (30, 60), 3, Generator().manual_seed(level))
+        seen, places = modelnet40_c._view(ball, level, (30, 60), 3, Generator().manual_seed(level))
         torch.testing.assert_close(places.norm(dim=-1), torch.full((2,), 3.0))
         rise = (places[:, 1] / 3).asin().rad2deg()
         assert bool(((rise >= 30) & (rise <= 60)).all())
@@ -220,8 +222,8 @@ def test_what_is_seen_is_on_this_side() -> None:
 def test_rings_of_a_scanner() -> None:
     ball = torch.randn(1, 1024, 3, generator=Generator().manual_seed(0))
     ball = ball / ball.norm(dim=-1, keepdim=True)
-    found = suites.lidar(ball, 2, Generator().manual_seed(1))[0]
-    _, places = suites._view(ball, 2, (22.5, 22.5), 5, Generator().manual_seed(1))
+    found = modelnet40_c.lidar(ball, 2, Generator().manual_seed(1))[0]
+    _, places = modelnet40_c._view(ball, 2, (22.5, 22.5), 5, Generator().manual_seed(1))
     assert found.shape == (768, 3) and len(torch.unique(found, dim=0)) < 400
     torch.testing.assert_close(places[0, 1] / 5, torch.tensor(math.sin(math.pi / 8)))
 
