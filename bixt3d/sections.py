@@ -89,6 +89,8 @@ class AugmentConfig(Section):
     turn: Literal["none", "quarter", "axes"] = "none"
     # Probability of a cloud to be turned, by rotate_degrees and turn.
     turned: float = 1.0
+    # Probability of a cloud to be laid on another side, where the answer is to be unsure; for classification.
+    lying: float = 0.0
     # Move clouds into the unit sphere again after they are turned and scaled.
     refit: bool = False
     # Probability of a cloud to suffer each kind of damage; how much of it is drawn, up to:
@@ -119,7 +121,7 @@ class AugmentConfig(Section):
                 "bend",
             ),
         )
-        self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix", "turned", "damage")
+        self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix", "turned", "lying", "damage")
         self.expect("at least scale_low", lambda value: self.scale_low <= value < inf, "scale_high")
         zero_or_more = ("shift", "jitter_std", "jitter_clip", "rotate_degrees", "tilt", "noise")
         self.expect("0 or more", lambda value: 0 <= value < inf, *zero_or_more)

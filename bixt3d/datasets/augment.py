@@ -97,6 +97,22 @@ def turn_parallel(
     return turn_by(points, rows[which], features)
 
 
+def lay_down(
+    points: Tensor, generator: Generator, *, probability: float, features: Features = None
+) -> tuple[Tensor, Tensor]:
+    """Turn some clouds so that y is no longer up, to one of the 20 of `parallel_turns` that do so.
+
+    Returns:
+        Points (B, N, 3 + F), and which clouds lie (B,), bool.
+    """
+    rows = parallel_turns().to(points)
+    rows = rows[rows[:, 1, 1] < 0.5]  # (20, 3, 3)
+    which = torch.randint(len(rows), (len(points),), generator=generator, device=points.device)  # (B,)
+    lies = _uniform(points, (len(points),), 0.0, 1.0, generator) < probability  # (B,)
+    whole = torch.eye(3, dtype=points.dtype, device=points.device)
+    return turn_by(points, torch.where(lies[:, None, None], rows[which], whole), features), lies
+
+
 def mirror(points: Tensor, probability: float, generator: Generator, features: Features = None) -> Tensor:
     """Mirror each cloud along x, and apart from that along z, each with the given probability."""
     flipped = _uniform(points, (points.shape[0], 1, 2), 0.0, 1.0, generator) < probability  # (B, 1, 2)

@@ -24,7 +24,7 @@ class Batch:
 
     ``count`` (B,) says how many points each cloud has of its own, its rows from there on repeating them; None
     if all count. Where clouds are mixed, the ``share`` (B,) of a cloud's points is of its ``label`` and the
-    rest of its ``other_label`` (B,).
+    rest of its ``other_label`` (B,). Of clouds that ``lies`` (B,), bool, names, a model is to be unsure.
     """
 
     points: Tensor
@@ -34,6 +34,7 @@ class Batch:
     count: Tensor | None = None
     other_label: Tensor | None = None
     share: Tensor | None = None
+    lies: Tensor | None = None
 
     def pick(self, index: Tensor, keep_count: bool = False) -> Batch:
         """Return the batch with the points at ``index`` (B, n), all of which count.
@@ -144,6 +145,7 @@ class CloudLoader:
             None for all.
         mix: ``mix(points, generator) -> points, other (B,), share (B,)``, such as `mix_clouds`, after that;
             all points of a cloud then count.
+        lay: ``lay(points, generator) -> points, lies (B,)``, such as `lay_down`, after that.
         keep_count: Put the chosen points that are a cloud's own first, and say in ``batch.count`` how many.
         augment: ``augment(points, generator) -> points``, applied to every batch after that.
         seed: Seed of order and augmentation.
@@ -166,6 +168,7 @@ class CloudLoader:
         drop_last: bool = False,
         choose: Callable[[Tensor, Generator, Tensor | None], Tensor | None] | None = None,
         mix: Callable[[Tensor, Generator], tuple[Tensor, Tensor, Tensor]] | None = None,
+        lay: Callable[[Tensor, Generator], tuple[Tensor, Tensor]] | None = None,
         keep_count: bool = False,
         augment: Callable[[Tensor, Generator], Tensor] | None = None,
         seed: int = 0,
@@ -187,7 +190,7 @@ class CloudLoader:
             raise ValueError("mix: expected clouds without parts, whose points would bring their own labels")
         self.groups, self.repeats, self.keep_count = groups, repeats, keep_count
         self.split, self.batch_size, self.shuffle, self.drop_last = split, batch_size, shuffle, drop_last
-        self.choose, self.mix, self.augment, self.seed = choose, mix, augment, seed
+        self.choose, self.mix, self.lay, self.augment, self.seed = choose, mix, lay, augment, seed
         self.rank, self.world_size = rank, world_size
 
     def __len__(self) -> int:
@@ -226,6 +229,8 @@ class CloudLoader:
                 points, other, share = self.mix(batch.points, generator)
                 label = batch.label[other]
                 batch = replace(batch, points=points, count=None, other_label=label, share=share)
+            if self.lay is not None:
+                batch.points, batch.lies = self.lay(batch.points, generator)
             if self.augment is not None:
                 batch.points = self.augment(batch.points, generator)
             yield batch

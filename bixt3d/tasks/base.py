@@ -201,7 +201,8 @@ class Task:
         """Return the mean loss of a batch, a scalar.
 
         Where clouds are mixed (``augment.mix``), ``batch.share`` says how much of each is of its own label,
-        and ``batch.other_label`` of what the rest is.
+        and ``batch.other_label`` of what the rest is; ``batch.lies`` names clouds that ``augment.lying`` laid
+        down, whose answer is to be unsure.
         """
         raise TypeError(f"{type(self).__name__} must define loss")
 

@@ -84,9 +84,9 @@ class ClassificationTask(Task):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of logits (B, K), a scalar.
 
-        Where clouds are mixed, it is the sum of those with either label, weighted by their shares. With
-        ``loss.class_weights`` each cloud's loss is multiplied by the weight of its label; one of an ignored
-        label has none.
+        Where clouds are mixed, it is the sum of those with either label, weighted by their shares; where they
+        lie, that with all labels alike. With ``loss.class_weights`` each cloud's loss is multiplied by the
+        weight of its label; one of an ignored label has none.
 
         Raises:
             ValueError: If the logits are of another shape.
@@ -96,10 +96,14 @@ class ClassificationTask(Task):
             raise ValueError(
                 f"model: expected logits ({len(batch.label)}, {self.num_classes}), one a class, got {got}"
             )
-        if batch.share is None or batch.other_label is None:
-            return self._losses(logits, batch.label).sum() / self._known(batch.label).sum().clamp_min(1)
-        own, other = (self._losses(logits, label) for label in (batch.label, batch.other_label))
-        return (batch.share * own + (1.0 - batch.share) * other).mean()
+        losses, known = self._losses(logits, batch.label), self._known(batch.label)
+        if batch.share is not None and batch.other_label is not None:
+            other = self._losses(logits, batch.other_label)
+            losses, known = batch.share * losses + (1.0 - batch.share) * other, torch.ones_like(known)
+        if batch.lies is not None:
+            unsure = -logits.float().log_softmax(-1).mean(-1)  # (B,)
+            losses, known = torch.where(batch.lies, unsure, losses), known | batch.lies
+        return losses.sum() / known.sum().clamp_min(1)
 
     def _known(self, label: Tensor) -> Tensor:
         return metrics.is_labelled(label, self.ignore)
@@ -117,11 +121,17 @@ class ClassificationTask(Task):
         return torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=device)
 
     def count(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the confusion matrix (K, K) of one batch; mixed clouds count by the larger share's label."""
+        """Return the confusion matrix (K, K) of one batch.
+
+        Mixed clouds count by the larger share's label, and clouds that lie not at all.
+        """
         label = batch.label
         if batch.share is not None and batch.other_label is not None:
             label = torch.where(batch.share >= 0.5, label, batch.other_label)
-        return metrics.confusion_matrix(logits.argmax(-1), label, self.num_classes, self.ignore)
+        label = torch.where(self._known(label), label, -1)
+        if batch.lies is not None:
+            label = label.masked_fill(batch.lies, -1)
+        return metrics.confusion_matrix(logits.argmax(-1), label, self.num_classes, -1)
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         """Return ``oa`` and ``macc`` of a confusion matrix."""

@@ -35,7 +35,7 @@ OF_CLOUDS = {
     "data": ("order", "features", "up", "estimate_normals", "normalization"),
     "augment": (
         *("jitter_std", "dropout", "normal_dropout", "feature_dropout", "feature_jitter", "thin", "mix"),
-        *("turn", "refit", "tilt", "bend", "noise", "missing", "holes", "strays", "clusters"),
+        *("turn", "lying", "refit", "tilt", "bend", "noise", "missing", "holes", "strays", "clusters"),
     ),
 }
 

@@ -84,7 +84,7 @@ class PartSegmentationTask(Task):
         """Take points and smoothing from the settings, unless they were given.
 
         Raises:
-            ValueError: If points are not drawn, or clouds are mixed.
+            ValueError: If points are not drawn, or clouds are mixed or laid down.
         """
         super().configure(config)
         if config.data.order != "random":
@@ -92,10 +92,11 @@ class PartSegmentationTask(Task):
                 "data.order: part segmentation takes other points every epoch and labels all: expected "
                 f"random, got {config.data.order}"
             )
-        if config.augment.mix:
-            raise ValueError(
-                f"augment.mix: clouds are mixed for classification: expected 0, got {config.augment.mix}"
-            )
+        for key, what in (("mix", "mixed"), ("lying", "laid down")):
+            if value := getattr(config.augment, key):
+                raise ValueError(
+                    f"augment.{key}: clouds are {what} for classification: expected 0, got {value}"
+                )
         if self.num_points is None:
             self.num_points = config.data.num_points
         if self.label_smoothing is None:

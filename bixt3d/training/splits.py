@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from bixt3d.config import Config, check_config, fold_of, override
 from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
-from bixt3d.datasets.augment import augment, check_changes, mix_clouds
+from bixt3d.datasets.augment import augment, check_changes, lay_down, mix_clouds
 from bixt3d.datasets.damage import damage
 from bixt3d.datasets.folder import log_repeats
 from bixt3d.datasets.holdout import cut_train
@@ -221,7 +221,8 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
             f"train.batch_size: expected a multiple of the {workers.world_size} processes, got "
             f"{settings.batch_size}"
         )
-    mix, size = config.augment.mix, settings.batch_size // workers.world_size
+    mix, lying = config.augment.mix, config.augment.lying
+    size = settings.batch_size // workers.world_size
     if mix and size == 1:
         raise ValueError(
             f"augment.mix: a batch of one cloud has no other to mix it with: expected train.batch_size of "
@@ -236,6 +237,7 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
         repeats=task.draws,
         choose=task.choose(),
         mix=partial(mix_clouds, probability=mix) if mix else None,
+        lay=partial(lay_down, probability=lying, features=train.features) if lying else None,
         keep_count=task.takes_count,
         augment=task.augmentation(train)
         or partial(_placed, task.place, _augmentation(config, train.features)),
