@@ -36,7 +36,16 @@ PER_CLASS, NUM_POINTS = 100, 512  # of the synthetic shapes: 700 in train, 200 i
 # What each file learns from, and how long: the parts' 100 epochs would take the time of all the others.
 SETTINGS: dict[str, list[str]] = {
     "own_data": ["data.name=shapes"],
-    "psb_cpu": ["data.train_split=train", "train.epochs=30"],
+    "psb_cpu": [
+        *("data.train_split=train", "train.epochs=30", f"data.num_points={NUM_POINTS}"),
+        *(
+            "model.name=bixt_nano_partseg_encdec",
+            "model.args={}",
+            "augment.rotate_degrees=15",
+            "augment.turned=1",
+        ),
+        *("augment.mirror=0", "augment.tilt=0", "augment.bend=0", "augment.normal_dropout=0.1"),
+    ],
 }
 
 
