@@ -27,10 +27,11 @@ from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.layouts import Listing, class_of, list_splits
 from bixt3d.datasets.mapped import join, lay_out
 from bixt3d.datasets.preprocess import STORED_POINTS
-from bixt3d.datasets.readers import CONVERTERS, read_cloud
+from bixt3d.datasets.readers import CONVERTERS, MESHES, read_cloud
 from bixt3d.datasets.spheres import check_extent, unit_sphere
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.store import Store
+from bixt3d.datasets.survey import moments_of
 from bixt3d.suggest import nearest
 
 UNREADABLE = 0.1  # the share of a split's files that may be damaged
@@ -43,7 +44,7 @@ class Shapes(NamedTuple):
     """A split as parsed: its points, as `cached` returns them, of each shape its own; and its names.
 
     `bare` are the shapes without normals, `damaged` the files that could not be read, each with the reason;
-    `digests` are equal for files that are copies.
+    `digests` are equal for files that are copies, and `moments` nearly so for clouds with the same points.
     """
 
     arrays: Arrays
@@ -51,6 +52,7 @@ class Shapes(NamedTuple):
     bare: list[str]
     damaged: list[str]
     digests: list[str]
+    moments: list[list[float]]
 
 
 def read_folder(
@@ -112,12 +114,14 @@ def read_folder(
     width = num_points or stored
     points = join([lay_out(read[part].arrays, "points", width, base)[..., :channels] for part in parts])
     count = np.concatenate([read[part].arrays["rows"] for part in parts]).clip(max=width)  # (S,)
+    moments = tuple(tuple(row) for part in parts for row in read[part].moments)
     whole = Split(
         points.contiguous(),  # (S, N, C)
         torch.tensor([classes.index(class_of(name)) for name in names]),
         classes,
         names=tuple(names),
         digests=tuple(digest for part in parts for digest in read[part].digests),
+        moments=moments if len(moments) == len(names) else (),
         count=torch.from_numpy(count) if count.min() < width else None,
         features=wanted,
         normalized=True,
@@ -203,7 +207,8 @@ def _read_split(
         of_class = [line for line in damaged if class_of(line) == one_class]
         raise ValueError(f"{base}, {split}/{one_class}: none of its files can be read:{_lines(of_class)}")
     bare = [name for name, has in zip(names, arrays["normals"], strict=True) if not has]
-    return Shapes(arrays, names, bare, damaged, arrays["digests"].tolist())
+    moments = arrays.get("moments", np.empty((0, 0))).tolist()  # old caches have none
+    return Shapes(arrays, names, bare, damaged, arrays["digests"].tolist(), moments)
 
 
 def _parse(
@@ -214,12 +219,13 @@ def _parse(
     channels = 6 if features is None else channel_count(features)
     normals: list[bool] = []
     digests: list[str] = []
+    moments: list[NDArray[np.float64]] = []
     reasons: dict[int, str] = {}
     notes: list[str] = []
     bar = tqdm(paths, desc="parsing meshes and clouds once", unit="file", disable=None)
     for at, path in enumerate(bar):
         try:
-            cloud = _read_shape(path, names[at], stored, features, notes)  # (n, 3 + F)
+            cloud, moment = _read_shape(path, names[at], stored, features, notes)  # (n, 3 + F), (K,)
         except FeatureError:
             raise
         except ValueError as error:
@@ -227,11 +233,13 @@ def _parse(
             continue
         store.add(points=np.pad(cloud, ((0, 0), (0, channels - cloud.shape[1]))))
         digests.append(_digest(path))
+        moments.append(moment)
         normals.append(features is None and cloud.shape[1] == 6)
     log_notes(notes)
     return {
         "normals": np.array(normals, dtype=bool),
         "digests": np.array(digests, dtype="U32"),
+        "moments": np.array(moments),
         "damaged": np.array(list(reasons), dtype=np.int64),
         "reasons": np.array(list(reasons.values()), dtype=np.str_),
     }
@@ -243,8 +251,11 @@ def _digest(path: Path) -> str:
 
 def _read_shape(
     path: Path, name: str, stored: int, features: tuple[str, ...] | None, notes: list[str]
-) -> NDArray[np.float32]:
-    """Reads up to `stored` points of one shape, (n, 3 + F), normalised and in a drawn order."""
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Reads up to `stored` points of one shape, (n, 3 + F), normalised and in a drawn order.
+
+    Also returns the moments (K,) of all points of a cloud; NaN for a mesh, of which others would be drawn.
+    """
     seed = int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:4], "little")
     cloud = torch.from_numpy(read_cloud(path, features, stored, seed, notes))  # (n, C) float64
     check_extent(cloud[:, :3], path)
@@ -252,7 +263,9 @@ def _read_shape(
     # in double precision: coordinates of a map lose their shape in single precision
     points = torch.cat([unit_sphere(cloud[:, :3]), beside], dim=-1).float().numpy()
     # a stream of its own, apart from the one that samples a mesh
-    return points[np.random.default_rng([seed, 1]).permutation(len(points))[:stored]]
+    kept = points[np.random.default_rng([seed, 1]).permutation(len(points))[:stored]]
+    moments = moments_of(cloud[None, :, :3], torch.ones(1, len(cloud), 1))[0]  # (K,)
+    return kept, (moments * torch.nan if path.suffix.lower() in MESHES else moments).numpy()
 
 
 def _report(split: str, listing: Listing, shapes: Shapes) -> None:

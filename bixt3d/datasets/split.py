@@ -73,6 +73,8 @@ class Split:
             there on repeat them. None: all are its own.
         names: Id of each shape where the files hold one, else empty.
         digests: What tells the file of each shape from others, equal for copies; empty where none is known.
+        moments: Of each shape, what `bixt3d.datasets.survey.moments_of` says of the whole cloud that its
+            points were drawn from; empty where none is known.
         features: Names of what stands beside xyz, in order: `normal` (3), `color` (3), `intensity` (1),
             `height` (1), or others, with `name:width` where they are wider than 1. Six channels that nothing
             is said of are xyz and normal, if they can be.
@@ -93,6 +95,7 @@ class Split:
     parts_of_category: tuple[tuple[int, ...], ...] = ()
     names: tuple[str, ...] = ()
     digests: tuple[str, ...] = field(default=(), kw_only=True)
+    moments: tuple[tuple[float, ...], ...] = field(default=(), kw_only=True)
     part_names: tuple[str, ...] = ()
     count: Tensor | None = None
     features: tuple[str, ...] = ()
@@ -112,7 +115,7 @@ class Split:
         shapes, num_points = self.points.shape[:2]
         check_names("classes", self.classes)
         check_index("label", self.label, (shapes,), len(self.classes), "classes", least=-1)
-        for key, values in (("names", self.names), ("digests", self.digests)):
+        for key, values in self._of_each().items():
             if values and len(values) != shapes:
                 raise ValueError(
                     f"{key}: expected one for each of the {shapes} shapes, or none, got {len(values)}"
@@ -311,9 +314,13 @@ class Split:
         check_index("index", index, (index.numel(),), len(self), "shapes")
         kept = {
             key: tuple(values[place] for place in index.tolist()) if values else ()
-            for key, values in (("names", self.names), ("digests", self.digests))
+            for key, values in self._of_each().items()
         }
         return self._change(lambda tensor: select_rows(tensor, index), **kept)
+
+    def _of_each(self) -> dict[str, tuple[Any, ...]]:
+        """Return the fields with an entry a shape, or none, beside the tensors."""
+        return {"names": self.names, "digests": self.digests, "moments": self.moments}
 
     def _change(self, change: Callable[[Tensor], Tensor], **fields: Any) -> Split:
         """Return the split with its tensors changed alike."""

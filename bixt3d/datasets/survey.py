@@ -19,6 +19,7 @@ from bixt3d.ops import knn
 from bixt3d.ops.precision import as_float64
 
 SAME_MOMENTS = 1e-3  # by which the moments of two clouds may differ that are one, but for rounding
+SAME_WHOLE = 1e-4  # by which those of whole clouds may, of which only a draw is at hand
 SAME_PLACE = 5e-3  # and its points, in mean distances from the centre
 PROBES = 256  # points of a cloud that are looked up in another
 IMBALANCE = 10  # times as many shapes in the largest class as in the smallest
@@ -39,6 +40,8 @@ class Survey:
         features: Names of what stands beside xyz.
         cloud: Returns xyz (N, 3) of a shape by its number.
         digests: Equal for shapes whose files are copies; empty where the files are not known.
+        whole: Moments of the whole clouds (S, K) that the points were drawn from, NaN where they are not
+            known; None if none is.
     """
 
     classes: tuple[str, ...]
@@ -50,6 +53,7 @@ class Survey:
     features: tuple[str, ...]
     cloud: Callable[[int], Tensor]
     digests: tuple[str, ...] = ()
+    whole: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -65,6 +69,7 @@ class Survey:
             moments=self.moments[places],
             cloud=lambda at: self.cloud(places[at]),
             digests=tuple(self.digests[place] for place in places) if self.digests else (),
+            whole=None if self.whole is None else self.whole[places],
         )
 
 
@@ -77,7 +82,7 @@ def survey_split(split: Split) -> Survey:
         part, own = as_float64(part), count[first : first + len(part)]
         mask = torch.arange(split.num_points, device=device) < own[:, None]  # (s, N)
         mask = mask[..., None].to(part.device)  # (s, N, 1)
-        return torch.cat([part.amax(1) - part.amin(1), _moments(part, mask)], 1)
+        return torch.cat([part.amax(1) - part.amin(1), moments_of(part, mask)], 1)
 
     found = of_each(xyz, "survey", look).cpu()  # (S, 3 + K)
     names = split.names or tuple(f"shape {number}" for number in range(len(split)))
@@ -91,6 +96,7 @@ def survey_split(split: Split) -> Survey:
         features=tuple(map(name_of, split.features)),
         cloud=lambda at: xyz[at, : int(count[at])].cpu().double(),
         digests=split.digests,
+        whole=torch.tensor(split.moments, dtype=torch.float64) if split.moments else None,
     )
 
 
@@ -127,7 +133,7 @@ def survey_files(
         own = {feature for feature in ("color", "intensity") if cloud.feature(feature) is not None}
         own |= {"normal"} if cloud.has_normals() else set()
         features = own if features is None else features & own
-        stats = torch.cat([xyz.amax(0) - xyz.amin(0), _moments(xyz[None], torch.ones(1, len(xyz), 1))[0]])
+        stats = torch.cat([xyz.amax(0) - xyz.amin(0), moments_of(xyz[None], torch.ones(1, len(xyz), 1))[0]])
         found[name] = (torch.cat([torch.tensor([len(xyz)]), stats]), one)
     if not found:
         return None, bad
@@ -149,7 +155,7 @@ def _xyz_of(path: Path) -> Tensor:
     return torch.from_numpy(load_cloud(path, notes=[]).take((), path, []))
 
 
-def _moments(xyz: Tensor, mask: Tensor) -> Tensor:
+def moments_of(xyz: Tensor, mask: Tensor) -> Tensor:
     """Return means of powers of coordinates, centred and scaled, of clouds (S, N, 3), mask (S, N, 1)."""
     weight = mask.to(xyz) / mask.sum(1, keepdim=True)  # (S, N, 1)
     centred = xyz - (xyz * weight).sum(1, keepdim=True)
@@ -164,24 +170,36 @@ def _moments(xyz: Tensor, mask: Tensor) -> Tensor:
 def shared_shapes(first: Survey, second: Survey) -> list[tuple[int, int]]:
     """Return pairs of shapes, one of each, with the same points up to order, place, scale and rounding.
 
-    Of large clouds and meshes a training keeps another draw of each: those are found by their files.
+    Of large clouds and meshes a training keeps another draw of each: those are found by their files, clouds
+    also by the moments of all their points.
     """
-    pairs = []
-    (keys, places), sorted_second = first.moments[:, 0].sort(), second.moments[:, 0].argsort()
-    for part in torch.split(sorted_second, CHUNK):  # of one moment that is near, so few of the first are
-        one = second.moments[part]
-        between = torch.stack([one[0, 0] - SAME_MOMENTS, one[-1, 0] + SAME_MOMENTS])
-        begin, end = torch.searchsorted(keys, between).tolist()
-        for some in torch.split(places[begin:end], 16 * CHUNK):
-            near = (torch.cdist(one, first.moments[some], p=torch.inf) < SAME_MOMENTS).nonzero()
-            pairs += [(int(some[b]), int(part[a])) for a, b in near]
+    pairs = _near(first.moments, second.moments, SAME_MOMENTS)
     copies = _copies(first.digests, second.digests)
+    if first.whole is not None and second.whole is not None:
+        # a distance from NaN may be 0
+        one, other = (whole.isfinite().all(1).nonzero()[:, 0] for whole in (first.whole, second.whole))
+        near = _near(first.whole[one], second.whole[other], SAME_WHOLE)
+        copies |= {(int(one[a]), int(other[b])) for a, b in near}
     same = {
         (a, b)
         for a, b in {*pairs} - copies
         if int(first.count[a]) == int(second.count[b]) and _same(first.cloud(a), second.cloud(b))
     }
     return sorted(same | copies, key=lambda pair: pair[::-1])
+
+
+def _near(first: Tensor, second: Tensor, reach: float) -> list[tuple[int, int]]:
+    """Return pairs of rows, one of each table (S, K), whose numbers differ by less than ``reach``."""
+    pairs: list[tuple[int, int]] = []
+    (keys, places), sorted_second = first[:, 0].sort(), second[:, 0].argsort()
+    for part in torch.split(sorted_second, CHUNK):  # of one moment that is near, so few of the first are
+        one = second[part]
+        between = torch.stack([one[0, 0] - reach, one[-1, 0] + reach])
+        begin, end = torch.searchsorted(keys, between).tolist()
+        for some in torch.split(places[begin:end], 16 * CHUNK):
+            near = (torch.cdist(one, first[some], p=torch.inf) < reach).nonzero()
+            pairs += [(int(some[b]), int(part[a])) for a, b in near]
+    return pairs
 
 
 def _copies(first: Sequence[str], second: Sequence[str]) -> set[tuple[int, int]]:

@@ -66,10 +66,12 @@ def test_training_and_info_say_the_same_of_copies(tmp_path: Path) -> None:
         ("train/cup/train5", "val/cup/val0"),
     ):
         (tmp_path / f"{copy}.npy").write_bytes((tmp_path / f"{source}.npy").read_bytes())
+    same = np.load(tmp_path / "train/mug/train7.npy")  # moved, larger, in another order and format
+    np.savetxt(tmp_path / "test/mug/moved.xyz", random.permutation(4 * same + 9), "%.4f")
     told = [line for line in info(tmp_path).splitlines() if " too: " in line]
     assert told == [
         "note: 1 val shape is in train too: cup/val0.npy = cup/train5.npy",
-        "note: 2 test shapes are in train too: cup/test1.npy = cup/train3.npy",
+        "note: 3 test shapes are in train too: cup/test1.npy = cup/train3.npy",
     ]
     for num_points in (None, 256):
         opened = {

@@ -82,6 +82,19 @@ def test_copies_of_a_file_are_one_shape_whatever_is_drawn_of_them() -> None:
         split(clouds(6, 0), digests=("a",))
 
 
+def test_clouds_that_are_drawn_from_the_same_are_one_shape() -> None:
+    """Of meshes nothing is known: no number is no other's."""
+    known = torch.randn(6, 14).double()
+    known[2] = torch.nan
+    few = torch.stack([known[2], known[4] + 5e-5, known[5] + 5e-4])
+    moments = [tuple(map(tuple, table.tolist())) for table in (known, few)]
+    train, test = split(clouds(6, 0), moments=moments[0]), split(clouds(3, 1), moments=moments[1])
+    assert shared_shapes(survey_split(train), survey_split(test)) == [(4, 1)]
+    some = survey_split(train.select([2, 4])), survey_split(test.select([1, 0]))
+    assert shared_shapes(*some) == [(1, 0)]
+    assert shared_shapes(some[0].select([0]), some[1]) == []  # nothing but a mesh
+
+
 def test_files(tmp_path: Path) -> None:
     cloud = clouds(1, 0)[0].double().numpy()
     np.savetxt(tmp_path / "a.xyz", cloud * 7 + 5e5)
