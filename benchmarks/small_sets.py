@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.options import add_trainings, parser_of, train_and_write
 from benchmarks.table import command_line, environment_line, markdown_table
-from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import Config, load_config
 from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
@@ -27,7 +26,6 @@ from bixt3d.tasks import metric_titles
 from bixt3d.training import Trainer
 from bixt3d.training.evaluate import evaluate
 from bixt3d.training.experiment import build_model, describe
-from bixt3d.training.files import write_text
 from bixt3d.training.optim import MovingAverage
 from bixt3d.training.splits import build_task, open_splits
 
@@ -100,20 +98,14 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--cfg", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--sizes", nargs="+", type=int, default=[10, 30, 100])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="markdown file that is written")
-    args = parser.parse_args()
-    with one_line_errors(), tempfile.TemporaryDirectory() as scratch:
-        torch.set_num_threads(args.threads)
-        run(args, Path(scratch))
+    add_trainings(parser, seeds=(1, 2))
+    train_and_write(parser.parse_args(), run)
 
 
-def run(args: argparse.Namespace, scratch: Path) -> None:
+def run(args: argparse.Namespace, scratch: Path) -> str:
     write_shapes(scratch, per_class=PER_CLASS, num_points=NUM_POINTS, progress=False)
     rows, device, titles = [], torch.device("cpu"), []
     for name in args.cfg:
@@ -131,7 +123,7 @@ def run(args: argparse.Namespace, scratch: Path) -> None:
                 steps = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]
                 rows.append({"config": name, "shapes": size, "seed": seed, "steps": steps, "scores": scores})
                 print(json.dumps(rows[-1]), flush=True)
-    text = (
+    return (
         f"# Small sets and the moving average\n\n{summary(rows)}\n\nTest score ({'; '.join(titles)}), means "
         f"over the seeds {', '.join(map(str, args.seeds))}, on 200 synthetic shapes of 10 classes with "
         f"{NUM_POINTS} points; as many training shapes of each class. `warm-up` is the average as the file "
@@ -139,9 +131,6 @@ def run(args: argparse.Namespace, scratch: Path) -> None:
         "share from the first step on, beside the same training; `none` are the weights themselves.\n\n"
         f"`{command_line('benchmarks.small_sets')}`\n\n{environment_line(device)}\n"
     )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, text)
-    print(text)
 
 
 if __name__ == "__main__":
