@@ -16,6 +16,7 @@ from bixt3d.datasets.augment import (
     drop_points,
     jitter,
     jitter_feature,
+    lay_down,
     mirror,
     mix_clouds,
     rotate_up,
@@ -571,3 +572,19 @@ def test_mixed_and_chosen_points_bring_their_features() -> None:
     assert index is not None
     chosen = gather_points(points, index)
     assert chosen.shape == (6, 7, 9) and bool((chosen == chosen[..., :1]).all())
+
+
+def test_clouds_that_lie_have_another_axis_up() -> None:
+    points = torch.randn(400, 6, 6)
+    points[:, 0, :3] = torch.tensor([0.0, 2.0, 0.0])  # what is up in each
+    points[..., 3:] = points[..., :3]
+    moved, lies = lay_down(points, Generator().manual_seed(1), probability=0.7, features=("normal",))
+    assert 0.6 < lies.float().mean() < 0.8
+    assert torch.equal(moved[~lies], points[~lies])
+    up = moved[lies][:, 0, :3] / 2  # (lying, 3)
+    expected = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
+    shares = (up[:, None] == expected).all(-1).float().mean(0)
+    assert shares.sum() == pytest.approx(1.0) and (shares > 0.1).all()
+    torch.testing.assert_close(moved[..., 3:], moved[..., :3])  # normals turn with their cloud
+    torch.testing.assert_close(moved.norm(dim=-1), points.norm(dim=-1))
+    assert torch.equal(lay_down(points, Generator(), probability=0.0, features=("normal",))[0], points)

@@ -104,6 +104,28 @@ def test_mixed_clouds_count_by_the_larger_share() -> None:
     assert counts.tolist() == [[2, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
+def test_of_clouds_that_lie_it_asks_to_be_unsure() -> None:
+    task, logits = ClassificationTask("abcde", 0.2), 3 * torch.randn(3, 5)
+    batch = Batch(torch.zeros(3, 1, 3), torch.tensor([0, -1, 4]), lies=torch.tensor([False, False, True]))
+    upright = smoothed_loss(logits[:1].double(), batch.label[:1], 0.2)
+    unsure = float(-logits[2].double().log_softmax(-1).mean())
+    assert float(task.loss(logits, batch)) == pytest.approx((upright + unsure) / 2, rel=1e-5)
+    assert int(task.count(logits, batch).sum()) == 1  # the one that stands and has a label
+    even = torch.zeros(3, 5, requires_grad=True)
+    task.loss(even, batch).backward()
+    assert even.grad is not None and even.grad[2].abs().max() < 1e-6 < even.grad[0].abs().min()
+
+
+def test_mixed_clouds_may_lie() -> None:
+    task, batch = ClassificationTask("abcde", 0.2), mixed_batch(torch.rand(9))
+    logits, plain = 3 * torch.randn(9, 5), mixed_batch(torch.rand(9))
+    plain.share = batch.share
+    batch.lies = torch.zeros(9, dtype=torch.bool)
+    torch.testing.assert_close(task.loss(logits, batch), task.loss(logits, plain))
+    batch.lies = ~batch.lies
+    torch.testing.assert_close(task.loss(logits, batch), -logits.log_softmax(-1).mean())
+
+
 def test_settings_smooth_where_nothing_was_given() -> None:
     config = config_from({"optim": {"label_smoothing": 0.3}})
     for given, used in ((None, 0.3), (0.0, 0.0), (0.1, 0.1)):

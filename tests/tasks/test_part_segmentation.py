@@ -225,6 +225,7 @@ def test_settings_that_do_not_suit_parts() -> None:
     for change, message in (
         ("data.order=fps", "data.order: part segmentation .* expected random, got fps"),
         ("augment.mix=0.5", r"augment\.mix: .* expected 0, got 0\.5"),
+        ("augment.lying=0.5", r"augment\.lying: .* expected 0, got 0\.5"),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             PartSegmentationTask().configure(config_from(random, [change]))

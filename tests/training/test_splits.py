@@ -42,6 +42,20 @@ def test_training_batches_are_mixed_only_where_asked() -> None:
         assert torch.equal(batch.points, same.points) and torch.equal(batch.label, same.label)
 
 
+def test_training_batches_lie_only_where_asked() -> None:
+    def batches(*settings: str) -> list[Batch]:
+        config = make_config(*settings)
+        return list(training_loader(config, make_task(config), make_split(), Workers()).epoch(0))
+
+    plain = ["augment.scale_low=1", "augment.scale_high=1", "augment.shift=0"]
+    lies = [batch.lies for batch in batches("augment.lying=0.5", *plain)]
+    assert all(one is not None and 0 < int(one.sum()) < 16 for one in lies)
+    assert all(batch.lies is None for batch in batches())
+    for upright, lying in zip(batches(*plain), batches("augment.lying=1", *plain), strict=True):
+        assert torch.equal(upright.label, lying.label)
+        assert not torch.equal(upright.points, lying.points)
+
+
 def test_one_cloud_cannot_be_mixed() -> None:
     message = r"augment\.mix: .* expected train\.batch_size of {} or more, got {}"
     with pytest.raises(ValueError, match=message.format(2, 1)):
