@@ -96,7 +96,8 @@ class GridTokenizer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, H, W, C) to tokens (B, h, w, D)."""
-        tokens: Tensor = self.embed(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, h, w, D)
+        images = images.to(self.positions.like.dtype).permute(0, 3, 1, 2)  # (B, C, H, W)
+        tokens: Tensor = self.embed(images).permute(0, 2, 3, 1)  # (B, h, w, D)
         height, width = tokens.shape[1:3]
         axes = [torch.arange(1, n + 1, device=images.device) / (n + 1e-6) for n in (height, width)]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)  # (h, w, 2)

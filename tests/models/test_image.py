@@ -85,6 +85,15 @@ def test_the_paper_s_model() -> None:
             assert sum(value.numel() for value in fine.parameters()) == 15_121_192
 
 
+def test_weights_in_half_precision_take_any_image(case: str) -> None:
+    model, images = small(case).eval(), torch.randn(2, 16, 24, 3)
+    exact = model(images)
+    for given in (images, images.bfloat16(), images.double()):
+        rounded = model.bfloat16()(given)
+        assert rounded.dtype == torch.bfloat16
+        assert (rounded.float() - exact).norm() < 0.05 * exact.norm()
+
+
 def test_attention_lies_on_the_grid() -> None:
     model = small("patch").eval()
     maps = model.located_attention(torch.randn(2, 16, 24, 3))
