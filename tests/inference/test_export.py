@@ -47,6 +47,11 @@ MODELS = {
         **{"decoder_widths": (16, 12), "num_parts": 5, "num_categories": 3},
         **SMALL,
     },
+    "bixt_nano_partseg_local": {
+        **{"embed_dim": 12, "widths": (12, 16), "reductions": (1, 2), "depths": (1, 2), "neighbors": 6},
+        **{"decoder_widths": (16, 12), "num_parts": 5, "num_categories": 3},
+        **SMALL,
+    },
 }
 
 

@@ -58,6 +58,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "bixt_ti_partseg_encdec",
         {**ENCDEC, "num_categories": 0, "in_dims": 6, "center": "center", "group_blocks": 2},
     ),
+    "parts, local": ("bixt_nano_partseg_local", {**ENCDEC, "reductions": (1, 4), "depths": (1, 2)}),
     "scenes": ("bixt_ti_sceneseg", {**CLASSES, "depth": 3}),
     "scenes, encdec": ("bixt_ti_sceneseg_encdec", {**CLASSES, **DECODER, **LEVELS}),
 }

@@ -20,7 +20,7 @@ from bixt3d.models.variants import VARIANTS
 from tests.invariants.cases import CASES, COUNT, NAMES, ask, assert_near, clouds, small
 
 # Points for models of full size: the coarsest stage of the encoder-decoder looks for 32 neighbours.
-FULL = {name: 2048 if "encdec" in name else 256 for name in VARIANTS}
+FULL = {name: 2048 if "encdec" in name else 512 if "local" in name else 256 for name in VARIANTS}
 
 
 def levels_of(model: PointModel, count: int) -> list[int]:

@@ -39,6 +39,7 @@ ROUNDED = {
     "sequential_ti_cls": 0.0082,
     "bixt_ti_partseg": 0.0095,
     "bixt_ti_partseg_encdec": 0.0138,
+    "bixt_nano_partseg_local": 0.0153,
     "bixt_ti_sceneseg": 0.0095,
     "bixt_ti_sceneseg_encdec": 0.0138,
 }
