@@ -105,8 +105,8 @@ def lay_down(
     Returns:
         Points (B, N, 3 + F), and which clouds lie (B,), bool.
     """
-    rows = parallel_turns().to(points)
-    rows = rows[rows[:, 1, 1] < 0.5]  # (20, 3, 3)
+    rows = parallel_turns()
+    rows = rows[rows[:, 1, 1] < 0.5].to(points)  # (20, 3, 3), chosen before a GPU would be waited for
     which = torch.randint(len(rows), (len(points),), generator=generator, device=points.device)  # (B,)
     lies = _uniform(points, (len(points),), 0.0, 1.0, generator) < probability  # (B,)
     whole = torch.eye(3, dtype=points.dtype, device=points.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -121,11 +121,10 @@ class PointModel(nn.Module):
     @property
     def least_points(self) -> int:
         """The fewest points of a cloud for which every layer has the neighbours that it looks for."""
-        stages, points, kept = self.encoder.stages, 2, 1
-        for index in sorted(stages, key=int):
-            stage: Any = stages[index]
-            points = max(points, stage.least_points * kept)
-            kept *= stage.reduction
+        points, kept = 2, 1
+        for least, _, reduction in self._needs():
+            points = max(points, least * kept)
+            kept *= reduction
         return max(points, self._least_tokens * kept)
 
     def check_points(self, num_points: int) -> None:
@@ -133,17 +132,23 @@ class PointModel(nn.Module):
         if num_points >= self.least_points:
             return
         left, wanted = num_points, f"at least {max(2, self._least_tokens)} are needed"
-        for index in sorted(self.encoder.stages, key=int):
-            stage: Any = self.encoder.stages[index]
-            if left < stage.least_points:
-                left //= stage.least_points // stage.neighbors
-                wanted = f"model.args.neighbors is {stage.neighbors}"
+        for least, neighbors, reduction in self._needs():
+            if left < least:
+                left = left * neighbors // least
+                wanted = f"model.args.neighbors is {neighbors}"
                 break
-            left = max(1, left // stage.reduction)
+            left = max(1, left // reduction)
         raise ValueError(
             f"data.num_points={num_points} leaves {left} points in a layer and {wanted}: expected "
             f"data.num_points of {self.least_points} or more, fewer neighbors, or smaller reductions"
         )
+
+    def _needs(self) -> Iterator[tuple[int, int, int]]:
+        """Yield each stage's fewest points, neighbours and reduction; a user's own may not say them."""
+        for index in sorted(self.encoder.stages, key=int):
+            stage = self.encoder.stages[index]
+            neighbors = getattr(stage, "neighbors", 1)
+            yield getattr(stage, "least_points", neighbors), neighbors, getattr(stage, "reduction", 1)
 
     # Tokens that the last layer must leave.
     _least_tokens = 1

@@ -267,6 +267,7 @@ def build_model(
     with kept_random():
         torch.manual_seed(config.train.seed)
         model = create_model(description.model["name"], **description.model["args"])
+    check_points(config, model)
     if config.model.init_from is not None and not resume:
         say(start_from(model, config.model.init_from, description.facts))
     return model

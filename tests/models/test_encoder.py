@@ -48,6 +48,26 @@ class TestTorchScript:
         assert "\n" not in str(error.value)
 
 
+class Center(nn.Module):
+    """A stage of a user's own, which says nothing of itself."""
+
+    def forward(self, xyz: Tensor, tokens: Tensor, near: Any = None, trees: Any = None) -> Any:
+        return xyz, tokens - tokens.mean(1, keepdim=True), None
+
+
+def test_fewest_points_with_a_stage_that_does_not_say_its_own() -> None:
+    model: Any = small("hierarchy")
+    model.encoder.stages["0"].reduction, model.encoder.stages["1"].neighbors = 2, 6
+    assert model.least_points == 12
+    model.encoder.stages["0"] = Center()
+    assert model.least_points == 6
+    model.check_points(6)
+    with pytest.raises(
+        ValueError, match="num_points=5 leaves 5 points .*neighbors is 6: expected .* of 6 or"
+    ):
+        model.check_points(5)
+
+
 def test_a_classifier_is_not_told_a_category() -> None:
     model = small("naive")
     with pytest.raises(ValueError, match="category: expected none, as a PointClassifier is not told it"):

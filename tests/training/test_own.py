@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +194,14 @@ def test_too_few_points_of_a_given_cloud(run: Path) -> None:
         bixt3d.train(settings(run, "data.num_points=33"), train=make_split())
 
 
-@pytest.mark.parametrize("built", [False, True])
-def test_too_few_points_for_the_layers(built: bool, run: Path) -> None:
+@pytest.mark.parametrize("whose", ["named", "given", "registered"])
+def test_too_few_points_for_the_layers(whose: str, run: Path) -> None:
     config = settings(run, "data.num_points=10", hierarchy=True)
-    args = {**config.model.args, "num_classes": 4}
-    model = bixt3d.create_model("bixt_ti_cls_hierarchy", **args) if built else None
+    build = partial(bixt3d.create_model, "bixt_ti_cls_hierarchy")
+    model = build(**config.model.args, num_classes=4) if whose == "given" else None
+    if whose == "registered":
+        bixt3d.register_model("mine", lambda num_classes, args: build(**args, num_classes=num_classes))
+        config = override(config, model={"name": "mine", "args": {"args": config.model.args}})
     message = (
         "data.num_points=10 leaves 5 points in a layer and model.args.neighbors is 6: expected "
         "data.num_points of 12 or more, fewer neighbors, or smaller reductions"
