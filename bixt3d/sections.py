@@ -106,22 +106,11 @@ class AugmentConfig(Section):
     def check(self) -> None:
         """Raise ValueError for a value out of its range."""
         self.expect("more than 0", lambda value: 0 < value < inf, "scale_low")
-        self.expect(
-            "0 <= value < 1",
-            lambda value: 0 <= value < 1,
-            *(
-                "dropout",
-                "mirror",
-                "normal_dropout",
-                "thin",
-                "missing",
-                "holes",
-                "strays",
-                "clusters",
-                "bend",
-            ),
-        )
+        shares = ("dropout", "mirror", "normal_dropout", "thin", "missing", "holes", "strays", "clusters")
+        self.expect("0 <= value < 1", lambda value: 0 <= value < 1, *shares, "bend")
         self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix", "turned", "lying", "damage")
+        if self.turn == "axes":  # the same clouds would have their class, and none
+            self.expect("0 with augment.turn=axes, where any side is up", lambda value: value == 0, "lying")
         self.expect("at least scale_low", lambda value: self.scale_low <= value < inf, "scale_high")
         zero_or_more = ("shift", "jitter_std", "jitter_clip", "rotate_degrees", "tilt", "noise")
         self.expect("0 or more", lambda value: 0 <= value < inf, *zero_or_more)

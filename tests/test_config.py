@@ -493,6 +493,9 @@ class TestRanges:
             ("augment.thin", (-0.1, 1), (0, 0.9)),
             ("augment.mix", (-0.1, 1.1, ".nan"), (0, 0.5, 1)),
             ("augment.mirror", (-0.1, 1), (0, 0.9)),
+            ("augment.bend", (-0.1, 1), (0, 0.9)),
+            ("augment.lying", (-0.1, 1.1), (0, 1)),
+            ("train.keep_every", (-1,), (0, 1)),
             ("augment.normal_dropout", (-0.1, 1), (0, 0.9)),
             ("augment.feature_dropout.color", (), (0, 0.9)),
             ("augment.feature_jitter.color", (), (0, 3)),
@@ -542,6 +545,11 @@ class TestRanges:
             ValueError, match="augment.thin: data.order=random draws other points every epoch"
         ):
             load("", "augment.thin=0.5", "data.order=random")
+
+    def test_clouds_lie_only_where_one_side_is_up(self, load: Load) -> None:
+        load("", "augment.lying=0.5", "augment.turn=quarter")
+        with pytest.raises(ValueError, match="^augment.lying: expected 0 with augment.turn=axes, .*got 0.5$"):
+            load("", "augment.lying=0.5", "augment.turn=axes")
 
     def test_what_a_task_asks_for_is_left_to_it(self, load: Load) -> None:
         """Settings know no task: it may be the user's own."""

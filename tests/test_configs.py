@@ -12,6 +12,7 @@ import yaml
 import bixt3d
 from bixt3d.datasets import Split
 from bixt3d.datasets.loader import CloudLoader
+from bixt3d.training.pretrained import start_from
 from bixt3d.training.splits import build_task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,6 +129,21 @@ def test_the_papers_configs_state_pointmlps_recipe(path: Path) -> None:
 def test_every_row_of_the_paper_has_a_config() -> None:
     rows = {"naive", "grouping", "hierarchy", "perceiver", "sequential", "partseg", "partseg_encdec"}
     assert {path.stem.removeprefix("paper_") for path in PAPER} == rows
+
+
+def test_weights_that_a_config_names_fit_its_model() -> None:
+    """Also those that a comment tells to start from."""
+    stated = [
+        (path, name)
+        for path in CONFIGS
+        for name in re.findall(r"init_from(?:=|: *)(\w+)", path.read_text(encoding="utf-8"))
+        if name != "null"
+    ]
+    assert stated
+    for path, name in stated:
+        model = bixt3d.load_config(path).model
+        line = start_from(bixt3d.create_model(model.name, **model.args, num_classes=3), name)
+        assert line.endswith("new: head.linear.bias, head.linear.weight"), (path, name)
 
 
 GOOD = """# Trains a classifier.
