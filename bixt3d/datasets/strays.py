@@ -65,8 +65,9 @@ def robust_sphere(xyz: Tensor, judged: Tensor, stray: Tensor) -> Tensor:
 def kept_rows(gone: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows that are not ``gone`` (B, N), again and again (B, N), and their number (B,)."""
     count = (~gone).sum(1)  # (B,)
-    row = torch.arange(gone.shape[1], device=gone.device) % count[:, None]  # (B, N)
-    return gone.byte().argsort(dim=1, stable=True).gather(1, row), count
+    row = torch.arange(gone.shape[1], device=gone.device)  # (N,)
+    order = torch.where(gone, row + len(row), row).argsort(dim=1)  # (B, N); ONNX knows no stable sort
+    return order.gather(1, row % count[:, None]), count
 
 
 def normalize_as(split: Split, normalization: str, drop: bool = False) -> Split:

@@ -92,7 +92,10 @@ def test_clouds_that_are_drawn_from_the_same_are_one_shape() -> None:
     assert shared_shapes(survey_split(train), survey_split(test)) == [(4, 1)]
     some = survey_split(train.select([2, 4])), survey_split(test.select([1, 0]))
     assert shared_shapes(*some) == [(1, 0)]
-    assert shared_shapes(some[0].select([0]), some[1]) == []  # nothing but a mesh
+    for meshes in ([0], [0, 0]):  # nothing but meshes in one of them, or in both
+        assert shared_shapes(some[0].select(meshes), some[1]) == []
+        assert shared_shapes(some[1], some[0].select(meshes)) == []
+        assert shared_shapes(some[0].select(meshes), some[1].select([1])) == []
 
 
 def test_files(tmp_path: Path) -> None:

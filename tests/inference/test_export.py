@@ -99,6 +99,23 @@ def test_onnx_gives_what_the_model_gives_for_any_batch_and_points(name: str, tmp
 
 
 @slow
+def test_onnx_leaves_stray_points_out(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    made, preprocess = model("bixt_ti_cls"), Preprocess(64, "fps", 100, normalization="robust")
+    made.description = Description("classification", {"name": "", "args": {}}, {}, preprocess)
+    session = onnxruntime.InferenceSession(str(export_model(made, tmp_path / "m.onnx").path))
+    for count in (40, 90, 150):  # fewer than the network takes, than are stored, and more
+        points = inputs(made, 1, count)[0]
+        points[:, 3] = 9.0
+        seen = preprocess.choose(preprocess.normalize(points[0].double()))
+        assert 0.9 < float(seen.norm(dim=-1).max()) < 1.1
+        with torch.no_grad():
+            expected = made(seen[None]).numpy()
+        (logits,) = session.run(["logits"], {"points": points.numpy()})
+        np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+@slow
 def test_an_export_after_one_of_a_fixed_number_of_points(tmp_path: Path) -> None:
     """The first samples 64 of 200 points; what torch keeps of it must not bind the second to others."""
     first = model("bixt_ti_cls")
