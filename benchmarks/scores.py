@@ -126,7 +126,8 @@ WHERE = {
 THREE_WAYS = """
 Trainings read in three ways, OA in per cent. Best on test is what most others report; nothing of ours is
 chosen by it. What is not ours was read from logs in public repositories. Where ours has its last epoch alone,
-no others were kept. Deviations are over runs, those of a single run over its epochs.
+no others were kept; where it has no mean, the last 20 epochs begin in the first half of a short training,
+which is not done learning then. Deviations are over runs, those of a single run over its epochs.
 
 """
 
@@ -146,7 +147,9 @@ def three_ways(experiments: list[Experiment], logs: list[dict[str, Any]], goal: 
         if len(e.epochs) == len(e.results):  # of all seeds, or of none
             row |= {key: spread([100 * one[key][goal] for one in e.epochs]) for key in COLUMNS}
             row["macc"] = spread([100 * one["mean"][second] for one in e.epochs])
-            if len(e.epochs) == 1 and e.epochs[0]["std"]:
+            if any(2 * one["of"][0] <= one["last"]["epoch"] for one in e.epochs):
+                row |= {"mean": "", "macc": ""}
+            elif len(e.epochs) == 1 and e.epochs[0]["std"]:
                 row["mean"] += f" ± {100 * e.epochs[0]['std'][goal]:.2f}"
         row |= {"runs": len(e.results), "epochs": e.config.train.epochs, "source": f"ours: {e.folder.name}"}
         body.append([e.config.model.name, *(row.get(key, "") for key in named)])

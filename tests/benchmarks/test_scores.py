@@ -45,8 +45,12 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finish(Path("results/tiny/seed2"), 2, 0.6, commit="def")
     finish(Path("results/tiny/large_machine"), 3, 0.7, gpu="G")
     told = {"last": {"oa": 0.7, "macc": 0.6}, "mean": {"oa": 0.68, "macc": 0.58}, "std": {"oa": 0.01}}
-    told |= {"best_on_test": {"oa": 0.75, "macc": 0.5}}
+    told |= {"best_on_test": {"oa": 0.75, "macc": 0.5}, "of": [281, 300]}
+    told["last"]["epoch"] = 300
     Path("results/tiny/large_machine/epochs.json").write_text(json.dumps(told))
+    finish(Path("results/short/seed1"), 1, 0.7)
+    short = {**told, "of": [5, 24], "last": {**told["last"], "epoch": 24}}
+    Path("results/short/seed1/epochs.json").write_text(json.dumps(short))
     log = "{model: Its log, last: 98.5, mean: 98.1 ± 0.1, best_on_test: 99.9, runs: 1, source: A log}"
     Path("published.yaml").write_text(
         f"shapes: [{{model: Other, oa: 99.9, selection: test, source: A book}}]\nshapes_logs: [{log}]"
@@ -56,10 +60,11 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores.main()
     page = Path("results/README.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line[:1] == "|"]
-    assert len(rows) == 12
+    assert len(rows) == 14
     model = create_model("bixt_ti_cls", num_classes=len(CATEGORIES), **ARGS)
     parameters = sum(p.numel() for p in model.parameters())
-    both, alone = sorted((dict(zip(rows[0], row, strict=True)) for row in rows[2:4]), key=lambda r: r["OA %"])
+    table = [dict(zip(rows[0], row, strict=True)) for row in rows[2:5] if "short" not in row[-1]]
+    both, alone = sorted(table, key=lambda row: row["OA %"])
     assert (both["seeds"], both["OA %"], both["mAcc %"]) == ("1 2", "55.00 ± 7.07", "45.00 ± 7.07")
     assert (both["parameters"], both["minutes"], both["commit"]) == (f"{parameters:,}", "3", "abc, def")
     assert (both["hardware"], both["log"], both["points"]) == ("P, 1 thread", "[tiny](tiny)", "32")
@@ -68,18 +73,20 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert both["GMAC"] == f"{macs / 1e9:.3g}"
     assert (alone["seeds"], alone["OA %"], alone["hardware"]) == ("3", "70.00", "G")
     assert alone["log"] == "[large_machine](tiny/large_machine)"
-    assert rows[4] == ["published", "OA %", "epoch chosen by", "source"]
-    assert rows[6] == ["Other", "99.9", "test", "A book"]
-    assert rows[7][:5] == [
+    assert rows[5] == ["published", "OA %", "epoch chosen by", "source"]
+    assert rows[7] == ["Other", "99.9", "test", "A book"]
+    assert rows[8][:5] == [
         "model",
         "last",
         "mean of the last 20",
         "best on test",
         "mAcc, mean of the last 20",
     ]
-    ways = {row[-1]: row[1:-1] for row in rows[9:]}
+    ways = {row[-1]: row[1:-1] for row in rows[10:]}
     assert ways["ours: tiny"] == ["55.00 ± 7.07", "", "", "", "2", "300"]  # the epochs were not kept
     assert ways["ours: large_machine"] == ["70.00", "68.00 ± 1.00", "75.00", "58.00", "1", "300"]
+    # Of 24 epochs the last 20 begin at the fifth, where a training is not done.
+    assert ways["ours: seed1"] == ["70.00", "", "75.00", "", "1", "300"]
     assert ways["A log"] == ["98.5", "98.1 ± 0.1", "99.9", "", "1", ""]
     assert "not measured here" in page and "`python tools/train_cls.py --set train.seed=1`" in page
 
@@ -120,7 +127,7 @@ def test_runs_that_are_kept_can_be_given_as_settings() -> None:
 
 def test_settings_of_a_run_of_before(tmp_path: Path) -> None:
     """A run's own config.yaml states all; a file that names a bundle lacks what it stood for."""
-    kept = sorted((Path(__file__).parents[2] / "results").glob("*/*/config.yaml"))[0].read_text()
+    kept = (Path(__file__).parents[2] / "results/modelnet40_cpu_strong/seed1/config.yaml").read_text()
     assert "preset: ''" in kept
     (tmp_path / "run.yaml").write_text(kept)
     (tmp_path / "plain.yaml").write_text(kept.replace("preset: ''", ""))
