@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import statistics
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,10 +79,11 @@ def find_experiments(root: Path) -> Iterable[Experiment]:
         where = json.loads((result.parent / "environment.json").read_text())
         alike = json.dumps([config, where["gpu"], where["processor"], where["threads"]])
         found.setdefault((result.parent.parent, alike), []).append(result.parent)
+    kinds = Counter(folder for folder, _ in found)
     for (folder, _), runs in found.items():
         configs = [load_config(run / "config.yaml") for run in runs]
         yield Experiment(
-            folder if len(runs) > 1 else runs[0],
+            folder if len(runs) > 1 or kinds[folder] == 1 else runs[0],
             configs[0],
             [config.train.seed for config in configs],
             [json.loads((run / "result.json").read_text()) for run in runs],

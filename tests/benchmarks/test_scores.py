@@ -86,7 +86,7 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ways["ours: tiny"] == ["55.00 ± 7.07", "", "", "", "2", "300"]  # the epochs were not kept
     assert ways["ours: large_machine"] == ["70.00", "68.00 ± 1.00", "75.00", "58.00", "1", "300"]
     # Of 24 epochs the last 20 begin at the fifth, where a training is not done.
-    assert ways["ours: seed1"] == ["70.00", "", "75.00", "", "1", "300"]
+    assert ways["ours: short"] == ["70.00", "", "75.00", "", "1", "300"]
     assert ways["A log"] == ["98.5", "98.1 ± 0.1", "99.9", "", "1", ""]
     assert "not measured here" in page and "`python tools/train_cls.py --set train.seed=1`" in page
 
