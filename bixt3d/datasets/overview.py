@@ -15,7 +15,7 @@ from bixt3d.datasets.images import ImageSplit
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
 from bixt3d.datasets.readers import clouds_in
-from bixt3d.datasets.scenes import LABELS
+from bixt3d.datasets.scenes import LABELS, NoLabelsError
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import Survey, find_notes, survey_files, survey_split
 from bixt3d.suggest import counted
@@ -62,7 +62,7 @@ def _describe(name: str, base: Path) -> str:
         parts: Mapping[str, Split] = {}
         extents = torch.cat([survey.extent for survey in surveys.values()])
     else:
-        splits = _open(name, base)
+        splits, refused = _open(name, base)
         if isinstance(splits["train"], ImageSplit):
             raise ValueError(f"{base}: expected clouds, got images: bixt3d train --dry-run describes them")
         surveys = {split: survey_split(opened) for split, opened in splits.items()}
@@ -85,7 +85,7 @@ def _describe(name: str, base: Path) -> str:
     notes = [f"note: {note}" for note in find_notes(surveys)]
     for opened in list(parts.values())[:1]:
         notes += [f"note: no training shape has the part {part}" for part in _absent_parts(opened)]
-    if "val" not in surveys:
+    if "val" not in surveys and not any(reason.startswith("val: ") for reason in refused):
         notes.append(
             "note: no class has two training shapes, of which one could be held out for\n  validation: "
             "train with data.train_split=trainval, or add a folder val"
@@ -121,9 +121,11 @@ def recognize(base: Path) -> dict[str, Path]:
     return found or {"folder": base}
 
 
-def _open(name: str, base: Path) -> dict[str, Split]:
+def _open(name: str, base: Path) -> tuple[dict[str, Split], list[str]]:
+    """Return the splits that there are, and why those are none whose scenes have no labels."""
     from bixt3d.datasets import open_dataset
 
+    refused = []
     try:
         splits = {"train": open_dataset(name, base, "train", make=False)}
     except NoValError:
@@ -133,7 +135,9 @@ def _open(name: str, base: Path) -> dict[str, Split]:
             splits[split] = open_dataset(name, base, split, make=False)
         except (FileNotFoundError, NoValError):
             continue
-    return splits
+        except NoLabelsError as reason:
+            refused.append(str(reason))
+    return splits, refused
 
 
 def _own_folder(name: str, base: Path) -> Path:

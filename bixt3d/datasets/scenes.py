@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class NoLabelsError(ValueError):
-    """A scene has no labels."""
+    """A scene has no labels, or none of a split has."""
 
 
 @dataclass(frozen=True)
@@ -223,12 +223,14 @@ def _tell_bare(bare: Mapping[Path, str], files: Mapping[Path, str], split: str, 
     """Says, if it is to be told, which scenes have no labels, and are left out.
 
     Raises:
-        ValueError: None has any.
+        NoLabelsError: None has any.
     """
     lines = [f"\n  {files[file]}: {why}" for file, why in bare.items()][:SHOWN]
     lines += ["\n  ..."] if len(bare) > SHOWN else []
     if len(bare) == len(files):
-        raise ValueError(f"{split}: expected scenes with a label for each point, got none:{''.join(lines)}")
+        raise NoLabelsError(
+            f"{split}: expected scenes with a label for each point, got none:{''.join(lines)}"
+        )
     if told:  # val that is cut from train is told with train
         said = "".join(lines)
         logger.warning("%s: left out, without labels: %d of %d scenes%s", split, len(bare), len(files), said)

@@ -206,6 +206,16 @@ def test_one_scene_to_train_on_is_described(root: Path) -> None:
         read_scenes(root, "train")
 
 
+def test_a_test_split_without_labels_is_described(root: Path) -> None:
+    """As SemanticKITTI is unpacked."""
+    for path in (root / "test").rglob("*.*"):
+        path.unlink()
+    np.savez(root / "test/d.npz", xyz=scene()[0])
+    said = bixt3d.datasets.overview.info(root)
+    assert "note: a training refuses this:\n  test: expected scenes with a label for each point, got" in said
+    assert "add a folder val" not in said and "\n  train " in said and "\n  test " not in said
+
+
 def test_the_list_that_predict_leaves_beside_labels_is_no_scene(root: Path) -> None:
     note_source(root / "train", "a_parts", "a.npz")
     assert (root / "train/sources.csv").is_file()
