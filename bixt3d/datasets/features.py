@@ -24,7 +24,13 @@ LENGTH_OFF = 0.05  # a unit normal printed with two digits is off by 0.01
 
 
 class FeatureError(ValueError):
-    """Points lack a feature that is asked for, or hold numbers that cannot be it."""
+    """Points lack a feature that is asked for, or hold numbers that cannot be it.
+
+    Attributes:
+        missing: The feature, where points lack it.
+    """
+
+    missing: str | None = None
 
 
 def parse_features(features: Iterable[Any], channels: int | None = None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bixt3d.datasets.features import FeatureError, channel_count, columns_of, mend_features
+from bixt3d.datasets.features import FeatureError, channel_count, columns_of, mend_features, width_of
 from bixt3d.datasets.normals import estimate_normals
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.readers import read_cloud
 from bixt3d.datasets.spheres import LARGEST, check_extent
 from bixt3d.ops.precision import place_of_float64
 from bixt3d.ops.validate import check_points, describe
+
+logger = logging.getLogger(__name__)
 
 
 def name_of(cloud: Any) -> str:
@@ -30,7 +33,8 @@ def read_points(cloud: Any, preprocess: Preprocess) -> Tensor:
     Args:
         cloud: The cloud; an array's columns are xyz and the features, further ones are left out.
         preprocess: Names the features, says how many points are drawn from a mesh, and whether normals are
-            estimated where there are none: in a file without, or an array that has no columns for them.
+            estimated, or which features are zero, where there are none: in a file without, or an array that
+            has no columns for any of them.
 
     Raises:
         ValueError: For a wrong shape or dtype, no points, NaN, coordinates above 1e100, a feature that is
@@ -39,28 +43,46 @@ def read_points(cloud: Any, preprocess: Preprocess) -> Tensor:
         FileNotFoundError: If the file is missing.
     """
     features, name = preprocess.features, name_of(cloud)
-    given = tuple(feature for feature in features if feature != "normal")
-    derivable = preprocess.estimate_normals and given != features
+    derived = ("normal",) if preprocess.estimate_normals else ()
     if isinstance(cloud, (str, Path)):
-        try:
-            points = torch.from_numpy(read_cloud(cloud, features, preprocess.stored_points))
-            derivable = False
-        except FeatureError:
-            if not derivable:
-                raise
-            points = torch.from_numpy(read_cloud(cloud, given, preprocess.stored_points))
+        points, present = _read_file(cloud, preprocess, derived)
     elif isinstance(cloud, (np.ndarray, Tensor)):
-        points = cloud.detach() if isinstance(cloud, Tensor) else _from_numpy(cloud)
-        derivable = derivable and points.ndim == 2 and points.shape[1] == channel_count(given)
+        points, present = cloud.detach() if isinstance(cloud, Tensor) else _from_numpy(cloud), features
+        least = tuple(one for one in features if one not in (*derived, *preprocess.optional))
+        if points.ndim == 2 and points.shape[1] == channel_count(least):
+            present = least
     else:
         raise ValueError(f"expected an array, a tensor or a path, got {describe(cloud)}")
-    present = given if derivable else features
     points = _checked(points, present, name)
     points = mend_features(points, present, name) if present else points
-    if derivable:
-        place = columns_of(features)["normal"].start
-        points = torch.cat([points[:, :place], estimate_normals(points[:, :3]), points[:, place:]], -1)
-    return points
+    if present == features:
+        return points
+    columns, parts = dict(zip(present, columns_of(present).values(), strict=True)), [points[:, :3]]
+    for feature in features:
+        if feature in present:
+            parts.append(points[:, columns[feature]])
+        elif feature in derived:
+            parts.append(estimate_normals(points[:, :3]))
+        else:
+            logger.warning("%s: it has no feature %s; zeros take its place, as in training", name, feature)
+            parts.append(points.new_zeros(len(points), width_of(feature)))
+    return torch.cat(parts, -1)
+
+
+def _read_file(
+    path: str | Path, preprocess: Preprocess, derived: Sequence[str]
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the points of a file and the features they have: all but those that it lacks and may lack."""
+    features = preprocess.features
+    while True:
+        try:
+            return torch.from_numpy(read_cloud(path, features, preprocess.stored_points)), features
+        except FeatureError as error:
+            # what cannot be normals is none either, where they are estimated
+            lost = error.missing or (derived[0] if derived else None)
+            if lost not in features or lost not in (*derived, *preprocess.optional):
+                raise
+            features = tuple(one for one in features if one != lost)
 
 
 def _checked(points: Tensor, features: Sequence[str], name: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -45,6 +45,9 @@ class Preprocess:
         estimate_normals: Estimate normals where a cloud has none.
         normalization: ``"max"``: centred on the mean, the farthest point at distance 1. ``"robust"``: so of
             the points that are not astray, which alone a model of whole clouds sees.
+        optional: Features that a cloud may lack, as clouds of the training have lost them
+            (`augment.normal_dropout`, `augment.feature_dropout`): zeros take their place. A checkpoint's
+            config says which.
 
     Raises:
         ValueError: For a number of points below 1, or an unknown order, feature, axis or normalization.
@@ -57,6 +60,7 @@ class Preprocess:
     up: str | None = None
     estimate_normals: bool = False
     normalization: str = "max"
+    optional: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for name in ("num_points", "stored_points"):
@@ -131,7 +135,9 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in JSON's own kinds."""
-        return {**asdict(self), "features": list(self.features), "channels": self.channels}
+        stated = {**asdict(self), "features": list(self.features), "channels": self.channels}
+        del stated["optional"]
+        return stated
 
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> Preprocess:

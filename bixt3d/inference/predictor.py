@@ -147,7 +147,7 @@ class Predictor(Attentive):
             clouds: An array or tensor (N, C) of any number of points, a file's path, a batch (B, N, C), a
                 list of any of these, or a folder; C is ``self.channels``: xyz, and the features of the
                 training in their order, ``self.preprocess.features``. Meshes give normals, and so do clouds
-                that hold them.
+                that hold them; those of `Preprocess.optional` may be missing.
             category: Name or number of the cloud's category, whose parts are then the possible ones; for
                 several clouds one for all, or a list. A model that was not told it in training needs none.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bixt3d.datasets.features import name_of
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.models.factory import MODELS
 
@@ -72,11 +73,12 @@ class Description:
         rest = {key: stated.get(key) or {} for key in ("config", "metrics")}
         if not all(isinstance(value, Mapping) for value in rest.values()):
             raise ValueError("expected config and metrics with keys and values")
+        known = Preprocess.from_dict(preprocess)
         return cls(
             FORMER.get(former, former),
             model,  # type: ignore[arg-type]
             facts,
-            Preprocess.from_dict(preprocess),
+            replace(known, optional=_dropped(known.features, rest["config"].get("augment"))),
             str(stated.get("dataset", "")),
             **rest,
         )
@@ -89,6 +91,14 @@ class Description:
     def to_json(self) -> str:
         """Return it as JSON."""
         return json.dumps(self.to_dict(), sort_keys=True)
+
+
+def _dropped(features: Sequence[str], augment: Any) -> tuple[str, ...]:
+    """Return the features that training clouds have lost, by the settings of their augmentation."""
+    settings = augment if isinstance(augment, Mapping) else {}
+    others = settings.get("feature_dropout")
+    lost = {**(others if isinstance(others, Mapping) else {}), "normal": settings.get("normal_dropout")}
+    return tuple(feature for feature in features if lost.get(name_of(feature)))
 
 
 def compare_facts(who: str, known: Mapping[str, Any], found: Mapping[str, Any], name: str) -> None:

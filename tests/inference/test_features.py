@@ -28,13 +28,14 @@ POINTS = 32
 Points = NDArray[np.float64]
 
 
-def save(path: Path, *features: str) -> Path:
+def save(path: Path, *features: str, augment: dict[str, Any] | None = None) -> Path:
     """A trained classifier of xyz and these features."""
     torch.manual_seed(0)
     preprocess = Preprocess(POINTS, "stored", 200, features)
     args = {"num_classes": 4, "in_dims": preprocess.channels, **NAIVE}
     about = Description(
-        "classification", {"name": "bixt_ti_cls", "args": args}, {"classes": list(CLASSES)}, preprocess
+        *("classification", {"name": "bixt_ti_cls", "args": args}, {"classes": list(CLASSES)}, preprocess),
+        config={"augment": augment or {}},
     )
     save_model(path, awaken(create_model("bixt_ti_cls", **args)), about)
     return path
@@ -138,6 +139,46 @@ def test_what_lacks_a_feature_is_refused_by_name(predictor: Predictor, tmp_path:
     )
     with pytest.raises(ValueError, match=re.escape(words)):
         predictor(some_cloud()[:, :3])
+
+
+def test_what_training_dropped_may_be_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    augment = {"normal_dropout": 0.3, "feature_dropout": {"intensity": 0.1, "color": 0.0}}
+    path = save(tmp_path / "m.safetensors", "color", "normal", "intensity", augment=augment)
+    predictor, cloud = Predictor(path, "cpu"), some_cloud()
+    assert predictor.preprocess.optional == ("normal", "intensity")
+    zeros = np.zeros((POINTS, 3))
+    whole = predictor(np.hstack([cloud[:, :6], zeros, cloud[:, 6:]])).points
+    none = predictor(np.hstack([cloud[:, :6], zeros, zeros[:, :1]])).points
+    assert np.abs(whole - none).max() > 0.1
+    np.testing.assert_array_equal(predictor(cloud[:, :6]).points, none)
+    assert caplog.messages == [
+        f"cloud: it has no feature {name}; zeros take its place, as in training"
+        for name in ("normal", "intensity")
+    ]
+    ply, bare = write_ply(tmp_path / "a.ply", cloud), write_ply(tmp_path / "b.ply", cloud, intensity="")
+    np.testing.assert_allclose(predictor(ply).points, whole, atol=1e-6)
+    np.testing.assert_allclose(predictor(bare).points, none, atol=1e-6)
+    np.savetxt(tmp_path / "xyz.txt", cloud[:, :3])
+    with pytest.raises(ValueError, match=r"xyz\.txt: it has no feature color"):
+        predictor(tmp_path / "xyz.txt")
+    with pytest.raises(
+        ValueError, match=r"cloud: expected points \(N, 10\), xyz and color, normal, intensity"
+    ):
+        predictor(cloud[:, :3])
+
+
+def test_what_cannot_be_normals_is_refused_where_they_may_be_missing(tmp_path: Path) -> None:
+    path = save(tmp_path / "m.safetensors", "normal", augment={"normal_dropout": 0.3})
+    np.savetxt(tmp_path / "rgb.txt", some_cloud()[:, :6])
+    with pytest.raises(ValueError, match=r"rgb\.txt: feature normal: expected vectors of length 1.*colours"):
+        Predictor(path, "cpu")(tmp_path / "rgb.txt")
+
+
+def test_shipped_parts_need_no_normals() -> None:
+    predictor = Predictor("psb_cpu", "cpu")
+    xyz = np.random.default_rng(0).normal(size=(600, 3)) * [1, 5, 1]
+    bare, zeros = (predictor.segment(one, "Human") for one in (xyz, np.hstack([xyz, 0 * xyz])))
+    np.testing.assert_array_equal(bare.parts, zeros.parts)
 
 
 def test_numbers_that_cannot_be_colours_are_refused(predictor: Predictor, tmp_path: Path) -> None:

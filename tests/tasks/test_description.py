@@ -40,6 +40,21 @@ def test_there_and_back() -> None:
     assert Description.from_dict({**WHOLE, "format": 1}) == description
 
 
+@pytest.mark.parametrize(
+    ("augment", "optional"),
+    [
+        ({"normal_dropout": 0.3, "feature_dropout": {"color": 0.1}}, ("normal", "color")),
+        ({"normal_dropout": 0.0, "feature_dropout": {"color": 0.1, "height": 0.2}}, ("color",)),
+        ({"feature_dropout": 3}, ()),
+        (None, ()),
+    ],
+)
+def test_what_training_dropped_may_be_missing(augment: Any, optional: tuple[str, ...]) -> None:
+    description = Description.from_dict({**WHOLE, "config": {"augment": augment}})
+    assert description.preprocess.optional == optional
+    assert description.to_dict()["preprocess"] == WHOLE["preprocess"]
+
+
 def test_of_earlier_versions() -> None:
     """No task was named at first, then another name; features had none; a preset stood in the settings."""
     stated = {

@@ -196,7 +196,9 @@ class FileCloud:
             if values is None and feature == "height":
                 values = _heights(np.asarray(self.xyz, dtype=np.float64))
             if values is None:
-                raise FeatureError(f"{path}: it has no feature {name_of(feature)}; {self._has()}")
+                lacks = FeatureError(f"{path}: it has no feature {name_of(feature)}; {self._has()}")
+                lacks.missing = feature
+                raise lacks
             parts[name_of(feature)] = values
         left = 0 if self.columns is None or not begin else self.columns.shape[1] - begin
         if left > 0:
