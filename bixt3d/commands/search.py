@@ -15,7 +15,7 @@ import argparse
 
 from bixt3d.commands.options import CHECKPOINT, UsageError, add_machine, add_up, place
 
-WEIGHTS = "modelnet40_cpu"  # what tells shapes apart where nothing else is named
+WEIGHTS = "modelnet40_robust"  # what tells shapes apart where nothing else is named
 FORMATS = ("table", "csv", "json")
 HEAD = ("file", "cosine")
 
