@@ -60,6 +60,9 @@ def open_model(
         facts["classes"] = list(classes)
     task.set_facts(facts)
     task.bind_model(model)
+    least = getattr(model, "least_points", None)
+    if num_points and least and num_points < least:
+        raise ValueError(f"num_points: expected {least} or more, for this model's layers, got {num_points}")
     if about is not None:
         preprocess = replace(about.preprocess, num_points=num_points or about.preprocess.num_points)
     else:

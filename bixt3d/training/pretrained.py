@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | 
             raise ValueError(
                 "model.init_from: {} ({}) does not fit this model: {} is {} there, {} here; everything but "
                 "the head has to fit{}".format(
-                    source, known.model["name"] or "of one's own", name, *shapes, _features(name, known)
+                    source, known.model["name"] or "of one's own", name, *shapes, _settings(name, known)
                 )
             )
         fresh.add(name)
@@ -74,11 +75,19 @@ def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | 
     return f"start: {len(taken)} of {len(wanted)} tensors from {source}{origin}{what}"
 
 
-def _features(name: str, known: Description) -> str:
-    """Return which features weights were trained with, where these are what does not fit."""
-    if not name.startswith("encoder.tokenizer."):
-        return ""
-    return f"; it was trained with data.features=[{','.join(known.preprocess.features)}]"
+def _settings(name: str, known: Description) -> str:
+    """Return the settings that weights were trained with, of which one is probably what does not fit."""
+    if name.startswith("encoder.tokenizer."):
+        return f"; it was trained with data.features=[{','.join(known.preprocess.features)}]"
+    sizes = dict(known.model["args"])
+    for of_data in ("in_dims", "num_classes", "num_parts", "num_categories"):
+        sizes.pop(of_data, None)
+    stated = [f"model.name={known.model['name']}"] if known.model["name"] else []
+    stated += [
+        f"model.args.{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in sizes.items()
+    ]
+    return f"; it was trained with {' '.join(stated)}" if stated else ""
 
 
 def _start_from_official(model: nn.Module, path: Path) -> str:

@@ -77,3 +77,12 @@ def test_bare_model_and_its_points() -> None:
     odd = create_model("bixt_ti_cls", num_classes=4, in_dims=7, **NAIVE)
     with pytest.raises(ValueError, match="names the features of 7 channels"):
         open_model(odd, CPU)
+
+
+def test_too_few_points_for_a_layer_are_told_at_once() -> None:
+    with pytest.raises(
+        ValueError, match=r"num_points: expected 256 or more, for this model's layers, got 255"
+    ):
+        open_model("modelnet40_cpu", CPU, num_points=255)
+    opened = open_model("modelnet40_cpu", CPU, num_points=256)
+    assert opened.preprocess.num_points == 256 == opened.model.least_points

@@ -108,6 +108,14 @@ def test_everything_else_has_to_fit(trained: Path, setting: str, first: str) -> 
         started(trained, make_split(), setting)
 
 
+def test_the_network_of_the_weights_is_named() -> None:
+    other = bixt3d.create_model("bixt_nano_cls_hierarchy", num_classes=3)
+    with pytest.raises(
+        ValueError, match=r"trained with model\.name=bixt_nano_cls_local model\.args\.sampling=prefix$"
+    ):
+        start_from(other, "modelnet40_cpu")
+
+
 def test_other_features_are_named(trained: Path) -> None:
     split = make_split()
     six = Split(torch.cat([split.points] * 2, -1), split.label, CLASSES, features=("direction:3",))
