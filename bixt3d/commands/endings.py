@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,16 @@ class Ending:
 
     folder: Path | None = None
     whole: bool = False
+
+
+class BesideBars(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes what is logged to standard error, on a line of its own where a progress bar stands."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        tqdm = sys.modules.get("tqdm")  # without it there is no bar
+        with nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(self.stream):
+            super().emit(record)
 
 
 def load_plugin(path: str | Path) -> None:
@@ -68,7 +78,8 @@ def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = 
         args: Options of the program: with ``plugin``, files that are run first, and ``traceback``.
     """
     first = os.environ.get("RANK", "0") == "0"  # all of several processes read the same data
-    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(message)s")
+    level = logging.INFO if first else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", handlers=[BesideBars()])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what is no text
     ending = Ending(whole=getattr(args, "traceback", False))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import logging
 import os
 import re
 import signal
@@ -15,15 +17,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 import bixt3d
-from bixt3d.commands.endings import load_plugin, one_line_errors
+from bixt3d.commands.endings import BesideBars, load_plugin, one_line_errors
 from bixt3d.commands.options import add_machine
 from bixt3d.commands.train import STOPPED, experiment
 from bixt3d.datasets.readers import read_cloud
 from bixt3d.training.guards import Stopped
 from tests.training.own import settings
 from tests.training.tiny import make_split
+
+
+def test_what_is_logged_beside_a_bar_has_its_own_line() -> None:
+    terminal = io.StringIO()
+    with tqdm(total=2, file=terminal, ascii=True, ncols=40, mininterval=0) as bar:
+        bar.update()
+        BesideBars(terminal).emit(logging.makeLogRecord({"msg": "a note"}))
+    shown = [line.split("\r")[-1] for line in terminal.getvalue().split("\n")]  # as a terminal leaves them
+    assert shown[0] == "a note" and shown[1].lstrip().startswith("50%")
 
 
 @pytest.mark.parametrize(
