@@ -107,8 +107,9 @@ class AugmentConfig(Section):
         """Raise ValueError for a value out of its range."""
         self.expect("more than 0", lambda value: 0 < value < inf, "scale_low")
         shares = ("dropout", "mirror", "normal_dropout", "thin", "missing", "holes", "strays", "clusters")
-        self.expect("0 <= value < 1", lambda value: 0 <= value < 1, *shares, "bend")
-        self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix", "turned", "lying", "damage")
+        # of clouds that all lie nothing is learned, and none is left to count
+        self.expect("0 <= value < 1", lambda value: 0 <= value < 1, *shares, "bend", "lying")
+        self.expect("0 <= value <= 1", lambda value: 0 <= value <= 1, "mix", "turned", "damage")
         if self.turn == "axes":  # the same clouds would have their class, and none
             self.expect("0 with augment.turn=axes, where any side is up", lambda value: value == 0, "lying")
         self.expect("at least scale_low", lambda value: self.scale_low <= value < inf, "scale_high")

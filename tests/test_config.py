@@ -494,7 +494,7 @@ class TestRanges:
             ("augment.mix", (-0.1, 1.1, ".nan"), (0, 0.5, 1)),
             ("augment.mirror", (-0.1, 1), (0, 0.9)),
             ("augment.bend", (-0.1, 1), (0, 0.9)),
-            ("augment.lying", (-0.1, 1.1), (0, 1)),
+            ("augment.lying", (-0.1, 1), (0, 0.9)),
             ("train.keep_every", (-1,), (0, 1)),
             ("augment.normal_dropout", (-0.1, 1), (0, 0.9)),
             ("augment.feature_dropout.color", (), (0, 0.9)),
