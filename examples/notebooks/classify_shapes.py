@@ -50,7 +50,7 @@ for file, answer in zip(files, answers, strict=True):
 
 
 # %% [markdown]
-# What is unlike its training gets wrong names: the synthetic chairs, on one leg, are a lamp and a sink to it.
+# What is unlike its training gets wrong names, as some of the synthetic chairs and mugs do.
 # Look at the probability, and train on shapes of your own where that is low.
 #
 # What it looked at: the points that were chosen, centred and scaled. Turn them with the mouse.
