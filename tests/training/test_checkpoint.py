@@ -47,6 +47,9 @@ def test_file_rebuilds_its_model_by_itself(name: str, tmp_path: Path) -> None:
         args |= {"widths": [8, 12], "reductions": [2, 2], "neighbors": 6, "decoder_widths": [12, 8]}
     elif "hierarchy" in name:
         args |= HIERARCHY
+    elif name.endswith("_local"):
+        args |= {"widths": [8, 12], "reductions": [1, 2], "depths": [1, 2], "neighbors": 6}
+        args |= {"decoder_widths": [12, 8]} if "partseg" in name else {}
     elif "perceiver" in name:
         args |= {"num_blocks": 2, "self_attends_per_block": 1}
     else:
