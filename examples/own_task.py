@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import bixt3d
-from bixt3d.datasets.loader import Batch
 from bixt3d.tasks import ClassificationTask
 
 CLASSES = ("ball", "board", "needle", "ring")
@@ -22,9 +21,9 @@ class FocalTask(ClassificationTask):
 
     gamma = 2.0
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        losses = F.cross_entropy(logits.float(), batch.label, reduction="none")  # (B,)
-        return ((1 - (-losses).exp()) ** self.gamma * losses).mean()
+    def losses(self, logits: Tensor, label: Tensor) -> Tensor:
+        plain = F.cross_entropy(logits.float(), label, reduction="none")  # (B,)
+        return (1 - (-plain).exp()) ** self.gamma * plain
 
 
 bixt3d.register_task("focal", FocalTask)

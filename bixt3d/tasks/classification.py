@@ -96,25 +96,30 @@ class ClassificationTask(Task):
             raise ValueError(
                 f"model: expected logits ({len(batch.label)}, {self.num_classes}), one a class, got {got}"
             )
-        losses, known = self._losses(logits, batch.label), self._known(batch.label)
+        losses, known = self._weighed(logits, batch.label), self._known(batch.label)
         if batch.share is not None and batch.other_label is not None:
-            other = self._losses(logits, batch.other_label)
+            other = self._weighed(logits, batch.other_label)
             losses, known = batch.share * losses + (1.0 - batch.share) * other, torch.ones_like(known)
         if batch.lies is not None:
             unsure = -logits.float().log_softmax(-1).mean(-1)  # (B,)
             losses, known = torch.where(batch.lies, unsure, losses), known | batch.lies
         return losses.sum() / known.sum().clamp_min(1)
 
+    def losses(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of each cloud (B,) by logits (B, K) and labels (B,), all of which are classes.
+
+        A task with another loss overrides this: `loss` weighs it, mixes it, and leaves out what is ignored.
+        """
+        return F.cross_entropy(logits.float(), label, label_smoothing=self.smoothing, reduction="none")
+
     def _known(self, label: Tensor) -> Tensor:
         return metrics.is_labelled(label, self.ignore)
 
-    def _losses(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Return the loss of each cloud (B,), 0 for those of an ignored label."""
-        label = torch.where(self._known(label), label, -1)
-        losses = F.cross_entropy(
-            logits.float(), label, label_smoothing=self.smoothing, reduction="none", ignore_index=-1
-        )
-        return losses if self.class_weights is None else losses * self.class_weights[label.clamp_min(0)]
+    def _weighed(self, logits: Tensor, label: Tensor) -> Tensor:
+        known = self._known(label)
+        label = torch.where(known, label, 0)
+        losses = torch.where(known, self.losses(logits, label), 0.0)
+        return losses if self.class_weights is None else losses * self.class_weights[label]
 
     def start(self, device: torch.device) -> Tensor:
         """Return an empty confusion matrix (K, K)."""

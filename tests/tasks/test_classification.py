@@ -116,6 +116,25 @@ def test_of_clouds_that_lie_it_asks_to_be_unsure() -> None:
     assert even.grad is not None and even.grad[2].abs().max() < 1e-6 < even.grad[0].abs().min()
 
 
+def test_losses_of_ones_own_are_weighed_mixed_and_left_out() -> None:
+    class Own(ClassificationTask):
+        def losses(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            assert (label >= 0).all()
+            return 1.0 + label.float()
+
+    task, logits = Own("abcde"), torch.zeros(3, 5)
+    label = torch.tensor([1, -1, 3])
+    assert float(task.loss(logits, Batch(torch.zeros(3, 1, 3), label))) == pytest.approx((2 + 4) / 2)
+    lies = torch.tensor([True, False, False])
+    lying = Batch(torch.zeros(3, 1, 3), label, lies=lies)
+    assert float(task.loss(logits, lying)) == pytest.approx((math.log(5) + 4) / 2)
+    other, share = torch.tensor([0, 0, 2]), torch.tensor([0.25, 1.0, 0.5])
+    mixed = Batch(torch.zeros(3, 1, 3), torch.tensor([1, 2, 3]), other_label=other, share=share)
+    assert float(task.loss(logits, mixed)) == pytest.approx((1.25 + 3 + 3.5) / 3)
+    task.class_weights = torch.tensor([1.0, 2.0, 1.0, 0.5, 1.0])
+    assert float(task.loss(logits, Batch(torch.zeros(3, 1, 3), label))) == pytest.approx((4 + 2) / 2)
+
+
 def test_mixed_clouds_may_lie() -> None:
     task, batch = ClassificationTask("abcde", 0.2), mixed_batch(torch.rand(9))
     logits, plain = 3 * torch.randn(9, 5), mixed_batch(torch.rand(9))
