@@ -78,7 +78,7 @@ class Description:
             FORMER.get(former, former),
             model,  # type: ignore[arg-type]
             facts,
-            replace(known, optional=_dropped(known.features, rest["config"].get("augment"))),
+            replace(known, optional=dropped_features(known.features, rest["config"].get("augment"))),
             str(stated.get("dataset", "")),
             **rest,
         )
@@ -93,7 +93,7 @@ class Description:
         return json.dumps(self.to_dict(), sort_keys=True)
 
 
-def _dropped(features: Sequence[str], augment: Any) -> tuple[str, ...]:
+def dropped_features(features: Sequence[str], augment: Any) -> tuple[str, ...]:
     """Return the features that training clouds have lost, by the settings of their augmentation."""
     settings = augment if isinstance(augment, Mapping) else {}
     others = settings.get("feature_dropout")

@@ -20,7 +20,7 @@ from bixt3d.datasets.split import Split
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.factory import create_model, is_own, takes
 from bixt3d.tasks import Description, Task
-from bixt3d.tasks.description import OWN
+from bixt3d.tasks.description import OWN, dropped_features
 from bixt3d.training.checkpoint import load_checkpoint
 from bixt3d.training.device import kept_random, pick_device
 from bixt3d.training.distributed import Workers, join_workers
@@ -213,6 +213,7 @@ def describe(
     preprocess = Preprocess(
         *(data.num_points, data.order, stored_points, split.features, data.up, data.estimate_normals),
         normalization=data.normalization,
+        optional=dropped_features(split.features, vars(config.augment)),
     )
     facts = task.facts(split)
     _check_facts(facts)

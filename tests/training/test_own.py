@@ -295,6 +295,7 @@ def test_features_are_trained_on(run: Path) -> None:
     assert result.last["oa"] > 0.9
     described = result.model.description
     assert described.preprocess.features == ("color", "intensity")
+    assert described.preprocess.optional == ("intensity",)  # in memory as from its file
     assert described.model["args"]["in_dims"] == 7 and described.facts["classes"] == ["red", "green", "blue"]
     # Colours and echoes go into the model as they are.
     cloud = np.concatenate([np.random.default_rng(3).normal(size=(90, 3)), np.full((90, 4), 0.1)], axis=1)
