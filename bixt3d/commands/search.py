@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
 
     from bixt3d.inference import Predictor
     from bixt3d.inference.clouds import find_clouds
+    from bixt3d.tasks.results import NoCategory
     from bixt3d.training.device import pick_device
     from bixt3d.training.files import csv_text, text_table
     from bixt3d.visualize.search import name_below, search, write_search
@@ -57,7 +58,10 @@ def run(args: argparse.Namespace) -> None:
     predictor = Predictor(args.checkpoint, pick_device(args.device), args.up)
     predictor.require_clouds("search")
     files, _ = find_clouds(args.files)
-    found = search(predictor, args.query, files, args.top, args.category)
+    try:
+        found = search(predictor, args.query, files, args.top, args.category)
+    except NoCategory as error:
+        raise UsageError(f"{error}; say --category NAME, of all shapes") from None
     base = args.files[0] if len(args.files) == 1 and args.files[0].is_dir() else None
     named = [(name_below(one.file, base), one.similarity) for one in found]
     if args.format == "json":

@@ -105,3 +105,15 @@ def test_a_split_is_embedded_as_clouds_are(predictor: Predictor) -> None:
     assert torch.allclose(rows, alone, atol=1e-5)
     with pytest.raises(ValueError, match="forward_features"):
         embed_split(torch.nn.Linear(3, 3), arranged)
+
+
+def test_a_segmenter_that_is_told_categories_asks_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cloud = np.random.default_rng(0).normal(size=(600, 6))
+    cloud[:, 3:] /= np.linalg.norm(cloud[:, 3:], axis=1, keepdims=True)
+    np.save(tmp_path / "cloud.npy", cloud)
+    words = ["search", str(tmp_path / "cloud.npy"), str(tmp_path), "--checkpoint", "psb_cpu"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*words, "--device", "cpu"])
+    assert "say --category NAME, of all shapes" in capsys.readouterr().err
