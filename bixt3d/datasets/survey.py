@@ -191,10 +191,10 @@ def shared_shapes(first: Survey, second: Survey) -> list[tuple[int, int]]:
 def _near(first: Tensor, second: Tensor, reach: float) -> list[tuple[int, int]]:
     """Return pairs of rows, one of each table (S, K), whose numbers differ by less than ``reach``."""
     pairs: list[tuple[int, int]] = []
+    if not len(first) or not len(second):
+        return pairs
     (keys, places), sorted_second = first[:, 0].sort(), second[:, 0].argsort()
-    for part in (
-        torch.split(sorted_second, CHUNK) if len(second) else ()
-    ):  # of a near moment: few of the first
+    for part in torch.split(sorted_second, CHUNK):  # of one number that is near, so few of the first are
         one = second[part]
         between = torch.stack([one[0, 0] - reach, one[-1, 0] + reach])
         begin, end = torch.searchsorted(keys, between).tolist()

@@ -17,7 +17,7 @@ from bixt3d.models.attention import BidirectionalCrossAttention
 from bixt3d.models.bixt import LATENT_STD, BiXT, Block
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.decoder import PropagationDecoder
-from bixt3d.models.encoder import PointEncoder
+from bixt3d.models.encoder import PointEncoder, at_least_xyz
 from bixt3d.models.grouping import Neighborhood, check_stage, choose_anchors
 from bixt3d.models.heads import ClassificationHead, PartHead
 from bixt3d.models.layers import BatchNorm, DropPath, is_plain, linear_norm
@@ -217,11 +217,12 @@ def aggregation_classifier(
     latent_std: float = LATENT_STD,
 ) -> PointClassifier:
     """BiXT with an `AggregationStage` before each layer; one width, reduction and depth a layer."""
-    stages = _stages(embed_dim, widths, reductions, depths, neighbors, position_dim, drop_path, sampling)
+    options: dict[str, Any] = {"neighbors": neighbors, "hidden": position_dim, "ratio": mlp_ratio}
+    stages = _stages(embed_dim, widths, reductions, depths, **options, drop_path=drop_path, sampling=sampling)
     last = "tokens" if pool == "tokens" else "one_sided"
     sizes = dim, len(widths), num_heads, num_latents, "bidirectional", last, widths, mlp_ratio
     trunk = BiXT(*sizes, drop_path, backend, block, latent_std)
-    encoder = PointEncoder(SinusoidalTokenizer(in_dims, embed_dim, coord_scale), trunk, stages)
+    encoder = PointEncoder(SinusoidalTokenizer(at_least_xyz(in_dims), embed_dim, coord_scale), trunk, stages)
     return PointClassifier(encoder, ClassificationHead(dim, num_classes, pool, widths[-1], dropout))
 
 
@@ -253,35 +254,23 @@ def aggregation_part_segmenter(
     latent_std: float = LATENT_STD,
 ) -> PointSegmenter:
     """BiXT with an `AggregationStage` before each layer, and the decoder of `encdec_part_segmenter`."""
-    stages = _stages(embed_dim, widths, reductions, depths, neighbors, position_dim, drop_path, sampling)
+    options: dict[str, Any] = {"neighbors": neighbors, "hidden": position_dim, "ratio": mlp_ratio}
+    stages = _stages(embed_dim, widths, reductions, depths, **options, drop_path=drop_path, sampling=sampling)
     sizes = dim, len(widths), num_heads, num_latents, "bidirectional", "full", widths, mlp_ratio
     trunk = BiXT(*sizes, drop_path, backend, block, latent_std)
-    encoder = PointEncoder(SinusoidalTokenizer(in_dims, embed_dim, coord_scale), trunk, stages)
+    encoder = PointEncoder(SinusoidalTokenizer(at_least_xyz(in_dims), embed_dim, coord_scale), trunk, stages)
     decoder = PropagationDecoder((embed_dim, *widths), dim, decoder_widths, decoder_blocks, context_dim)
     width = decoder_widths[-1] + context_dim + (dim if num_categories else 0)
     return PointSegmenter(encoder, PartHead(width, num_parts, head_dim, dropout), num_categories, decoder)
 
 
 def _stages(
-    embed_dim: int,
-    widths: Sequence[int],
-    reductions: Sequence[int],
-    depths: Sequence[int],
-    neighbors: int,
-    position_dim: int,
-    drop_path: float,
-    sampling: str,
+    embed_dim: int, widths: Sequence[int], reductions: Sequence[int], depths: Sequence[int], **options: Any
 ) -> dict[int, AggregationStage]:
-    """Return a stage before each layer."""
+    """Return a stage before each layer; ``options`` are those that all share."""
     if not len(widths) == len(reductions) == len(depths):
         counts = f"{len(widths)}, {len(reductions)} and {len(depths)}"
         raise ValueError(f"widths, reductions and depths: expected one of each a layer, got {counts}")
-    options: dict[str, Any] = {
-        "neighbors": neighbors,
-        "hidden": position_dim,
-        "drop_path": drop_path,
-        "sampling": sampling,
-    }
     sizes = zip(chain([embed_dim], widths), widths, reductions, depths, strict=False)
     return {
         layer: AggregationStage(before, after, reduction=reduction, depth=depth, **options)

@@ -236,6 +236,13 @@ class PointModel(nn.Module):
         )
 
 
+def at_least_xyz(in_dims: int) -> int:
+    """Return the channels of a point, or raise ValueError if they do not hold xyz."""
+    if in_dims < 3:
+        raise ValueError(f"in_dims: expected 3 for xyz, and the widths of the features, got {in_dims}")
+    return in_dims
+
+
 def output_names(key: str, count: int, names: Sequence[str] | None, default: str) -> list[str]:
     """Return names of the outputs of a new head, numbered ones if none are given.
 

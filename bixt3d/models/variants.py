@@ -18,7 +18,7 @@ from bixt3d.models.attention import BidirectionalCrossAttention
 from bixt3d.models.bixt import LATENT_STD, BiXT, Block, Perceiver, Trunk
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.models.decoder import PropagationDecoder
-from bixt3d.models.encoder import PointEncoder
+from bixt3d.models.encoder import PointEncoder, at_least_xyz
 from bixt3d.models.grouping import GroupingStage
 from bixt3d.models.heads import ClassificationHead, PartHead
 from bixt3d.models.segmenter import PointSegmenter, SceneSegmenter
@@ -217,9 +217,7 @@ def _last(pool: str) -> str:
 def _encoder(
     in_dims: int, embed_dim: int, coord_scale: float, trunk: Trunk, stages: dict[int, GroupingStage]
 ) -> PointEncoder:
-    if in_dims < 3:
-        raise ValueError(f"in_dims: expected 3 for xyz, and the widths of the features, got {in_dims}")
-    return PointEncoder(SinusoidalTokenizer(in_dims, embed_dim, coord_scale), trunk, stages)
+    return PointEncoder(SinusoidalTokenizer(at_least_xyz(in_dims), embed_dim, coord_scale), trunk, stages)
 
 
 def _options(

@@ -154,3 +154,11 @@ class TestModel:
         other = torch.cat([points[:, :1], points[:, 1:][:, torch.randperm(255)]], 1)
         with torch.no_grad():
             torch.testing.assert_close(model(points), model(other), rtol=1e-3, atol=1e-3)
+
+    @pytest.mark.parametrize("name", ["bixt_nano_cls_local", "bixt_nano_partseg_local"])
+    def test_stages_take_the_mlps_ratio_and_points_have_xyz(self, name: str) -> None:
+        wide: Any = create_model(name, mlp_ratio=3.0)
+        for width, stage in zip(wide.encoder.trunk.token_dims, wide.encoder.stages.values(), strict=True):
+            assert stage.mlp.fc1.out_features == 3 * width
+        with pytest.raises(ValueError, match="in_dims: expected 3 for xyz.* got 2"):
+            create_model(name, in_dims=2)
