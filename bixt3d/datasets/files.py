@@ -87,7 +87,8 @@ def read_lines(path: Path) -> list[str]:
         ValueError: It is not text, holds no lines, or holds one twice.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; {WHERE}.") from None
     except UnicodeDecodeError as error:

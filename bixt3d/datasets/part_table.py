@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bixt3d.datasets.files import WHERE, read_lines
+from bixt3d.datasets.readers.text import lines_of
 from bixt3d.suggest import nearest
 
 TABLE = "synsetoffset2category.txt"
@@ -71,7 +72,7 @@ def read_categories(path: Path) -> dict[str, str]:
     """
     read_lines(path)  # is there, is text, has lines
     table: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines_of(path.read_bytes()), start=1):
         if not line.strip():
             continue
         words = line.strip().rsplit(None, 1)

@@ -177,7 +177,7 @@ def test_rows(separator: str, tmp_path: Path) -> None:
         path.write_bytes(content)
         rows = read_or_refuse(lambda path: read_rows(path, 6, separator=separator.strip() or None), path)
         if rows is not None:
-            filled = [line for line in content.decode().splitlines() if line.strip()]
+            filled = [line for line in content.splitlines() if line.strip()]
             assert rows.shape == (len(filled), 6) and np.isfinite(rows).all()
 
     check()

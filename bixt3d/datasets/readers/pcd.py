@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.limits import check_unpacked
-from bixt3d.datasets.readers.text import parse_table
+from bixt3d.datasets.readers.text import lines_of, parse_table
 
 XYZ = ("x", "y", "z")
 WIDEST = 64  # values of a field that is read; wider ones, such as histograms, are no features of a point
@@ -150,7 +150,7 @@ def _whole(key: str, words: list[str]) -> int:
 
 
 def _read_ascii(content: bytes, header: Header, fields: list[Field]) -> NDArray[np.float64]:
-    rows = [line for line in content[header.start :].decode("ascii", "replace").splitlines() if line.strip()]
+    rows = [line for line in lines_of(content[header.start :]) if line.strip()]
     if len(rows) != header.points:
         raise ValueError(f"it announces {header.points} points, and holds {len(rows)} lines of them")
     table = parse_table(rows, "point")  # (N, row_values)

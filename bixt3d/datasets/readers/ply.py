@@ -11,7 +11,7 @@ import numpy as np
 
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.mesh import Array, Mesh
-from bixt3d.datasets.readers.text import parse_table
+from bixt3d.datasets.readers.text import lines_of, parse_table
 
 LONGEST_HEADER = 1 << 16  # bytes
 TYPES = {
@@ -84,7 +84,7 @@ def _read_header(content: bytes) -> tuple[str, int, list[_Element]]:
     if end is None:
         raise ValueError("its header has no end")
     order, elements = None, list[_Element]()
-    for line in content[: end.start()].decode("utf-8", "replace").splitlines()[1:]:
+    for line in lines_of(content[: end.start()])[1:]:
         words = line.split()
         if not words or words[0] in ("comment", "obj_info"):
             continue
@@ -117,7 +117,7 @@ def _read_header(content: bytes) -> tuple[str, int, list[_Element]]:
 
 def _read_text(content: bytes, start: int, elements: list[_Element], order: str) -> dict[str, _Table]:
     """Read one element a line."""
-    lines = [line for line in content[start:].decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in lines_of(content[start:]) if line.strip()]
     announced = sum(element.number for element in elements)
     if len(lines) != announced:
         raise ValueError(f"it announces {announced} elements, and holds {len(lines)} lines of them")

@@ -211,6 +211,20 @@ def test_text_clouds(suffix: str, separator: str, features: tuple[str, ...], tmp
     assert np.array_equal(read_cloud(path, features), cloud(7)[:, : 6 if features else 3])
 
 
+@pytest.mark.parametrize("break_", ["\f", "\v", "\x1c"])
+def test_lines_end_where_editors_end_them(break_: str, tmp_path: Path) -> None:
+    """str.splitlines also ends them at a form feed: a blank between numbers everywhere else."""
+    rows = "\n".join(" ".join(map(repr, row.tolist())) for row in cloud(3)).replace(" ", break_, 1)
+    ply = "ply\nformat ascii 1.0\nelement vertex 40\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    announced = (
+        "FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 40\nHEIGHT 1\nPOINTS 40\nDATA ascii\n"
+    )
+    for suffix, head in (("xyz", ""), ("ply", f"{ply}end_header\n"), ("pcd", announced)):
+        path = tmp_path / f"cloud.{suffix}"
+        path.write_text(head + rows + "\n")
+        assert np.allclose(read_cloud(path), cloud(3), atol=1e-6), suffix
+
+
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int32, np.uint8, ">f8"])
 def test_npy_clouds_of_any_number_type(dtype: Any, tmp_path: Path) -> None:
     stored = (np.abs(cloud(6)) * 50).astype(dtype)
