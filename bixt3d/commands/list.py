@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         rows = sorted(LISTS[what](args.root))
         width = 2 + max(len(name) for name, _ in rows)
         for name, about in rows:
-            print(f"{name:{width}}{about}")
+            print(textwrap.indent(about, " " * width).replace(" " * len(name), name, 1))
         if what in ("weights", "configs"):
             print(f"in {shipped(what)}")
 
@@ -67,7 +67,7 @@ def list_weights(root: Path) -> Iterator[Row]:
         card = stated["card"]
         goal = find_task(card["task"].replace(" ", "_")).goal
         score = f"{titles.get(goal, goal)} {stated['score'][goal]:.2%}"
-        yield name, textwrap.shorten(f"{score}; {card['purpose']}", 60, placeholder=" ...")
+        yield name, textwrap.fill(f"{score}; {card['purpose']}", 60, break_on_hyphens=False)
 
 
 def list_configs(root: Path) -> Iterator[Row]:

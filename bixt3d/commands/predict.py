@@ -58,6 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_up(parser)
     parser.add_argument(
+        "--turns",
+        type=int,
+        metavar="N",
+        help="look at each cloud N times, turned about its up axis, and take the mean; for classifiers "
+        "(default: 4 with --up auto and a model that was trained with such turns, else 1)",
+    )
+    parser.add_argument(
         "--robust", action="store_true", help="leave out points that stand apart from the rest"
     )
     parser.add_argument(
@@ -123,6 +130,7 @@ def run(args: argparse.Namespace) -> None:
             *(checkpoint, device, args.up, args.batch_size),
             task_args=sizes,
             normalization="robust" if args.robust else None,
+            turns=args.turns,
         )
     except TaskArgsError:
         said = " and ".join(f"--{key}" for key in sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -62,6 +63,36 @@ def turn(points: Tensor, up: str | None, features: Sequence[str] = ()) -> Tensor
         turned[..., place] = points[..., place][..., list(index)] * points.new_tensor(signs)
     if "height" in columns:
         turned[..., columns["height"]] = heights(turned[..., :3])
+    return turned
+
+
+def turn_about(points: Tensor, up: str | None, degrees: float, features: Sequence[str] = ()) -> Tensor:
+    """Return points turned about their up axis, whatever its sign; normals turn with them.
+
+    Quarters are exact: coordinates change places and signs.
+
+    Args:
+        points: (..., N, 3 + F), xyz and the features.
+        up: The axis that points up; y if None.
+        degrees: The angle.
+        features: Names of the features.
+
+    Raises:
+        ValueError: For an unknown axis.
+    """
+    check_up(up)
+    if not degrees % 360:
+        return points
+    one, other = (place for place in range(3) if "xyz"[place] != (up or CANONICAL)[-1])
+    radians = math.radians(degrees)
+    sin, cos = (
+        round(value) if degrees % 90 == 0 else value for value in (math.sin(radians), math.cos(radians))
+    )
+    turned, columns = points.clone(), columns_of(features)
+    for place in (slice(0, 3), *(columns[name] for name in ("normal",) if name in columns)):
+        first, second = points[..., place][..., one], points[..., place][..., other]  # (..., N)
+        turned[..., place][..., one] = cos * first - sin * second
+        turned[..., place][..., other] = sin * first + cos * second
     return turned
 
 

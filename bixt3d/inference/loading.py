@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +18,16 @@ from bixt3d.training.checkpoint import load_checkpoint
 
 
 class Loaded(NamedTuple):
-    """A model in evaluation mode, its task, the names of its classes, and what is done to a cloud before."""
+    """A model in evaluation mode, its task, the names of its classes, and what is done to a cloud before.
+
+    ``augment`` is what was done to the clouds of its training, as far as it is known.
+    """
 
     model: Any
     task: Task
     classes: tuple[str, ...] | None
     preprocess: Preprocess
+    augment: Mapping[str, Any] = MappingProxyType({})
 
 
 def open_model(
@@ -68,7 +73,8 @@ def open_model(
     else:
         features = ("normal",) if model.in_dims == 6 else ()
         preprocess = Preprocess(num_points, "stored", num_points or STORED_POINTS, features)
-    return Loaded(model, task, tuple(facts["classes"]) if facts.get("classes") else None, preprocess)
+    names = tuple(facts["classes"]) if facts.get("classes") else None
+    return Loaded(model, task, names, preprocess, (about.config.get("augment") or {}) if about else {})
 
 
 def _description_of(model: nn.Module) -> Description | None:

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bixt3d.datasets.orientation import AXES, check_up
+from bixt3d.datasets.orientation import check_up
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.inference.attempts import attempt
 from bixt3d.inference.attention import Attentive
 from bixt3d.inference.clouds import Cloud, as_list, check_count, each_category, find_clouds
 from bixt3d.inference.loading import open_model
+from bixt3d.inference.looks import Looks
 from bixt3d.ops.precision import place_of_float64
 
 Category = str | int | None
@@ -39,7 +40,8 @@ class Predictor(Attentive):
         device: Where to compute; CUDA where there is one if None.
         up: The axis of the clouds that points up, x, y, z, -x, -y or -z; that of the training's files if
             None. ``"auto"`` looks at each cloud with every axis up and keeps the most confident answer, whose
-            ``up`` says which: a help where files do not tell, not as good as knowing.
+            ``up`` says which: a help where files do not tell, not as good as knowing. Of a model that was
+            shown lying clouds (`augment.lying`) it keeps the one whose probabilities have least entropy.
         batch_size: Clouds in one pass. With several, probabilities are those of each cloud alone within
             1e-5; None takes one at a time, and what comes with a cloud then changes nothing, not even the
             last digit.
@@ -48,6 +50,9 @@ class Predictor(Attentive):
         task_args: Arguments of the task in place of the training's, such as ``{"radius": 60}`` of scenes.
         normalization: ``"robust"`` finds points that stand apart first: they give neither centre nor scale,
             and a classifier does not see them. The training's if None; see `Preprocess`.
+        turns: Looks at each cloud, turned further about its up axis every time, of a classifier; the mean of
+            the probabilities counts. None: 4 with ``up="auto"`` where the training turned clouds about y
+            by any angle (`augment.rotate_degrees=180`), else 1.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -65,6 +70,7 @@ class Predictor(Attentive):
         num_points: int | None = None,
         task_args: Mapping[str, Any] | None = None,
         normalization: str | None = None,
+        turns: int | None = None,
     ) -> None:
         """Load the model if a path or a name is given."""
         if device is None:
@@ -73,9 +79,10 @@ class Predictor(Attentive):
         check_up(up, "auto")
         num_points, batch_size = check_count(num_points, "num_points"), check_count(batch_size, "batch_size")
         self.batch_size = batch_size or 1
+        turns = check_count(turns, "turns")
         loaded = open_model(model_or_path, self.device, classes, num_points, task_args=task_args)
-        self.model, self.task, self.classes, preprocess = loaded
-        self.auto_up = up == "auto"
+        self.model, self.task, self.classes, preprocess, augment = loaded
+        self.looks = Looks.of(turns, up == "auto", self.task, augment)
         if up is not None and not self.auto_up:
             preprocess = replace(preprocess, up=up)
         if normalization == "robust" and (self.task.axes != 2 or self.task.reach(preprocess) is not None):
@@ -89,6 +96,11 @@ class Predictor(Attentive):
         """Raise ValueError where the model takes images or the like, for something that only clouds have."""
         if self.task.axes != 2:
             raise ValueError(f"{what}: expected a model of clouds, got one for {self.task.name}")
+
+    @property
+    def auto_up(self) -> bool:
+        """Whether clouds find their own up axis."""
+        return self.looks.auto_up
 
     @property
     def up(self) -> str | None:
@@ -225,15 +237,9 @@ class Predictor(Attentive):
 
     @torch.no_grad()
     def _predict(self, taken: Sequence[tuple[Tensor, int | None]]) -> list[Any]:
-        """Answer clouds (N_i, C) together, with the given axis up or each with its most confident one."""
+        """Answer clouds (N_i, C) together, with the given axis up or each with its surest one."""
         clouds, told = zip(*taken, strict=True)
-        if not self.auto_up:
-            return self.task.predict_batch(self.model, clouds, self.preprocess, told)
-        turned = [replace(self.preprocess, up=axis) for axis in AXES]
-        seen = [self.task.predict_batch(self.model, clouds, one, told) for one in turned]
-        if not hasattr(seen[0][0], "confidence"):
-            raise ValueError(f"up='auto': expected a task with confident answers, got {self.task.name}")
-        return [max(of_cloud, key=lambda answer: answer.confidence) for of_cloud in zip(*seen, strict=True)]
+        return self.looks.answer(self.task, self.model, clouds, self.preprocess, told)
 
     def answer(self, cloud: Cloud, category: Category = None) -> Any:
         """Return what the model's task says of one cloud: a `Prediction`, a `Segmentation`, or its own.

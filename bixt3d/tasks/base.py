@@ -48,6 +48,7 @@ class Task:
         draws: How many times an epoch shows each cloud.
         suffixes: Files that `read` reads.
         axes: Axes of one sample: 2 of a cloud (N, C).
+        averages: Whether answers have a mean, for clouds that are looked at several times; see `average`.
     """
 
     name: str = "task"
@@ -62,6 +63,7 @@ class Task:
     draws: int = 1
     suffixes: tuple[str, ...] = SUFFIXES
     axes: int = 2
+    averages: bool = False
 
     def __init__(self) -> None:
         """Know nothing yet of settings and labels."""
@@ -264,6 +266,10 @@ class Task:
         told = zip(clouds, categories, strict=True)
         return [self.predict(model, points, preprocess, category) for points, category in told]
 
+    def average(self, answers: Sequence[Any]) -> Any:
+        """Return one answer for several looks at one cloud, of a task that ``averages``."""
+        raise NotImplementedError(f"{type(self).__name__} averages answers, and says no how: write average")
+
     def answers(self, logits: Tensor, batch: Batch) -> list[Any]:
         """Return what `predict` says of each cloud of a batch, from its logits; none for tasks without.
 
@@ -278,6 +284,8 @@ class Task:
             cls.predict_batch = Task.predict_batch  # type: ignore[method-assign]
         if "predict" in vars(cls) and "answers" not in vars(cls):
             cls.answers = Task.answers  # type: ignore[method-assign]
+        if "predict" in vars(cls) and "average" not in vars(cls):
+            cls.averages = False
 
     def read(self, sample: Any, preprocess: Preprocess) -> Tensor:
         """Return what a user gives, an array, a tensor or a file, in its own numbers: a cloud (N, C) float64.

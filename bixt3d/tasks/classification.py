@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,7 +17,7 @@ from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.tasks.base import Task, smoothing_of
 from bixt3d.tasks.labels import class_weights
-from bixt3d.tasks.results import Prediction, check_output
+from bixt3d.tasks.results import Array, Prediction, check_output
 from bixt3d.tasks.together import alike
 
 
@@ -33,6 +34,7 @@ class ClassificationTask(Task):
     goal = "oa"
     shown: tuple[str, ...] = ("oa", "macc")
     titles: ClassVar[Mapping[str, str]] = {"oa": "OA", "macc": "mAcc"}
+    averages = True
 
     def __init__(self, classes: Sequence[str] = (), label_smoothing: float | None = None) -> None:
         """Keep the classes and the smoothing."""
@@ -177,16 +179,24 @@ class ClassificationTask(Task):
         """Return the class of each cloud of a batch; see `Task.answers`."""
         return self._named(logits, list(batch.points))
 
+    def average(self, answers: Sequence[Prediction]) -> Prediction:
+        """Return the class that is most probable in the mean, with the points of the first look."""
+        probabilities = torch.from_numpy(np.stack([answer.probabilities for answer in answers])).mean(
+            0
+        )  # (K,)
+        return self._said(probabilities, answers[0].points, answers[0].up)
+
     def _named(self, logits: Tensor, clouds: Sequence[Tensor], up: str | None = None) -> list[Prediction]:
         """Return what logits (B, K) say of clouds (n_i, C)."""
         probabilities = logits.float().softmax(-1).cpu()  # (B, K)
         check_output(probabilities)
-        found = []
-        for cloud, shares in zip(clouds, probabilities, strict=True):
-            index = int(shares.argmax())
-            label = self.classes[index] if self.classes else str(index)
-            found.append(Prediction(label, index, shares.numpy(), cloud.cpu().numpy(), up))
-        return found
+        told = zip(probabilities, clouds, strict=True)
+        return [self._said(shares, cloud.cpu().numpy(), up) for shares, cloud in told]
+
+    def _said(self, probabilities: Tensor, points: Array, up: str | None) -> Prediction:
+        index = int(probabilities.argmax())
+        label = self.classes[index] if self.classes else str(index)
+        return Prediction(label, index, probabilities.numpy(), points, up)
 
     def view(self, answer: Prediction, truth: Any = None) -> dict[str, Any]:
         """Return the class and its probability as the verdict, and the probability of each class."""

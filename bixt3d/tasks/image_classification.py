@@ -50,6 +50,7 @@ class ImageClassificationTask(ClassificationTask):
     name = "image_classification"
     suffixes = SUFFIXES
     axes = 3
+    averages = False
     in_dims: int | None = None
     image_size: int | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,12 @@ class Prediction:
     def confidence(self) -> float:
         """Probability of the label."""
         return float(self.probabilities.max())
+
+    @property
+    def certainty(self) -> float:
+        """1 less the entropy of the probabilities in units of the greatest: 0 if they are even, 1 if sure."""
+        shares = self.probabilities[self.probabilities > 0].astype(np.float64)
+        return 1 + float((shares * np.log(shares)).sum()) / max(math.log(len(self.probabilities)), 1e-12)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class SceneSegmentationTask(PartSegmentationTask):
         """Take the settings; augmentation that makes no sense of a column is refused.
 
         Raises:
-            ValueError: If clouds are normalized, or points dropped.
+            ValueError: If clouds are normalized or fitted anew, or points dropped.
         """
         super().configure(config)
         if config.data.normalization != "max":
@@ -76,6 +76,10 @@ class SceneSegmentationTask(PartSegmentationTask):
             )
         if config.augment.dropout:
             raise ValueError("augment.dropout: puts points onto the first, far away in a scene: expected 0")
+        if config.augment.refit:
+            raise ValueError(
+                "augment.refit: would undo the unit of a scene's columns, the radius: leave it out"
+            )
 
     def facts(self, split: Split) -> dict[str, Any]:
         """Return the classes with their names, and the columns' sizes."""

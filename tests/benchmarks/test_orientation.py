@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 
 from benchmarks import orientation
 from bixt3d import Split
+from bixt3d.config import override
 from bixt3d.datasets.augment import parallel_turns
 from bixt3d.datasets.orientation import AXES, turn
 from bixt3d.datasets.synthetic.shapes import write_shapes
@@ -57,6 +58,8 @@ def test_another_axis_up_is_what_turn_undoes(axis: str) -> None:
 class Knows:
     """Stands for a model that is sure of class 1 only where clouds stand on y's low side."""
 
+    config = make_config()
+
     def arrange(self, split: Split) -> Split:
         return split
 
@@ -70,10 +73,37 @@ def test_the_most_confident_answer_counts() -> None:
     points[:, 0] = torch.tensor([0.0, 1.0, 0.0])
     split = Split(points, torch.ones(48, dtype=torch.int64), ("a", "b"))
     found = orientation.measure(Knows(), split, CPU)  # type: ignore[arg-type]
-    assert found["as they stand"] == found["turned about y"] == 1
+    assert found["as they stand"] == found["turned about y"] == found["turned about y, mean of 4 turns"] == 1
     assert found["24 positions"] == pytest.approx(4 / 24) and found["24 positions, up unknown"] == 1
     assert found["y up, not told"] == 1 and found["-z up, not told"] == 0
     assert found["mean of six up axes, not told"] == pytest.approx(1 / 6)
+
+
+class Doubts(Knows):
+    """Knows one class of two from a third where clouds stand, and is undecided between many where they lie.
+
+    Its training laid clouds on their sides, so the least entropy counts: the most probable label misleads.
+    """
+
+    config = override(Knows.config, augment={"lying": 0.2, "rotate_degrees": 180.0})
+
+    def probabilities(self, split: Split, device: torch.device) -> Tensor:
+        right = split.points[:, 0, 1] > 0.9  # (S,)
+        lies = torch.tensor([[0.6, 0.05, *[0.07] * 5]])
+        facing = (split.points[:, 1, 2] > 0)[:, None]  # of every class, two sides of four are misread
+        stands = torch.where(
+            facing, torch.tensor([[0.38, 0.6, *[0.004] * 5]]), torch.tensor([[0.52, 0.46, *[0.004] * 5]])
+        )
+        return torch.where(right[:, None], stands, lies)
+
+
+def test_the_least_even_answer_counts_after_a_training_that_laid_clouds() -> None:
+    points = 0.1 * clouds(48)
+    points[:, 0], points[:, 1] = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.1, 0.0, 0.3])
+    split = Split(points, torch.ones(48, dtype=torch.int64), tuple("abcdefg"))
+    found = orientation.measure(Doubts(), split, CPU)  # type: ignore[arg-type]
+    assert found["24 positions, up unknown"] == found["turned about y, mean of 4 turns"] == 1
+    assert found["turned about y"] < 0.7 and found["24 positions"] < 0.2
 
 
 def test_page_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,5 +117,5 @@ def test_page_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "a trial on 5 of the" in page and "| 24 positions, up unknown " in page
     with open(tmp_path / "out" / "table.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["clouds", "small"] and len(rows) == 14
+    assert rows[0] == ["clouds", "small"] and len(rows) == 15
     assert all(0 <= float(row[1]) <= 100 for row in rows[1:])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bixt3d.datasets import Preprocess, Split, open_dataset, prepare_split
-from bixt3d.datasets.orientation import AXES, guess_up, turn
+from bixt3d.datasets.orientation import AXES, guess_up, turn, turn_about
 from bixt3d.datasets.spheres import heights
 
 BASIS = dict(zip("xyz", torch.eye(3, dtype=torch.float64), strict=True))
@@ -39,6 +39,27 @@ def test_right_values_of_the_usual_axes() -> None:
         "-y": [1.0, -2.0, -3.0],
         "-z": [1.0, -3.0, 2.0],
     }
+
+
+@pytest.mark.parametrize("up", [*AXES, None])
+@pytest.mark.parametrize("degrees", [0.0, 25.0, 90.0, 180.0, 270.0, 360.0])
+def test_turned_about_the_up_axis(up: str | None, degrees: float) -> None:
+    points = torch.randn(2, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turned = turn_about(points, up, degrees, ("normal", "own:1"))
+    axis = BASIS[(up or "y")[-1]]
+    for place in (slice(0, 3), slice(3, 6)):
+        before, after = points[..., place], turned[..., place]
+        torch.testing.assert_close(after @ axis, before @ axis)
+        torch.testing.assert_close(after.norm(dim=-1), before.norm(dim=-1))
+        flat, other = before - (before @ axis)[..., None] * axis, after - (after @ axis)[..., None] * axis
+        cos = (flat * other).sum(-1) / flat.square().sum(-1)
+        torch.testing.assert_close(cos, torch.full_like(cos, np.cos(np.radians(degrees))))
+        side = torch.linalg.cross(flat, other) @ axis / flat.square().sum(-1)  # of the axis's own sense
+        sense = {"x": 1, "y": -1, "z": 1}[(up or "y")[-1]]
+        torch.testing.assert_close(side, torch.full_like(side, sense * np.sin(np.radians(degrees))))
+    assert turned[..., 6].equal(points[..., 6])
+    if degrees % 90 == 0:  # exact
+        assert turned[..., :3].abs().sort(-1).values.equal(points[..., :3].abs().sort(-1).values)
 
 
 def test_normals_turn_and_other_features_stay() -> None:

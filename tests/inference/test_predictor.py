@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 import bixt3d
 from bixt3d import Predictor
 from bixt3d.datasets.loader import arrange
-from bixt3d.datasets.orientation import AXES
+from bixt3d.datasets.orientation import AXES, turn_about
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.inference import Prediction
+from bixt3d.inference.looks import Looks
 from bixt3d.models import create_model
 from bixt3d.ops import attention_diversity
-from bixt3d.tasks import Description
+from bixt3d.tasks import ClassificationTask, Description
 from bixt3d.training.checkpoint import save_model
 from tests.models.randomize import randomize
 from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, awaken
@@ -714,6 +715,76 @@ class TestUp:
             Predictor(checkpoint, "cpu", up="up")
         with pytest.raises(ValueError, match="batch_size: expected a whole number of at least 1, got 0"):
             Predictor(checkpoint, "cpu", batch_size=0)
+
+
+def turned(cloud: NDArray[Any], axis: str, degrees: float) -> NDArray[Any]:
+    return turn_about(torch.from_numpy(cloud).double(), axis, degrees).numpy()
+
+
+class TestTurns:
+    def test_mean_of_the_looks(self, checkpoint: Path) -> None:
+        cloud = some_cloud(50)
+        plain, found = (Predictor(checkpoint, "cpu", up="z", turns=turns) for turns in (1, 3))
+        looks = [plain(turned(cloud, "z", 120 * number)) for number in range(3)]
+        mean = np.mean([look.probabilities for look in looks], 0)
+        seen = found(cloud)
+        np.testing.assert_allclose(seen.probabilities, mean, atol=1e-6)
+        assert seen.index == mean.argmax() and seen.label == CLASSES[seen.index] and seen.up == "z"
+        np.testing.assert_array_equal(seen.points, plain(cloud).points)
+        assert np.abs(mean - plain(cloud).probabilities).max() > 1e-4
+        several = Predictor(checkpoint, "cpu", up="z", turns=3, batch_size=2)([cloud, cloud])
+        assert_equal(several[1], seen, 1e-5)
+
+    @pytest.mark.parametrize(
+        ("augment", "turns", "even"),
+        [
+            ({}, 1, False),
+            ({"rotate_degrees": 180.0}, 4, False),
+            ({"rotate_degrees": 15.0}, 1, False),
+            ({"rotate_degrees": 180.0, "turned": 0.0}, 1, False),
+            ({"rotate_degrees": None, "lying": 0.2}, 1, True),
+            ({"rotate_degrees": 180.0, "turned": 0.5, "lying": 0.2}, 4, True),
+        ],
+    )
+    def test_looks_suit_the_training(
+        self, augment: dict[str, Any], turns: int, even: bool, tmp_path: Path
+    ) -> None:
+        path, cloud = save(tmp_path / "m.safetensors", config={"augment": augment}), some_cloud(50)
+        auto = Predictor(path, "cpu", up="auto")
+        assert auto.looks == Looks(turns, True, even) and Predictor(path, "cpu").looks.turns == 1
+        assert Predictor(path, "cpu", up="auto", turns=2).looks.turns == 2
+        every = {axis: Predictor(path, "cpu", up=axis, turns=turns)(cloud) for axis in AXES}
+        entropy = {
+            axis: -(one.probabilities * np.log(one.probabilities)).sum() for axis, one in every.items()
+        }
+        best = min(AXES, key=entropy.get if even else lambda axis: -every[axis].confidence)  # type: ignore[arg-type]
+        assert_equal(auto(cloud), every[best])
+        assert auto(cloud).up == best
+        assert every[best].certainty == pytest.approx(1 - entropy[best] / np.log(4), abs=1e-6)
+
+    def test_who_has_no_mean(self, checkpoint: Path) -> None:
+        with pytest.raises(
+            ValueError, match="turns: expected a classifier of clouds, got a model for part_seg"
+        ):
+            parts_predictor(turns=2)
+        with pytest.raises(ValueError, match="turns: expected a whole number of at least 1, got 0"):
+            Predictor(checkpoint, "cpu", turns=0)
+
+    def test_a_task_that_answers_otherwise_has_none(self) -> None:
+        class Named(ClassificationTask):
+            def predict(self, model: Any, points: Any, preprocess: Any, category: Any = None) -> Any:
+                return "a name"
+
+        assert ClassificationTask.averages and not Named.averages
+
+
+def test_certainty() -> None:
+    def sure(*shares: float) -> float:
+        return Prediction("a", 0, np.array(shares, np.float32), np.zeros((1, 3), np.float32)).certainty
+
+    assert sure(0.25, 0.25, 0.25, 0.25) == pytest.approx(0, abs=1e-6)
+    assert sure(0, 1, 0, 0) == sure(1) == 1
+    assert sure(0.5, 0.5, 0, 0) == pytest.approx(0.5)
 
 
 class TestEmbed:

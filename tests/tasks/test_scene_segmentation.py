@@ -234,6 +234,8 @@ def test_settings_that_make_no_sense() -> None:
         make_task("scene_segmentation", settings(augment={"dropout": 0.5}))
     with pytest.raises(ValueError, match="data.normalization: expected none for scenes"):
         make_task("scene_segmentation", settings(data={"normalization": "robust"}))
+    with pytest.raises(ValueError, match="augment.refit: would undo the unit of a scene's columns"):
+        make_task("scene_segmentation", settings(augment={"refit": True}))
     with pytest.raises(ValueError, match="expected data with a part for each point"):
         ready(make_split().without_parts(), ByHeight())
 

@@ -1,0 +1,93 @@
+"""Several looks at one cloud: turned about its up axis, or with every axis up. Which answer counts?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from bixt3d.datasets.orientation import AXES, turn_about
+from bixt3d.datasets.preprocess import Preprocess
+from bixt3d.tasks import Task
+
+QUARTERS = 4
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How often a model looks at a cloud before it answers.
+
+    Attributes:
+        turns: Looks, each turned further about the up axis by as much; their mean counts.
+        auto_up: Look with every axis up, and keep the surest of the six answers.
+        even: The surest is that of the least entropy, not that of the most probable label. Where the model
+            has learned to give even probabilities to what lies (`augment.lying`), entropy tells that from a
+            cloud that is one of two classes.
+    """
+
+    turns: int = 1
+    auto_up: bool = False
+    even: bool = False
+
+    @classmethod
+    def of(cls, turns: int | None, auto_up: bool, task: Task, augment: Mapping[str, Any]) -> Looks:
+        """Return the looks that are asked for; with none named, those that suit the training.
+
+        Args:
+            turns: As many as are asked for, or None.
+            auto_up: Whether no axis is known to be up.
+            task: The model's task.
+            augment: The augmentation of the model's training; empty where it is not known.
+
+        Raises:
+            ValueError: For turns of a task whose answers have no mean.
+        """
+        if turns and turns > 1 and not task.averages:
+            raise ValueError(f"turns: expected a classifier of clouds, got a model for {task.name}")
+        if turns is None:
+            any_turn = (augment.get("rotate_degrees") or 0) >= 180 and augment.get("turned", 1) > 0
+            turns = QUARTERS if auto_up and any_turn and task.averages else 1
+        return cls(turns, auto_up, task.averages and bool(augment.get("lying")))
+
+    def answer(
+        self,
+        task: Task,
+        model: nn.Module,
+        clouds: Sequence[Tensor],
+        preprocess: Preprocess,
+        told: Sequence[Any],
+    ) -> list[Any]:
+        """Return what a task says of each cloud (N_i, C).
+
+        Raises:
+            ValueError: With ``auto_up``, for a task whose answers have no confidence.
+        """
+        if not self.auto_up:
+            return self._turned(task, model, clouds, preprocess, told)
+        standing = [replace(preprocess, up=axis) for axis in AXES]
+        seen = [self._turned(task, model, clouds, one, told) for one in standing]
+        if not hasattr(seen[0][0], "confidence"):
+            raise ValueError(f"up='auto': expected a task with confident answers, got {task.name}")
+        sure: Callable[[Any], float] = (
+            (lambda one: one.certainty) if self.even else (lambda one: one.confidence)
+        )
+        return [max(of_cloud, key=sure) for of_cloud in zip(*seen, strict=True)]
+
+    def _turned(
+        self,
+        task: Task,
+        model: nn.Module,
+        clouds: Sequence[Tensor],
+        preprocess: Preprocess,
+        told: Sequence[Any],
+    ) -> list[Any]:
+        if self.turns == 1:
+            return task.predict_batch(model, clouds, preprocess, told)
+        seen = []
+        for number in range(self.turns):
+            degrees = 360 * number / self.turns
+            turned = [turn_about(points, preprocess.up, degrees, preprocess.features) for points in clouds]
+            seen.append(task.predict_batch(model, turned, preprocess, told))
+        return [task.average(of_cloud) for of_cloud in zip(*seen, strict=True)]
