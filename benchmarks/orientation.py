@@ -6,7 +6,7 @@ The clouds of the test split are measured as they stand, turned about y, each by
 the 24 positions whose axes are parallel to the first ones, each position for as many clouds: as a plain call
 sees them, as the mean of four quarter turns (``turns=4``), and with ``up="auto"``, for which the surest of
 six answers counts (`bixt3d.inference.looks.Looks`). Then each of the six axes is up, and a plain call is not
-told.
+told. ``--retrieval`` adds how well shapes find others of their class, all turned alike, or each by itself.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.corruption import Trained, opened, part_of
 from benchmarks.options import add_models, parser_of
 from benchmarks.table import command_line, environment_line, markdown_table
+from benchmarks.trained import Trained, opened, part_of
+from bixt3d import Predictor
 from bixt3d.commands.endings import one_line_errors
 from bixt3d.datasets.augment import parallel_turns, rotate_up, turn_by
 from bixt3d.datasets.orientation import AXES, turn, turn_about
 from bixt3d.datasets.split import Split
 from bixt3d.inference.looks import Looks
+from bixt3d.retrieval import retrieval
 from bixt3d.training.device import pick_device
 from bixt3d.training.files import write_csv, write_text
 from bixt3d.training.splits import build_task
@@ -97,6 +99,22 @@ def measure(trained: Trained, split: Split, device: torch.device) -> dict[str, f
     return found
 
 
+def search(trained: Trained, split: Split, device: torch.device) -> dict[str, float]:
+    """Return the mean average precision of retrieval by what was done to the clouds."""
+
+    def precision(points: Tensor, turns: int = 1) -> float:
+        normalization = trained.config.data.normalization
+        predictor = Predictor(trained.model, device, normalization=normalization, turns=turns)
+        return retrieval(torch.from_numpy(predictor.embed(points)), split.label)["map"]
+
+    turned = about_y(split.points)
+    return {
+        "retrieval, as they stand": precision(split.points),
+        "retrieval, turned about y": precision(turned),
+        "retrieval, turned about y, mean of 4 turns": precision(turned, 4),
+    }
+
+
 def page(rows: list[list[str]], models: list[Trained], part: str, about: str) -> str:
     """Return the text of the page."""
     trained = "\n".join(model.about() for model in models)
@@ -110,8 +128,8 @@ Overall accuracy in per cent on {part}:
 
 Turned about y: each cloud by an angle drawn evenly; mean of 4 turns: `Predictor(..., turns=4)`. 24 positions:
 the turns that leave axes parallel to axes, each for as many clouds. Up unknown: `Predictor(..., up="auto")`,
-the surest of six answers. Not told: a plain call, though another axis is up. The same numbers:
-[table.csv](table.csv).
+the surest of six answers. Not told: a plain call, though another axis is up. Retrieval: mean average
+precision by `Predictor.embed`. The same numbers: [table.csv](table.csv).
 
 {about}
 """
@@ -120,6 +138,7 @@ the surest of six answers. Not told: a plain call, though another axis is up. Th
 def main() -> None:
     parser = parser_of(__doc__)
     add_models(parser)
+    parser.add_argument("--retrieval", action="store_true", help="measure retrieval, too")
     args = parser.parse_args()
     with one_line_errors():
         run(args)
@@ -135,6 +154,9 @@ def run(args: argparse.Namespace) -> None:
             )
     split = split.with_features(())
     found = {trained.name: measure(trained, split, device) for trained in models}
+    if args.retrieval:
+        for trained in models:
+            found[trained.name] |= search(trained, split, device)
     ways = next(iter(found.values()))
     rows = [["clouds", *found], *([way, *(f"{100 * of[way]:.2f}" for of in found.values())] for way in ways)]
     minutes = (time.perf_counter() - begun) / 60

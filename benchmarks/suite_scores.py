@@ -5,16 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks.suites import LEVELS, Suite
 from benchmarks.table import markdown_table
+from benchmarks.trained import Trained
 from bixt3d.datasets.split import Split
-
-if TYPE_CHECKING:
-    from benchmarks.corruption import Trained
 
 Accuracies = dict[str, dict[str, list[float]]]  # corruption -> model -> OA of each level
 

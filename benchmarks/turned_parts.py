@@ -16,9 +16,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from benchmarks.corruption import labels
 from benchmarks.options import add_runs, parser_of
 from benchmarks.table import command_line, environment_line, markdown_table
+from benchmarks.trained import labels
 from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import config_from
 from bixt3d.datasets.augment import rotate_up, turn_by

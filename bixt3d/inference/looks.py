@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,11 +83,11 @@ class Looks:
         preprocess: Preprocess,
         told: Sequence[Any],
     ) -> list[Any]:
-        if self.turns == 1:
-            return task.predict_batch(model, clouds, preprocess, told)
-        seen = []
+        seen = [task.predict_batch(model, one, preprocess, told) for one in self.around(clouds, preprocess)]
+        return seen[0] if len(seen) == 1 else [task.average(of_cloud) for of_cloud in zip(*seen, strict=True)]
+
+    def around(self, clouds: Sequence[Tensor], preprocess: Preprocess) -> Iterator[Sequence[Tensor]]:
+        """Yield clouds (N_i, C) as they stand, and then turned further about their up axis."""
         for number in range(self.turns):
             degrees = 360 * number / self.turns
-            turned = [turn_about(points, preprocess.up, degrees, preprocess.features) for points in clouds]
-            seen.append(task.predict_batch(model, turned, preprocess, told))
-        return [task.average(of_cloud) for of_cloud in zip(*seen, strict=True)]
+            yield [turn_about(points, preprocess.up, degrees, preprocess.features) for points in clouds]

@@ -262,7 +262,7 @@ class Predictor(Attentive):
         """Return a vector of each cloud, (n, D) float32: the mean of the model's latents.
 
         It is what a classifier's head reads, and alike for clouds that look alike; compare by cosine. Of a
-        segmenter a draw of the points is looked at.
+        segmenter a draw of the points is looked at. Of several looks (``turns``) it is their mean.
 
         Args:
             clouds: As for `__call__`, but no folder.
@@ -276,9 +276,12 @@ class Predictor(Attentive):
         listed, _ = as_list(clouds, self.channels, self.task.axes)
         rows = []
         for cloud, of_cloud in zip(listed, each_category(category, len(listed)), strict=True):
-            inputs = self.task.inputs(self._read(cloud), self._standing(cloud, of_cloud), of_cloud)
-            latents = self.model.forward_features(*(one.to(self.device) for one in inputs))[0]  # (1, M, D)
-            rows.append(latents.float().mean(1).cpu().numpy())
+            preprocess, looks = self._standing(cloud, of_cloud), []
+            for turned in self.looks.around([self._read(cloud)], preprocess):
+                inputs = self.task.inputs(turned[0], preprocess, of_cloud)
+                found = self.model.forward_features(*(one.to(self.device) for one in inputs))
+                looks.append(found[0].float().mean(1))  # (1, D)
+            rows.append(torch.stack(looks).mean(0).cpu().numpy())
         return np.concatenate(rows)
 
     def _standing(self, cloud: Cloud, category: Category) -> Preprocess:

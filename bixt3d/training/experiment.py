@@ -28,7 +28,7 @@ from bixt3d.training.evaluate import evaluate, scores
 from bixt3d.training.files import write_csv, write_result
 from bixt3d.training.folder import take_folder
 from bixt3d.training.guards import StopSignals
-from bixt3d.training.pretrained import start_from
+from bixt3d.training.pretrained import find_start, start_from
 from bixt3d.training.resume import check_opened
 from bixt3d.training.splits import build_task, open_all
 from bixt3d.training.trainer import Trainer
@@ -136,6 +136,8 @@ def _train(
     run_dir = Path(config.run.dir)
     made = build_task(config, task, model)
     check_points(config, model)
+    if model is None and config.model.init_from is not None and not resume:
+        find_start(config.model.init_from)  # before the data are read
     own = {key: split for key, split in given.items() if split is not None}
     if resume and "train" not in own:
         check_opened(run_dir)

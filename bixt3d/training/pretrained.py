@@ -38,13 +38,11 @@ def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | 
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or anything but the head does not fit, naming the first misfit.
     """
-    path = Path(source).expanduser()
-    if path.suffix in OFFICIAL or (path.is_file() and path.suffix != ".safetensors"):
+    path = find_start(source)
+    if path.suffix != ".safetensors":
         return _start_from_official(model, path)
     try:
-        state, meta = read_checkpoint(find_checkpoint(source))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"model.init_from: {error}") from None
+        state, meta = read_checkpoint(path)
     except ValueError as error:
         raise ValueError(f"model.init_from: {error}") from None
     known, wanted = Description.from_dict(meta), model.state_dict()
@@ -75,6 +73,26 @@ def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | 
     return f"start: {len(taken)} of {len(wanted)} tensors from {source}{origin}{what}"
 
 
+def find_start(source: str | Path) -> Path:
+    """Return the file of the weights that a training starts from.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If shipped weights are not the file that was shipped.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() and path.suffix != ".safetensors":
+        return path
+    if path.suffix in OFFICIAL:
+        raise FileNotFoundError(f"model.init_from: no file {path}, an official BiXT checkpoint (.pth)")
+    try:
+        return find_checkpoint(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"model.init_from: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"model.init_from: {error}") from None
+
+
 def _settings(name: str, known: Description) -> str:
     """Return the settings that weights were trained with, of which one is probably what does not fit."""
     if name.startswith("encoder.tokenizer."):
@@ -95,8 +113,6 @@ def _start_from_official(model: nn.Module, path: Path) -> str:
         raise ValueError(f"model.init_from: expected a model with a BiXT trunk, got {type(model).__name__}")
     try:
         state = read_state(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"model.init_from: {error}") from None
     except ValueError as error:
         raise ValueError(f"model.init_from: {error}") from None
     left = initialize_from(model, state)

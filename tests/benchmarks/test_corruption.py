@@ -16,8 +16,8 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks import corruption, damage, suites
-from benchmarks.corruption import choose, load, open_clouds
 from benchmarks.damage import CORRUPTIONS, Corruption
+from benchmarks.trained import choose, load, open_clouds
 from bixt3d import Predictor, create_model
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.spheres import unit_sphere

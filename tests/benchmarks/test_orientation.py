@@ -107,15 +107,15 @@ def test_the_least_even_answer_counts_after_a_training_that_laid_clouds() -> Non
 
 
 def test_page_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_shapes(tmp_path / "data", per_class=6, num_points=64, progress=False)
+    write_shapes(tmp_path / "data", per_class=12, num_points=64, progress=False)
     settings = ["data.name=shapes", f"data.root={tmp_path / 'data'}", f"run.dir={tmp_path / 'run'}"]
     train(make_config(*settings, "train.epochs=1", "data.normalization=robust"), device=CPU)
     command: list[Any] = ["orientation", tmp_path / "run", "--names", "small", "--out", tmp_path / "out"]
-    monkeypatch.setattr(sys, "argv", [*map(str, command), "--shapes", "5"])
+    monkeypatch.setattr(sys, "argv", [*map(str, command), "--shapes", "18", "--retrieval"])
     orientation.main()
     page = (tmp_path / "out" / "README.md").read_text()
-    assert "a trial on 5 of the" in page and "| 24 positions, up unknown " in page
+    assert "a trial on 18 of the" in page and "| 24 positions, up unknown " in page
     with open(tmp_path / "out" / "table.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["clouds", "small"] and len(rows) == 15
+    assert rows[0] == ["clouds", "small"] and len(rows) == 18
     assert all(0 <= float(row[1]) <= 100 for row in rows[1:])

@@ -799,6 +799,14 @@ class TestEmbed:
         np.testing.assert_array_equal(predictor.embed(clouds[1]), vectors[1:2])
         assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
 
+    def test_mean_of_several_looks(self, checkpoint: Path) -> None:
+        cloud = some_cloud(50)
+        plain = Predictor(checkpoint, "cpu", up="x")
+        looks = plain.embed([turned(cloud, "x", 180 * number) for number in range(2)])
+        found = Predictor(checkpoint, "cpu", up="x", turns=2).embed(cloud)
+        np.testing.assert_allclose(found[0], looks.mean(0), atol=1e-6)
+        assert np.abs(found[0] - looks[0]).max() > 1e-4
+
     def test_of_a_segmenter(self) -> None:
         vectors = parts_predictor().embed([some_cloud(90), some_cloud(20)], ["mug", "table"])
         assert vectors.shape == (2, 12) and np.isfinite(vectors).all()

@@ -121,6 +121,16 @@ def test_start_from_a_file_that_is_none(tmp_path: Path) -> None:
         start_from(tmp_path / "tensor.pth")
 
 
+def test_a_start_that_is_missing_is_told_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bixt3d.training.experiment.open_all", lambda *_: pytest.fail("data are read"))
+    for name in ("gone.pth", "gone"):
+        config = make_config(f"run.dir={tmp_path / 'run'}", f"model.init_from={tmp_path / name}")
+        with pytest.raises(FileNotFoundError, match=r"model\.init_from: no (file|checkpoint) .*gone"):
+            bixt3d.train(config)
+
+
 def test_resuming_needs_no_start(tmp_path: Path) -> None:
     """The run has its own weights by then, and the file may be gone."""
     config = make_config(f"model.init_from={tmp_path / 'gone.pth'}")
