@@ -74,7 +74,8 @@ def open_model(
         features = ("normal",) if model.in_dims == 6 else ()
         preprocess = Preprocess(num_points, "stored", num_points or STORED_POINTS, features)
     names = tuple(facts["classes"]) if facts.get("classes") else None
-    return Loaded(model, task, names, preprocess, (about.config.get("augment") or {}) if about else {})
+    augment = about.config.get("augment") if about is not None else None
+    return Loaded(model, task, names, preprocess, augment if isinstance(augment, Mapping) else {})
 
 
 def _description_of(model: nn.Module) -> Description | None:

@@ -47,8 +47,10 @@ class Looks:
         if turns and turns > 1 and not task.averages:
             raise ValueError(f"turns: expected a classifier of clouds, got a model for {task.name}")
         if turns is None:
-            any_turn = (augment.get("rotate_degrees") or 0) >= 180 and augment.get("turned", 1) > 0
-            turns = QUARTERS if auto_up and any_turn and task.averages else 1
+            degrees = augment.get("rotate_degrees")
+            around = isinstance(degrees, (int, float)) and degrees >= 180  # either way: any turn
+            around = around or augment.get("turn") in ("quarter", "axes")
+            turns = QUARTERS if auto_up and task.averages and around and augment.get("turned", 1) else 1
         return cls(turns, auto_up, task.averages and bool(augment.get("lying")))
 
     def answer(

@@ -52,7 +52,7 @@ class Predictor(Attentive):
             and a classifier does not see them. The training's if None; see `Preprocess`.
         turns: Looks at each cloud, turned further about its up axis every time, of a classifier; the mean of
             the probabilities counts. None: 4 with ``up="auto"`` where the training turned clouds about y
-            by any angle (`augment.rotate_degrees=180`), else 1.
+            (`augment.rotate_degrees=180`, or `augment.turn`), else 1.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.

@@ -742,7 +742,8 @@ class TestTurns:
             ({"rotate_degrees": 180.0}, 4, False),
             ({"rotate_degrees": 15.0}, 1, False),
             ({"rotate_degrees": 180.0, "turned": 0.0}, 1, False),
-            ({"rotate_degrees": None, "lying": 0.2}, 1, True),
+            ({"turn": "quarter"}, 4, False),
+            ({"turn": "none", "lying": 0.2}, 1, True),
             ({"rotate_degrees": 180.0, "turned": 0.5, "lying": 0.2}, 4, True),
         ],
     )
