@@ -3,10 +3,11 @@
     python -m benchmarks.orientation modelnet40_cpu --out results/orientation
 
 The clouds of the test split are measured as they stand, turned about y, each by an angle of its own, and in
-the 24 positions whose axes are parallel to the first ones, each position for as many clouds: as a plain call
-sees them, as the mean of four quarter turns (``turns=4``), and with ``up="auto"``, for which the surest of
-six answers counts (`bixt3d.inference.looks.Looks`). Then each of the six axes is up, and a plain call is not
-told. ``--retrieval`` adds how well shapes find others of their class, all turned alike, or each by itself.
+the 24 positions whose axes are parallel to the first ones, each position for as many clouds: by a plain call,
+and with ``up="auto"``, for which the surest of six answers counts, as `bixt3d.inference.looks.Looks` has it.
+Clouds turned about y are looked at four times, too (``turns=4``). Then each of the six axes is up, and a
+plain call is not told. ``--retrieval`` adds how well shapes find others of their class, as they stand and
+turned.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from bixt3d.inference.looks import Looks
 from bixt3d.retrieval import retrieval
 from bixt3d.training.device import pick_device
 from bixt3d.training.files import write_csv, write_text
-from bixt3d.training.splits import build_task
 
 SEED = 0
 
@@ -67,10 +67,9 @@ def accuracy(found: Tensor, split: Split) -> float:
 
 def automatic(trained: Trained, split: Split, points: Tensor, device: torch.device) -> Tensor:
     """Return the probabilities (S, K) of the surest of six answers, one with each axis up."""
-    looks = Looks.of(None, True, build_task(trained.config), vars(trained.config.augment))
-    standing = [turn(points, axis) for axis in AXES]
-    seen = torch.stack([around(trained, split, one, device, looks.turns) for one in standing])  # (6, S, K)
-    sure = torch.special.entr(seen).sum(-1).neg() if looks.even else seen.amax(-1)  # (6, S)
+    standing, turns = [turn(points, axis) for axis in AXES], trained.looks.turns
+    seen = torch.stack([around(trained, split, one, device, turns) for one in standing])  # (6, S, K)
+    sure = torch.special.entr(seen).sum(-1).neg() if trained.looks.even else seen.amax(-1)  # (6, S)
     return seen[sure.argmax(0), torch.arange(len(split))]
 
 
@@ -102,9 +101,11 @@ def measure(trained: Trained, split: Split, device: torch.device) -> dict[str, f
 def search(trained: Trained, split: Split, device: torch.device) -> dict[str, float]:
     """Return the mean average precision of retrieval by what was done to the clouds."""
 
+    data = trained.config.data
+
     def precision(points: Tensor, turns: int = 1) -> float:
-        normalization = trained.config.data.normalization
-        predictor = Predictor(trained.model, device, normalization=normalization, turns=turns)
+        kind = {"num_points": data.num_points, "normalization": data.normalization, "up": "y"}
+        predictor = Predictor(trained.model, device, turns=turns, **kind)
         return retrieval(torch.from_numpy(predictor.embed(points)), split.label)["map"]
 
     turned = about_y(split.points)
@@ -115,9 +116,15 @@ def search(trained: Trained, split: Split, device: torch.device) -> dict[str, fl
     }
 
 
+def looked(looks: Looks) -> str:
+    """Say which of six answers counts where the up axis is not known."""
+    turns = f"the mean of {looks.turns} turns an axis, and " if looks.turns > 1 else ""
+    return f"up unknown: {turns}{'the least entropy' if looks.even else 'the most confident'}"
+
+
 def page(rows: list[list[str]], models: list[Trained], part: str, about: str) -> str:
     """Return the text of the page."""
-    trained = "\n".join(model.about() for model in models)
+    trained = "\n".join(f"{model.about()}; {looked(model.looks)}" for model in models)
     return f"""# Any orientation
 
 Overall accuracy in per cent on {part}:
@@ -128,8 +135,8 @@ Overall accuracy in per cent on {part}:
 
 Turned about y: each cloud by an angle drawn evenly; mean of 4 turns: `Predictor(..., turns=4)`. 24 positions:
 the turns that leave axes parallel to axes, each for as many clouds. Up unknown: `Predictor(..., up="auto")`,
-the surest of six answers. Not told: a plain call, though another axis is up. Retrieval: mean average
-precision by `Predictor.embed`. The same numbers: [table.csv](table.csv).
+the surest of six answers, one an axis. Not told: a plain call, though another axis is up. Retrieval: mean
+average precision by `Predictor.embed`. The same numbers: [table.csv](table.csv).
 
 {about}
 """
@@ -153,6 +160,8 @@ def run(args: argparse.Namespace) -> None:
                 f"{trained.name}: expected a model of xyz alone, got {', '.join(trained.features)}"
             )
     split = split.with_features(())
+    if args.retrieval and int(split.label.bincount().max()) < 2:
+        raise ValueError("--retrieval: expected a class of two shapes or more; give more --shapes")
     found = {trained.name: measure(trained, split, device) for trained in models}
     if args.retrieval:
         for trained in models:

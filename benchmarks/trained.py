@@ -18,6 +18,7 @@ from bixt3d.datasets.loader import arrange_split
 from bixt3d.datasets.spheres import normalize_split, unit_spheres
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.strays import normalize_as
+from bixt3d.inference.looks import Looks
 from bixt3d.models.classifier import PointClassifier
 from bixt3d.training import load_checkpoint
 from bixt3d.training.checkpoint import find_checkpoint
@@ -66,6 +67,13 @@ class Trained:
             split = normalize_as(split, data.normalization, drop=True)
         return choose(split, data.num_points, data.order)
 
+    @property
+    def looks(self) -> Looks:
+        """How `Predictor` looks at clouds whose up axis is not known."""
+        assert isinstance(self.model, PointClassifier) and self.model.description is not None
+        augment = self.model.description.config.get("augment") or {}
+        return Looks.of(None, True, build_task(self.config), augment)
+
     def about(self) -> str:
         """Return a line of what was trained, and how."""
         data, augment, train = self.config.data, self.config.augment, self.config.train
@@ -107,20 +115,25 @@ def load(run: str, name: str, overrides: Sequence[str], device: torch.device) ->
 
 
 def open_clouds(models: Sequence[Trained]) -> Split:
-    """Open the test split of the data set that all models were trained on, with all stored points.
+    """Open the test split of the data set that all models were trained on, y up, with all stored points.
 
     Raises:
         ValueError: If the models are of several data sets, or know other classes or features than the data.
     """
     data = models[0].config.data
     for other in models:
+        if other.config.data.up != data.up:
+            raise ValueError(
+                f"expected models whose data have one axis up, got {data.up} for {models[0].name} and "
+                f"{other.config.data.up} for {other.name}"
+            )
         if (other.config.data.name, other.config.data.root) != (data.name, data.root):
             raise ValueError(
                 f"expected models of one data set, got {data.name} in {data.root} for {models[0].name} and "
                 f"{other.config.data.name} in {other.config.data.root} for {other.name}; --set data.root=... "
                 "if it only moved"
             )
-    split = normalize_split(open_dataset(data.name, data.root, "test").without_parts())
+    split = normalize_split(open_dataset(data.name, data.root, "test", up=data.up).without_parts())
     if split.count is not None:
         raise ValueError(f"{data.name} in {data.root}: expected clouds of equally many points of their own")
     for trained in models:

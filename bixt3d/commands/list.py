@@ -31,14 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the lists, a line each."""
+    """Print the lists, each name with what is said of it; what is long goes on in lines that are set in."""
     for number, what in enumerate([args.what] if args.what else LISTS):
         if args.what is None:
             print(f"{chr(10) if number else ''}{what}:")
         rows = sorted(LISTS[what](args.root))
         width = 2 + max(len(name) for name, _ in rows)
         for name, about in rows:
-            print(textwrap.indent(about, " " * width).replace(" " * len(name), name, 1))
+            print(f"{name:{width}}" + about.replace("\n", "\n" + " " * width))
         if what in ("weights", "configs"):
             print(f"in {shipped(what)}")
 

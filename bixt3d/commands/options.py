@@ -89,6 +89,24 @@ def add_up(options: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
     )
 
 
+def add_turns(options: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add ``--turns``."""
+    options.add_argument(
+        "--turns",
+        type=at_least_one,
+        metavar="N",
+        help="look at each cloud N times, turned about its up axis, and take the mean; for classifiers "
+        "(default: 4 with --up auto and a model that was trained with such turns, else 1)",
+    )
+
+
+def at_least_one(text: str) -> int:
+    """Read a whole number from 1 up."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+    return int(text)
+
+
 def join_axes(words: Sequence[str]) -> list[str]:
     """Return a command line with ``--up -z`` as ``--up=-z``, or argparse takes the axis for an option."""
     joined: list[str] = []

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from bixt3d.commands.options import (
     UsageError,
     add_machine,
+    add_turns,
     add_up,
     ask_category,
     category_of,
@@ -57,13 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--category", help="category of the files, in any case (default: the name of a file's folder)"
     )
     add_up(parser)
-    parser.add_argument(
-        "--turns",
-        type=int,
-        metavar="N",
-        help="look at each cloud N times, turned about its up axis, and take the mean; for classifiers "
-        "(default: 4 with --up auto and a model that was trained with such turns, else 1)",
-    )
+    add_turns(parser)
     parser.add_argument(
         "--robust", action="store_true", help="leave out points that stand apart from the rest"
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from bixt3d.commands.options import CHECKPOINT, UsageError, add_machine, add_up, place
+from bixt3d.commands.options import CHECKPOINT, UsageError, add_machine, add_turns, add_up, place
 
 WEIGHTS = "modelnet40_robust"  # what tells shapes apart where nothing else is named
 FORMATS = ("table", "csv", "json")
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--category", help="category of all shapes, for a part segmenter that is told it")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: 10)")
     add_up(parser)
+    add_turns(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--format", choices=FORMATS, default="table", help="default: table")
     output.add_argument("--html", type=place, metavar="FILE", help="write a page with thumbnails")
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     from bixt3d.training.files import csv_text, text_table
     from bixt3d.visualize.search import name_below, search, write_search
 
-    predictor = Predictor(args.checkpoint, pick_device(args.device), args.up)
+    predictor = Predictor(args.checkpoint, pick_device(args.device), args.up, turns=args.turns)
     predictor.require_clouds("search")
     files, _ = find_clouds(args.files)
     try:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from bixt3d.commands.options import (
     UsageError,
     add_machine,
+    add_turns,
     add_up,
     ask_category,
     category_of,
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="the checkpoint, if the first FILE is none")
     which = parser.add_argument_group("which shapes")
     add_up(which)
+    add_turns(which)
     which.add_argument("--data", metavar="FOLDER", help="data folder (default: that of the training)")
     which.add_argument("--split", default="test", help="train, val or test (default: test)")
     which.add_argument("--category", help="only shapes of this one; for files, what they are")
@@ -126,7 +128,7 @@ def open_gallery(args: argparse.Namespace, checkpoint: str, files: list[str], sh
     from bixt3d.visualize.browse import spread
     from bixt3d.visualize.gallery import Gallery, training_split
 
-    predictor = Predictor(checkpoint, pick_device(args.device), args.up)
+    predictor = Predictor(checkpoint, pick_device(args.device), args.up, turns=args.turns)
     predictor.require_clouds("view")
     if files:
         found = find_clouds(files)[0][:shapes]

@@ -87,7 +87,7 @@ def read_lines(path: Path) -> list[str]:
         ValueError: It is not text, holds no lines, or holds one twice.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; {WHERE}.") from None

@@ -72,7 +72,7 @@ def turn_about(points: Tensor, up: str | None, degrees: float, features: Sequenc
     Quarters are exact: coordinates change places and signs.
 
     Args:
-        points: (..., N, 3 + F), xyz and the features.
+        points: (..., N, 3 + F), xyz and the features, floating point.
         up: The axis that points up; y if None.
         degrees: The angle.
         features: Names of the features.

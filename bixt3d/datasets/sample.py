@@ -15,7 +15,6 @@ from bixt3d.datasets.import_parts import Imported, import_parts
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER
 from bixt3d.datasets.readers import MESHES, load_cloud
-from bixt3d.datasets.readers.text import lines_of
 
 SHAPES_PER_FILE = 2048
 DIGITS = 3  # kept of coordinates in the unit sphere
@@ -141,7 +140,8 @@ def read_face_labels(mesh: Path) -> list[str]:
         raise FileNotFoundError(
             f"{mesh}: expected its labels beside it, in {mesh.stem}.seg, .labels or {path.name}"
         )
-    lines = [line.strip() for line in lines_of(path.read_bytes()) if line.strip()]
+    with path.open(encoding="utf-8-sig") as file:
+        lines = [line.strip() for line in file if line.strip()]
     found: dict[int, str] = {}
     for number, (name, faces) in enumerate(zip(lines[::2], lines[1::2], strict=False)):
         for face in faces.split():

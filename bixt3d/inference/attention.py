@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,11 @@ class Attentive:
         return [attention[0].cpu() for _, attention in attended]
 
     def attention(
-        self, cloud: Cloud, category: Category = None, direction: Direction = "latents"
+        self,
+        cloud: Cloud,
+        category: Category = None,
+        direction: Direction = "latents",
+        up: str | None = None,
     ) -> Attention:
         """Return where the latents look on one cloud, for each layer and head, on every point.
 
@@ -41,6 +46,8 @@ class Attentive:
             category: As for `segment`.
             direction: ``"latents"``: how much a latent reads of each token. ``"tokens"``: how much each token
                 reads of a latent; layers in which the tokens read nothing are left out.
+            up: The axis that points up, such as an answer found it; the predictor's own, asked for again with
+                ``up="auto"``, if None. Of several looks (``turns``) this is the first.
 
         Raises:
             ValueError: For a wrong shape, NaN, a category that is missing or unknown, or a model of scenes.
@@ -51,7 +58,7 @@ class Attentive:
         if self.task.reach(self.preprocess) is not None:
             raise ValueError("expected a model of whole clouds, got one that looks at scenes piece by piece")
         said = {} if direction == "latents" else {"direction": direction}
-        attended, points, preprocess = self._look("located_attention", cloud, category, **said)
+        attended, points, preprocess = self._look("located_attention", cloud, category, up, **said)
         if not attended:
             raise ValueError(f"direction={direction!r}: no layer of this model has it")
         everywhere = preprocess.normalize(points)[None, :, :3].to(self.device)  # (1, N, 3)
@@ -87,12 +94,13 @@ class Attentive:
         return [torch.cat(attention_freedom(*pair)).cpu().numpy() for pair in layers]
 
     def _look(
-        self, method: str, cloud: Cloud, category: Category, **options: str
+        self, method: str, cloud: Cloud, category: Category, up: str | None = None, **options: str
     ) -> tuple[Any, Tensor, Preprocess]:
         """Return what a method of the model says of a cloud, the cloud's points, and how they stand."""
         if not hasattr(self.model, method):
             raise ValueError(f"expected a model with {method}, got {type(self.model).__name__}")
-        points, preprocess = self._read(cloud), self._standing(cloud, category)
+        points = self._read(cloud)
+        preprocess = replace(self.preprocess, up=up) if up else self._standing(cloud, category)
         inputs = [one.to(self.device) for one in self.task.inputs(points, preprocess, category)]
         said = getattr(self.model, method)(*inputs, **options)
         return said, points, preprocess

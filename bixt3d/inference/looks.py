@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,13 +46,15 @@ class Looks:
             ValueError: For turns of a task whose answers have no mean.
         """
         if turns and turns > 1 and not task.averages:
-            raise ValueError(f"turns: expected a classifier of clouds, got a model for {task.name}")
+            raise ValueError(
+                f"turns: expected a task whose answers have a mean, such as classification, got {task.name}"
+            )
         if turns is None:
             degrees = augment.get("rotate_degrees")
             around = isinstance(degrees, (int, float)) and degrees >= 180  # either way: any turn
             around = around or augment.get("turn") in ("quarter", "axes")
             turns = QUARTERS if auto_up and task.averages and around and augment.get("turned", 1) else 1
-        return cls(turns, auto_up, task.averages and bool(augment.get("lying")))
+        return cls(turns, auto_up, bool(augment.get("lying")))
 
     def answer(
         self,
@@ -72,10 +75,8 @@ class Looks:
         seen = [self._turned(task, model, clouds, one, told) for one in standing]
         if not hasattr(seen[0][0], "confidence"):
             raise ValueError(f"up='auto': expected a task with confident answers, got {task.name}")
-        sure: Callable[[Any], float] = (
-            (lambda one: one.certainty) if self.even else (lambda one: one.confidence)
-        )
-        return [max(of_cloud, key=sure) for of_cloud in zip(*seen, strict=True)]
+        sure = "certainty" if self.even and hasattr(seen[0][0], "certainty") else "confidence"
+        return [max(of_cloud, key=attrgetter(sure)) for of_cloud in zip(*seen, strict=True)]
 
     def _turned(
         self,

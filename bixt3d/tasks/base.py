@@ -267,8 +267,12 @@ class Task:
         return [self.predict(model, points, preprocess, category) for points, category in told]
 
     def average(self, answers: Sequence[Any]) -> Any:
-        """Return one answer for several looks at one cloud, of a task that ``averages``."""
-        raise NotImplementedError(f"{type(self).__name__} averages answers, and says no how: write average")
+        """Return one answer for several looks at one cloud, of a task that ``averages``.
+
+        Raises:
+            TypeError: For a task that does not say how.
+        """
+        raise TypeError(f"{type(self).__name__} must define average")
 
     def answers(self, logits: Tensor, batch: Batch) -> list[Any]:
         """Return what `predict` says of each cloud of a batch, from its logits; none for tasks without.
@@ -284,8 +288,8 @@ class Task:
             cls.predict_batch = Task.predict_batch  # type: ignore[method-assign]
         if "predict" in vars(cls) and "answers" not in vars(cls):
             cls.answers = Task.answers  # type: ignore[method-assign]
-        if "predict" in vars(cls) and "average" not in vars(cls):
-            cls.averages = False
+        if {"predict", "predict_batch"} & set(vars(cls)) and not {"average", "averages"} & set(vars(cls)):
+            cls.averages = False  # the parent's mean is of the parent's answers
 
     def read(self, sample: Any, preprocess: Preprocess) -> Tensor:
         """Return what a user gives, an array, a tensor or a file, in its own numbers: a cloud (N, C) float64.

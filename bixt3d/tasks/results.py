@@ -24,7 +24,7 @@ class Prediction:
         label: Name of the most probable class.
         index: Its number.
         probabilities: Probability of each class (K,), float32.
-        points: The points that the model saw (N, C), normalised, float32.
+        points: The points that the model saw (N, C), normalised, float32; of several looks, at the first.
         up: The axis of the cloud that was taken for the one that points up; None: the cloud stood as it is.
     """
 

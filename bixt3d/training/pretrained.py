@@ -84,7 +84,7 @@ def find_start(source: str | Path) -> Path:
     if path.is_file() and path.suffix != ".safetensors":
         return path
     if path.suffix in OFFICIAL:
-        raise FileNotFoundError(f"model.init_from: no file {path}, an official BiXT checkpoint (.pth)")
+        raise FileNotFoundError(f"model.init_from: no file {path}, an official BiXT checkpoint")
     try:
         return find_checkpoint(source)
     except FileNotFoundError as error:

@@ -164,7 +164,8 @@ class Gallery(Clouds):
         if not self._attention or not whole or not hasattr(self.predictor.model, "located_attention"):
             return seen
         try:
-            maps = self.predictor.attention(self._clouds[index], self.categories[index] or None).maps
+            category = self.categories[index] or None
+            maps = self.predictor.attention(self._clouds[index], category, up=seen.up).maps
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

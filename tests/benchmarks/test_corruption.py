@@ -19,6 +19,7 @@ from benchmarks import corruption, damage, suites
 from benchmarks.damage import CORRUPTIONS, Corruption
 from benchmarks.trained import choose, load, open_clouds
 from bixt3d import Predictor, create_model
+from bixt3d.datasets.orientation import turn
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.spheres import unit_sphere
 from bixt3d.datasets.synthetic.shapes import write_shapes
@@ -235,6 +236,16 @@ def test_clean_clouds_are_those_of_the_usual_evaluation(runs: Path) -> None:
         usual = evaluate_checkpoint(runs / model.name)
         assert model.see(split, None, 0).points.equal(usual.split.points)
         assert model.accuracy(model.see(split, None, 0), CPU) == usual.seen.metrics["oa"]
+
+
+def test_test_shapes_are_turned_as_in_the_training(runs: Path) -> None:
+    straight = load(str(runs / "naive"), "naive", [], CPU)
+    lying = load(str(runs / "naive"), "lying", ["data.up=z"], CPU)
+    assert open_clouds([lying]).points.equal(turn(open_clouds([straight]).points, "z"))
+    with pytest.raises(
+        ValueError, match="expected models whose data have one axis up, got None for naive and z"
+    ):
+        open_clouds([straight, lying])
 
 
 # The command

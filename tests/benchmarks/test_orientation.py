@@ -1,4 +1,4 @@
-"""Orientations of clouds: how they are turned, the most confident of six answers, and the page."""
+"""Orientations of clouds: how they are turned, the surest of six answers, and the page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Generator, Tensor
 
 from benchmarks import orientation
 from bixt3d import Split
-from bixt3d.config import override
 from bixt3d.datasets.augment import parallel_turns
 from bixt3d.datasets.orientation import AXES, turn
 from bixt3d.datasets.synthetic.shapes import write_shapes
+from bixt3d.inference.looks import Looks
 from bixt3d.training.experiment import train
 from tests.training.tiny import make_config
 
@@ -58,7 +58,7 @@ def test_another_axis_up_is_what_turn_undoes(axis: str) -> None:
 class Knows:
     """Stands for a model that is sure of class 1 only where clouds stand on y's low side."""
 
-    config = make_config()
+    looks = Looks(1, True)
 
     def arrange(self, split: Split) -> Split:
         return split
@@ -85,7 +85,7 @@ class Doubts(Knows):
     Its training laid clouds on their sides, so the least entropy counts: the most probable label misleads.
     """
 
-    config = override(Knows.config, augment={"lying": 0.2, "rotate_degrees": 180.0})
+    looks = Looks(4, True, even=True)
 
     def probabilities(self, split: Split, device: torch.device) -> Tensor:
         right = split.points[:, 0, 1] > 0.9  # (S,)
@@ -114,6 +114,7 @@ def test_page_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "argv", [*map(str, command), "--shapes", "18", "--retrieval"])
     orientation.main()
     page = (tmp_path / "out" / "README.md").read_text()
+    assert "up unknown: the most confident" in page
     assert "a trial on 18 of the" in page and "| 24 positions, up unknown " in page
     with open(tmp_path / "out" / "table.csv", newline="") as file:
         rows = list(csv.reader(file))

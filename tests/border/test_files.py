@@ -21,7 +21,7 @@ from bixt3d.datasets.features import channel_count, check_features, name_of
 from bixt3d.datasets.files import read_lines
 from bixt3d.datasets.hdf5 import read_hdf5
 from bixt3d.datasets.readers import read_cloud
-from bixt3d.datasets.readers.text import read_rows
+from bixt3d.datasets.readers.text import lines_of, read_rows
 from bixt3d.datasets.shapenetpart import read_shapenetpart
 from bixt3d.datasets.split import Split
 from bixt3d.training.checkpoint import load_checkpoint
@@ -177,7 +177,7 @@ def test_rows(separator: str, tmp_path: Path) -> None:
         path.write_bytes(content)
         rows = read_or_refuse(lambda path: read_rows(path, 6, separator=separator.strip() or None), path)
         if rows is not None:
-            filled = [line for line in content.splitlines() if line.strip()]
+            filled = [line for line in lines_of(content) if line.strip()]
             assert rows.shape == (len(filled), 6) and np.isfinite(rows).all()
 
     check()

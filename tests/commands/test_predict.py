@@ -121,6 +121,17 @@ def test_axis_that_points_up(models: Any, clouds: Path, capsys: Any) -> None:
     assert row["up"] == Predictor(models["classes"], "cpu", up="auto")(clouds / "MUG/a.npy").up
 
 
+def test_turns(models: Any, clouds: Path, capsys: Any) -> None:
+    predict(models["classes"], clouds / "MUG/a.npy", "--turns", "3", "--format", "json", "--top", "1")
+    row = json.loads(capsys.readouterr().out)[0]
+    seen = [Predictor(models["classes"], "cpu", turns=turns)(clouds / "MUG/a.npy") for turns in (1, 3)]
+    assert row["classes"][0]["probability"] == pytest.approx(seen[1].confidence, abs=2e-5)
+    assert abs(seen[0].confidence - seen[1].confidence) > 1e-4
+    with pytest.raises(SystemExit) as end:
+        predict(models["classes"], clouds, "--turns", "0")
+    assert end.value.code == 2 and "--turns: expected 1 or more, got 0" in capsys.readouterr().err
+
+
 def test_categories_are_the_folders(models: Any, clouds: Path, tmp_path: Path, capsys: Any) -> None:
     forms = ["ply", "npy", "csv", "mesh"]
     predict(models["parts"], clouds, "--out", tmp_path / "out", "--write", *forms, "--format", "json")

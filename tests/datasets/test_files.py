@@ -61,6 +61,10 @@ def test_read_lines(tmp_path: Path) -> None:
     path = tmp_path / "names.txt"
     path.write_bytes(b"one\r\n  two\n\nthree")
     assert read_lines(path) == ["one", "two", "three"]
+    path.write_text(
+        "\ufeffone\ntwo\fthree\n", encoding="utf-8"
+    )  # a mark of its encoding; a form feed ends no line
+    assert read_lines(path) == ["one", "two\fthree"]
     path.write_text("one\ntwo\none\n")
     with pytest.raises(ValueError, match=r"names\.txt.*'one' 2 times"):
         read_lines(path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from bixt3d.inference import Prediction
 from bixt3d.inference.looks import Looks
 from bixt3d.models import create_model
 from bixt3d.ops import attention_diversity
-from bixt3d.tasks import ClassificationTask, Description
+from bixt3d.tasks import ClassificationTask, Description, Task
 from bixt3d.training.checkpoint import save_model
 from tests.models.randomize import randomize
 from tests.training.tiny import CLASSES, HIERARCHY, NAIVE, awaken
@@ -710,6 +711,14 @@ class TestUp:
         ):
             np.testing.assert_allclose(layer, expected)
 
+    def test_attention_of_an_axis_that_an_answer_found(self, checkpoint: Path) -> None:
+        cloud, auto = some_cloud(50), Predictor(checkpoint, "cpu", up="auto")
+        asked, told = auto.attention(cloud), auto.attention(cloud, up=auto(cloud).up)
+        other = auto.attention(cloud, up=next(axis for axis in AXES if axis != auto(cloud).up))
+        for first, second, third in zip(asked.maps, told.maps, other.maps, strict=True):
+            np.testing.assert_array_equal(first, second)
+            assert np.abs(first - third).max() > 0
+
     def test_unknown_axis(self, checkpoint: Path) -> None:
         with pytest.raises(ValueError, match="up: expected one of x, y, z, -x, -y, -z, auto, or None, got"):
             Predictor(checkpoint, "cpu", up="up")
@@ -763,20 +772,53 @@ class TestTurns:
         assert auto(cloud).up == best
         assert every[best].certainty == pytest.approx(1 - entropy[best] / np.log(4), abs=1e-6)
 
+    @pytest.mark.parametrize(("even", "up"), [(True, "z"), (False, "-x")])
+    def test_the_surest_axis(self, even: bool, up: str) -> None:
+        """One of two classes is surer than one class of many that are as likely, though less probable."""
+
+        class Told(ClassificationTask):
+            def predict_batch(self, model: Any, clouds: Any, preprocess: Any, categories: Any) -> Any:
+                shares = {"z": [0.5, 0.5, 0, 0], "-x": [0.55, 0.15, 0.15, 0.15]}.get(
+                    preprocess.up, [0.25] * 4
+                )
+                found = Prediction("a", 0, np.array(shares, np.float32), clouds[0].numpy(), preprocess.up)
+                return [found] * len(clouds)
+
+        clouds = [torch.zeros(4, 3)] * 2
+        found = Looks(1, True, even).answer(Told(), torch.nn.Identity(), clouds, Preprocess(), [None] * 2)
+        assert [one.up for one in found] == [up, up]
+
+    def test_answers_that_are_confident_alone(self) -> None:
+        class Named(ClassificationTask):
+            def predict(self, model: Any, points: Any, preprocess: Any, category: Any = None) -> Any:
+                return SimpleNamespace(confidence=float(preprocess.up == "-z"), up=preprocess.up)
+
+        looks = Looks.of(None, True, Named(), {"lying": 0.2, "rotate_degrees": 180.0})
+        assert looks.turns == 1
+        (found,) = looks.answer(Named(), torch.nn.Identity(), [torch.zeros(4, 3)], Preprocess(), [None])
+        assert found.up == "-z"
+
     def test_who_has_no_mean(self, checkpoint: Path) -> None:
         with pytest.raises(
-            ValueError, match="turns: expected a classifier of clouds, got a model for part_seg"
+            ValueError, match="turns: expected a task whose answers have a mean, .* got part_seg"
         ):
             parts_predictor(turns=2)
         with pytest.raises(ValueError, match="turns: expected a whole number of at least 1, got 0"):
             Predictor(checkpoint, "cpu", turns=0)
 
     def test_a_task_that_answers_otherwise_has_none(self) -> None:
-        class Named(ClassificationTask):
-            def predict(self, model: Any, points: Any, preprocess: Any, category: Any = None) -> Any:
-                return "a name"
+        def predict(self: Any, *_: Any) -> str:
+            return "a name"
 
-        assert ClassificationTask.averages and not Named.averages
+        def made(**own: Any) -> Any:
+            return type("Own", (ClassificationTask,), own)
+
+        assert ClassificationTask.averages and made().averages
+        assert not made(predict=predict).averages and not made(predict_batch=predict).averages
+        assert made(predict=predict, averages=True).averages
+        assert made(predict_batch=predict, average=predict).averages
+        with pytest.raises(TypeError, match="Whole must define average"):
+            type("Whole", (Task,), {"averages": True})().average([])
 
 
 def test_certainty() -> None:
