@@ -58,6 +58,10 @@ def dry_run(config: Config, device: torch.device) -> None:
         print(f"data     {name} in {folder}: {sizes}")
     else:
         print(f"data     {name} is not in {config.data.root}\n         get it: {get}")
+        if task.per_point and name in SOURCES and not Path(config.data.root).expanduser().is_dir():
+            print(
+                f"         or make it of your own parts: bixt3d data import-parts FOLDER {config.data.root}"
+            )
         made = made_up(config, task)
         if made is None:
             print("         what the model needs follows from the data, so that is all")

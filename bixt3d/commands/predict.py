@@ -108,6 +108,8 @@ def run(args: argparse.Namespace) -> None:
             raise UsageError(f"{option}: expected 1 or more, got {value}")
     if args.ply and args.out:
         raise UsageError("give --ply or --out, not both")
+    if args.write and not args.out:
+        raise UsageError("--write says in which forms --out FOLDER writes: give --out, too")
     from tqdm import tqdm
 
     from bixt3d.inference import Predictor
@@ -183,9 +185,11 @@ def _rows(
     from bixt3d.visualize.scene import LabelledCloud
 
     parts = predictor.task.per_point
-    told = [args.category or category_of(predictor, file) or None for file in files]
-    if parts and args.category:
-        predictor.category_number(args.category)  # an unknown one ends all
+    asked = args.category
+    if parts and asked:
+        number = predictor.category_number(asked)  # an unknown one ends all
+        asked = predictor.classes[number] if number is not None and predictor.classes else asked
+    told = [asked or category_of(predictor, file) or None for file in files]
     folder, forms = args.ply or args.out, ["ply"] if args.ply else args.write or []
     streamed = [_is_streamed(predictor, file, forms) for file in files]
     told_of = [category for category, apart in zip(told, streamed, strict=True) if not apart]

@@ -108,6 +108,14 @@ def assumed_features(points: Points) -> tuple[str, ...]:
     )
 
 
+def is_count(column: Points) -> bool:
+    """Tell whether a column (N,) counts its rows from 0 or 1: an index, as tables have, and no coordinate."""
+    number = len(column)
+    if number < 3 or float(column[0]) not in (0.0, 1.0) or float(column[-1]) != float(column[0]) + number - 1:
+        return False
+    return bool((column[1:] - column[:-1] == 1).all())
+
+
 def check_features(points: Points, features: Sequence[str], where: str) -> None:
     """Check that numbers can be the features that they are said to be.
 
@@ -123,7 +131,8 @@ def check_features(points: Points, features: Sequence[str], where: str) -> None:
     if "normal" in columns and not _unit(points[..., columns["normal"]]):
         raise FeatureError(
             f"{where}: feature normal: expected vectors of length 1 (or 0, where unknown)"
-            f"{_unlike(points[..., columns['normal']])}; name what they are, such as data.features=[color]"
+            f"{_unlike(points[..., columns['normal']])}; name what they are, such as "
+            "data.features=[color] of a training, or x,y,z,r,g,b in the first line of a text"
         )
     if "color" in columns:
         low, high = _range(points[..., columns["color"]])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-WHERE = "data/README.md says which files belong there and where to get them"
+WHERE = "data/README.md says which files belong there, `bixt3d list data` how to get them"
 
 
 def find_folder(root: str | os.PathLike[str], name: str, marker: str) -> Path:

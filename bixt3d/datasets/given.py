@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bixt3d.datasets.features import FeatureError, channel_count, columns_of, mend_features, width_of
+from bixt3d.datasets.features import (
+    FeatureError,
+    channel_count,
+    columns_of,
+    is_count,
+    mend_features,
+    width_of,
+)
 from bixt3d.datasets.normals import estimate_normals
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.readers import read_cloud
@@ -53,6 +60,16 @@ def read_points(cloud: Any, preprocess: Preprocess) -> Tensor:
             present = least
     else:
         raise ValueError(f"expected an array, a tensor or a path, got {describe(cloud)}")
+    own = channel_count(present)
+    if (
+        not isinstance(cloud, (str, Path))
+        and points.ndim == 2
+        and points.shape[1] > own
+        and is_count(points[:, 0])
+    ):
+        raise ValueError(
+            f"{name}: expected x, y and z first, got a column that counts the points: give [:, 1:]"
+        )
     points = _checked(points, present, name)
     points = mend_features(points, present, name) if present else points
     if present == features:
@@ -92,6 +109,8 @@ def _checked(points: Tensor, features: Sequence[str], name: str) -> Tensor:
     numbers = numbers and points.layout == torch.strided and not points.is_meta
     if points.ndim == 2 and points.shape[0] in (3, channels) and points.shape[1] > max(16, channels):
         raise ValueError(f"{name}: expected points (N, {channels}), got {tuple(points.shape)}: transpose it")
+    if points.ndim == 2 and not len(points):
+        raise ValueError(f"{name}: expected points (N, {channels}), got none: it is empty")
     if points.ndim != 2 or points.shape[-1] < channels or not numbers:
         beside = f", xyz and {', '.join(features)}," if features else ""
         raise ValueError(f"{name}: expected points (N, {channels}){beside or ','} got {describe(points)}")

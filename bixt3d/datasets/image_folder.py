@@ -18,6 +18,7 @@ from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.split import Split
 
 SIDE = 224  # of an image where nobody says how many pixels
+SHOWN = 10  # files that are named one by one
 UNREADABLE = 0.1  # the share of a split's files that may be damaged
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def _read_split(base: Path, split: str, files: dict[str, Path], side: int, told:
     names, sources = list(files), list(files.values())
     arrays = cached(sources, f"images-{split}-{side}", lambda _: _parse(names, sources, side), folder=base)
     damaged = arrays["damaged"].tolist()
-    shown = "".join(f"\n  {line}" for line in damaged[:10])
+    more = [f"and {len(damaged) - SHOWN} more"] if len(damaged) > SHOWN else []
+    shown = "".join(f"\n  {line}" for line in [*damaged[:SHOWN], *more])
     if len(damaged) > UNREADABLE * len(names):
         raise ValueError(f"{base}, {split}: {len(damaged)} of {len(names)} files cannot be read:{shown}")
     if damaged and told:

@@ -23,6 +23,7 @@ from bixt3d.yaml import parse_yaml
 
 SHARES = {"val": 0.1, "test": 0.2}
 SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "validation"), "val")}
+SHOWN = 10  # files that are named one by one
 UNREADABLE = 0.1  # the share of files that may be left out
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ def import_parts(
     wanted = None if features is None else parse_features(features)
     sources = _find(source)
     clouds, left_out = _read(sources, wanted)
-    lines = "".join(f"\n  {line}" for line in left_out[:10])
+    more = [f"and {len(left_out) - SHOWN} more"] if len(left_out) > SHOWN else []
+    lines = "".join(f"\n  {line}" for line in [*left_out[:SHOWN], *more])
     if len(left_out) > UNREADABLE * len(sources) and len(clouds) >= 3:
         raise ValueError(
             f"{source}: {len(left_out)} of {len(sources)} files cannot be read, more than one in ten; "

@@ -14,7 +14,7 @@ from bixt3d.datasets.holdout import NoValError, hold_out
 from bixt3d.datasets.images import ImageSplit
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
-from bixt3d.datasets.readers import clouds_in
+from bixt3d.datasets.readers import clouds_in, load_cloud
 from bixt3d.datasets.scenes import LABELS, NoLabelsError
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import Survey, find_notes, survey_files, survey_split
@@ -29,6 +29,7 @@ MARKERS: dict[str, tuple[str, ...]] = {
     "scenes": ("scenes", *LABELS),
 }
 LOOKED_AT = 200  # shapes by which the up axis is guessed, and files whose own extents are read
+APART = 10  # times the median size, where shapes are not in one unit
 SHOWN = 10  # files that are named one by one
 
 
@@ -49,7 +50,9 @@ def info(root: str | os.PathLike[str], name: str | None = None) -> str:
     """
     base = Path(root).expanduser()
     if not base.is_dir():
-        raise FileNotFoundError(f"no folder {base}")
+        raise FileNotFoundError(
+            f"{base}: expected a folder, got a file" if base.is_file() else f"no folder {base}"
+        )
     places = {name: base} if name else recognize(base)
     return "\n\n".join(_describe(*place) for place in places.items())
 
@@ -89,6 +92,11 @@ def _describe(name: str, base: Path) -> str:
         notes.append(
             "note: no class has two training shapes, of which one could be held out for\n  validation: "
             "train with data.train_split=trainval, or add a folder val"
+        )
+    if name == "folder" and _hold_labels(base):
+        notes.append(
+            "note: the files hold a label a point, which classification leaves out; for parts:\n"
+            f"  bixt3d data import-parts {base} NEW_FOLDER"
         )
     notes += [f"note: a training refuses this:\n  {reason}" for reason in refused]
     if bad:
@@ -145,6 +153,18 @@ def _own_folder(name: str, base: Path) -> Path:
         return base
     folder, *markers = MARKERS[name]
     return find_folder(base, folder, next((one for one in markers if (base / one).is_file()), markers[0]))
+
+
+def _hold_labels(base: Path) -> bool:
+    """Tell whether the first files hold labels of points, of several kinds."""
+    for path in clouds_in(base)[:3]:
+        try:
+            labels = load_cloud(path, notes=[]).labels
+        except ValueError:
+            continue
+        if labels is not None and (labels != labels[0]).any():
+            return True
+    return False
 
 
 def _some_files(folder: Path) -> list[Path]:
@@ -209,7 +229,12 @@ def _extent(extents: torch.Tensor) -> list[str]:
         unit = "likely centimetres, or scenes in metres"
     else:
         unit = "likely millimetres, or scenes in metres"
-    return [f"size: {sides} along x, y, z (median)", f"  longest side {low:.4g} to {high:.4g}: {unit}"]
+    lines = [f"size: {sides} along x, y, z (median)", f"  longest side {low:.4g} to {high:.4g}: {unit}"]
+    apart = int(((longest > APART * middle) | (longest < middle / APART)).sum())
+    if apart:
+        which = "one is" if apart == 1 else f"{apart} are"
+        lines.append(f"  {which} more than {APART} times larger or smaller: are all in one unit?")
+    return lines
 
 
 def _table(surveys: Mapping[str, Survey]) -> list[str]:

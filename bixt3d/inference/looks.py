@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from bixt3d.datasets.orientation import AXES, turn_about
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 QUARTERS = 4
 
@@ -48,6 +51,12 @@ class Looks:
         if turns and turns > 1 and not task.averages:
             raise ValueError(
                 f"turns: expected a task whose answers have a mean, such as classification, got {task.name}"
+            )
+        tilt = augment.get("tilt")
+        if auto_up and isinstance(tilt, (int, float)) and tilt >= 180:
+            logger.warning(
+                "up='auto': this model was trained on clouds turned about every axis, and none is surer than "
+                "another: leave it out"
             )
         if turns is None:
             degrees = augment.get("rotate_degrees")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bixt3d.datasets.given import name_of
 from bixt3d.datasets.orientation import check_up
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.inference.attempts import attempt
@@ -23,6 +24,7 @@ from bixt3d.ops.precision import place_of_float64
 
 Category = str | int | None
 MOST_TOGETHER = 4_000_000  # points of a batch: the system ends a process that takes too much for it
+FEW = 10  # of so many points that a model looks at, a cloud with one is told
 logger = logging.getLogger(__name__)
 
 
@@ -232,8 +234,11 @@ class Predictor(Attentive):
 
     def _take(self, cloud: Cloud, category: Category) -> tuple[Tensor, int | None]:
         """Return the points of a cloud, and the number of its category; a file that is broken comes first."""
-        points = self._read(cloud)
-        return points, self.category_number(category)
+        points, number = self._read(cloud), self.category_number(category)
+        whole = self.task.axes == 2 and not self.task.per_point
+        if whole and len(points) * FEW < (wanted := self.num_points or 0):
+            logger.warning("%s: it has %d points, the model looks at %d", name_of(cloud), len(points), wanted)
+        return points, number
 
     @torch.no_grad()
     def _predict(self, taken: Sequence[tuple[Tensor, int | None]]) -> list[Any]:

@@ -132,6 +132,19 @@ def test_turns(models: Any, clouds: Path, capsys: Any) -> None:
     assert end.value.code == 2 and "--turns: expected 1 or more, got 0" in capsys.readouterr().err
 
 
+def test_forms_need_a_folder(models: Any, clouds: Path, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        predict(models["parts"], clouds, "--write", "npy")
+    assert (
+        end.value.code == 2 and "--write says in which forms --out FOLDER writes" in capsys.readouterr().err
+    )
+
+
+def test_category_is_called_as_the_model_calls_it(models: Any, clouds: Path, capsys: Any) -> None:
+    predict(models["parts"], clouds / "MUG/a.npy", "--category", "mUG", "--format", "json")
+    assert json.loads(capsys.readouterr().out)[0]["category"] == "Mug"
+
+
 def test_categories_are_the_folders(models: Any, clouds: Path, tmp_path: Path, capsys: Any) -> None:
     forms = ["ply", "npy", "csv", "mesh"]
     predict(models["parts"], clouds, "--out", tmp_path / "out", "--write", *forms, "--format", "json")

@@ -181,3 +181,17 @@ def test_images_are_no_clouds(tmp_path: Path) -> None:
         image.new("RGB", (8, 8), "red" if "/a/" in name else "blue").save(tmp_path / name)
     with pytest.raises(ValueError, match="expected clouds, got images: bixt3d train --dry-run describes"):
         info(tmp_path, "image_folder")
+
+
+def test_sizes_labels_and_files_that_are_odd(tmp_path: Path) -> None:
+    for number in range(8):
+        folder = tmp_path / "own" / ("cup" if number % 2 else "pot")
+        folder.mkdir(parents=True, exist_ok=True)
+        xyz = np.random.default_rng(number).normal(size=(40, 3)) * (100 if number == 3 else 1)
+        table = np.c_[xyz, np.arange(40) % 2]
+        np.savetxt(folder / f"{number}.csv", table, delimiter=",", header="x,y,z,label", comments="")
+    said = info(tmp_path / "own")
+    assert "one is more than 10 times larger or smaller: are all in one unit?" in said
+    assert "the files hold a label a point" in said and "bixt3d data import-parts" in said
+    with pytest.raises(FileNotFoundError, match=r"0\.csv: expected a folder, got a file"):
+        info(tmp_path / "own" / "pot" / "0.csv")

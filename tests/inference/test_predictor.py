@@ -830,6 +830,20 @@ def test_certainty() -> None:
     assert sure(0.5, 0.5, 0, 0) == pytest.approx(0.5)
 
 
+def test_note_of_few_points(predictor: Predictor, caplog: pytest.LogCaptureFixture) -> None:
+    predictor(some_cloud(4))
+    assert not caplog.text
+    predictor(some_cloud(3))
+    assert "cloud: it has 3 points, the model looks at 32" in caplog.text
+
+
+def test_auto_of_a_model_that_knows_no_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path / "m.safetensors", config={"augment": {"tilt": 180.0}})
+    assert Predictor(path, "cpu", up="z") and not caplog.text
+    assert Predictor(path, "cpu", up="auto")(some_cloud()).up in AXES
+    assert "up='auto': this model was trained on clouds turned about every axis" in caplog.text
+
+
 class TestEmbed:
     def test_mean_of_the_latents(self, checkpoint: Path, predictor: Predictor) -> None:
         clouds = [some_cloud(50, seed) for seed in range(3)]

@@ -20,6 +20,10 @@ ROW = 16  # bytes of a point in KITTI's files: x, y, z and intensity, each a flo
 FARTHEST, STRONGEST = 1000.0, 255.0  # metres from a scanner, and intensities, that a point can have
 
 
+class _NoPoints(ValueError):
+    """A whole file that holds no points."""
+
+
 def read_array_file(path: Path) -> FileCloud:
     """Read a cloud from a .npy or .npz file, whose columns, or fields where it has names, are the points.
 
@@ -28,7 +32,7 @@ def read_array_file(path: Path) -> FileCloud:
     """
     try:
         arrays = read_arrays(path)
-    except PermissionError:
+    except (PermissionError, _NoPoints):
         raise
     except Exception as error:  # zip and header errors are of many kinds
         raise ValueError(f"expected a whole NumPy array without objects ({error})") from None
@@ -99,7 +103,7 @@ def read_arrays(path: Path) -> dict[str, Any]:
             main = next(iter(entries))
         if main is None and not {"x", "y", "z"} <= entries.keys():
             got = ", ".join(entries)
-            raise ValueError(f"expected a key out of {', '.join(KEYS)}, or one array, got {got}")
+            raise _NoPoints(f"expected a key out of {', '.join(KEYS)}, or one array, got {got}")
         arrays = {}
         for name, entry in entries.items():
             check_unpacked(entry.file_size, min(entry.compress_size, path.stat().st_size))

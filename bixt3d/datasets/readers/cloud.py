@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bixt3d.datasets.features import (
     LENGTH_OFF,
     FeatureError,
+    is_count,
     mend_features,
     name_of,
     parse_features,
@@ -84,7 +85,10 @@ class FileCloud:
             raise ValueError(f"{path}: expected points (N, 3), got an array {shape}")
         if shape[0] <= CHANNELS and shape[1] > (CHANNELS if shape[0] == 3 else 8 * CHANNELS):
             raise ValueError(f"{path}: expected points (N, 3), got {shape}: transpose it")
-        return cls(points[:, :3], {}, points[:, 3:] if shape[1] > 3 else None)
+        if shape[1] > 3 and is_count(points[:, 0]):
+            logger.warning("%s: its first column counts the points; xyz are the next three", path)
+            points = points[:, 1:]
+        return cls(points[:, :3], {}, points[:, 3:] if points.shape[1] > 3 else None)
 
     @classmethod
     def of_names(cls, values: Mapping[str, NDArray[Any]]) -> FileCloud:
@@ -111,9 +115,13 @@ class FileCloud:
         for name in (f"{prefix}{name}" for name in LABELS for prefix in ("", "scalar_")):
             values = self._find(name)
             if values is not None and values.size == len(self.xyz) and values.dtype.kind in "iuf":
-                if not (values == np.round(values)).all():
-                    raise ValueError(f"expected whole numbers for labels, got others in {name}")
-                return values.reshape(-1).astype(np.int64)
+                values = values.reshape(-1)  # (N,)
+                if not (odd := values != np.round(values)).any():
+                    return values.astype(np.int64)
+                at = int(odd.argmax())
+                raise ValueError(
+                    f"expected whole numbers for labels, got {values[at]:g} in {name}, point {at + 1}"
+                )
         return None
 
     def feature(self, feature: str) -> NDArray[Any] | None:

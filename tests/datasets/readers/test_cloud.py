@@ -12,6 +12,8 @@ import trimesh
 from numpy.typing import NDArray
 
 from bixt3d.datasets.features import FeatureError
+from bixt3d.datasets.given import read_points
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.readers import load_cloud, read_cloud
 from bixt3d.datasets.readers.cloud import FileCloud
 from tests.datasets.readers.test_pcd import ENCODINGS, pcd
@@ -509,3 +511,33 @@ def test_fractions_are_no_colours_up_to_255(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "a.txt", rows)
     with pytest.raises(ValueError, match="a.txt: feature color: .*fractions up to .*order of the columns"):
         read_cloud(tmp_path / "a.txt", ["intensity", "color"])
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".npy"])
+def test_a_column_that_counts_the_points_is_no_coordinate(
+    suffix: str, first: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, xyz = tmp_path / f"table{suffix}", np.random.default_rng(0).normal(size=(30, 3)).round(5)
+    table = np.c_[np.arange(first, first + 30), xyz]
+    if suffix == ".npy":
+        np.save(path, table)
+    else:
+        np.savetxt(path, table, delimiter="," if suffix == ".csv" else " ")
+    np.testing.assert_allclose(read_cloud(path), xyz)
+    assert "its first column counts the points" in caplog.text
+    with pytest.raises(
+        ValueError, match="cloud: expected x, y and z first, got a column that counts the points"
+    ):
+        read_points(table, Preprocess())
+    caplog.clear()
+    table[3, 0] += 0.5  # a coordinate after all
+    np.save(tmp_path / "scan.npy", table)
+    np.testing.assert_allclose(read_cloud(tmp_path / "scan.npy"), table[:, :3])
+    assert read_points(table, Preprocess()).shape == (30, 3) and not caplog.text
+
+
+def test_labels_that_are_no_whole_numbers_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x,y,z,label\n0,0,0,1\n1,0,0,2\n0,1,0,2.5\n")
+    with pytest.raises(ValueError, match="expected whole numbers for labels, got 2.5 in label, point 3"):
+        _ = load_cloud(tmp_path / "a.csv").labels
