@@ -67,8 +67,7 @@ def accuracy(found: Tensor, split: Split) -> float:
 
 def automatic(trained: Trained, split: Split, points: Tensor, device: torch.device) -> Tensor:
     """Return the probabilities (S, K) of the surest of six answers, one with each axis up."""
-    standing, turns = [turn(points, axis) for axis in AXES], trained.looks.turns
-    seen = torch.stack([around(trained, split, one, device, turns) for one in standing])  # (6, S, K)
+    seen = torch.stack([probabilities(trained, split, turn(points, axis), device) for axis in AXES])
     sure = torch.special.entr(seen).sum(-1).neg() if trained.looks.even else seen.amax(-1)  # (6, S)
     return seen[sure.argmax(0), torch.arange(len(split))]
 
@@ -118,8 +117,7 @@ def search(trained: Trained, split: Split, device: torch.device) -> dict[str, fl
 
 def looked(looks: Looks) -> str:
     """Say which of six answers counts where the up axis is not known."""
-    turns = f"the mean of {looks.turns} turns an axis, and " if looks.turns > 1 else ""
-    return f"up unknown: {turns}{'the least entropy' if looks.even else 'the most confident'}"
+    return f"up unknown: {'the least entropy' if looks.even else 'the most confident'}"
 
 
 def page(rows: list[list[str]], models: list[Trained], part: str, about: str) -> str:

@@ -72,7 +72,7 @@ class Trained:
         """How `Predictor` looks at clouds whose up axis is not known."""
         assert isinstance(self.model, PointClassifier) and self.model.description is not None
         augment = self.model.description.config.get("augment") or {}
-        return Looks.of(None, True, build_task(self.config), augment)
+        return Looks.of(1, True, build_task(self.config), augment)
 
     def about(self) -> str:
         """Return a line of what was trained, and how."""

@@ -94,9 +94,10 @@ def add_turns(options: argparse._ArgumentGroup | argparse.ArgumentParser) -> Non
     options.add_argument(
         "--turns",
         type=at_least_one,
+        default=1,
         metavar="N",
-        help="look at each cloud N times, turned about its up axis, and take the mean; for classifiers "
-        "(default: 4 with --up auto and a model that was trained with such turns, else 1)",
+        help="look at each cloud N times, turned about its up axis, and take the mean; for classifiers and "
+        "clouds whose turn nobody knows (default: 1)",
     )
 
 

@@ -16,8 +16,6 @@ from bixt3d.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-QUARTERS = 4
-
 
 @dataclass(frozen=True)
 class Looks:
@@ -36,11 +34,11 @@ class Looks:
     even: bool = False
 
     @classmethod
-    def of(cls, turns: int | None, auto_up: bool, task: Task, augment: Mapping[str, Any]) -> Looks:
-        """Return the looks that are asked for; with none named, those that suit the training.
+    def of(cls, turns: int, auto_up: bool, task: Task, augment: Mapping[str, Any]) -> Looks:
+        """Return the looks that are asked for, judged as suits the training.
 
         Args:
-            turns: As many as are asked for, or None.
+            turns: Looks, each turned further.
             auto_up: Whether no axis is known to be up.
             task: The model's task.
             augment: The augmentation of the model's training; empty where it is not known.
@@ -48,7 +46,7 @@ class Looks:
         Raises:
             ValueError: For turns of a task whose answers have no mean.
         """
-        if turns and turns > 1 and not task.averages:
+        if turns > 1 and not task.averages:
             raise ValueError(
                 f"turns: expected a task whose answers have a mean, such as classification, got {task.name}"
             )
@@ -58,11 +56,6 @@ class Looks:
                 "up='auto': this model was trained on clouds turned about every axis, and none is surer than "
                 "another: leave it out"
             )
-        if turns is None:
-            degrees = augment.get("rotate_degrees")
-            around = isinstance(degrees, (int, float)) and degrees >= 180  # either way: any turn
-            around = around or augment.get("turn") in ("quarter", "axes")
-            turns = QUARTERS if auto_up and task.averages and around and augment.get("turned", 1) else 1
         return cls(turns, auto_up, bool(augment.get("lying")))
 
     def answer(

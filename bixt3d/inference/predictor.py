@@ -53,8 +53,8 @@ class Predictor(Attentive):
         normalization: ``"robust"`` finds points that stand apart first: they give neither centre nor scale,
             and a classifier does not see them. The training's if None; see `Preprocess`.
         turns: Looks at each cloud, turned further about its up axis every time, of a classifier; the mean of
-            the probabilities counts. None: 4 with ``up="auto"`` where the training turned clouds about y
-            (`augment.rotate_degrees=180`, or `augment.turn`), else 1.
+            the probabilities counts, and that of the vectors of `embed`. It helps where nobody knows how
+            clouds are turned, and costs accuracy where they stand as in the training.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -72,7 +72,7 @@ class Predictor(Attentive):
         num_points: int | None = None,
         task_args: Mapping[str, Any] | None = None,
         normalization: str | None = None,
-        turns: int | None = None,
+        turns: int = 1,
     ) -> None:
         """Load the model if a path or a name is given."""
         if device is None:
@@ -81,7 +81,7 @@ class Predictor(Attentive):
         check_up(up, "auto")
         num_points, batch_size = check_count(num_points, "num_points"), check_count(batch_size, "batch_size")
         self.batch_size = batch_size or 1
-        turns = check_count(turns, "turns")
+        turns = check_count(turns, "turns") or 1
         loaded = open_model(model_or_path, self.device, classes, num_points, task_args=task_args)
         self.model, self.task, self.classes, preprocess, augment = loaded
         self.looks = Looks.of(turns, up == "auto", self.task, augment)
