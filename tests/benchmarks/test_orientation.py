@@ -80,7 +80,7 @@ def test_the_most_confident_answer_counts() -> None:
 
 
 class Doubts(Knows):
-    """Knows one class of two where clouds stand, the right one from two sides of four; is surer where they lie.
+    """Knows a class where clouds stand, the right one from two sides of four; is surer where they lie.
 
     The most probable label misleads, as what lies is one class or any other: it has more entropy.
     """
