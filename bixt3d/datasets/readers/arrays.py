@@ -32,8 +32,10 @@ def read_array_file(path: Path) -> FileCloud:
     """
     try:
         arrays = read_arrays(path)
-    except (PermissionError, _NoPoints):
+    except PermissionError:
         raise
+    except _NoPoints as error:
+        raise ValueError(str(error)) from None
     except Exception as error:  # zip and header errors are of many kinds
         raise ValueError(f"expected a whole NumPy array without objects ({error})") from None
     main = arrays.pop("", None)
