@@ -165,7 +165,7 @@ class Gallery(Clouds):
             return seen
         try:
             category = self.categories[index] or None
-            found = {"up": seen.up} if self.predictor.auto_up else {}  # not to be asked for again
+            found: dict[str, Any] = {"up": seen.up} if self.predictor.auto_up else {}  # not asked for again
             maps = self.predictor.attention(self._clouds[index], category, **found).maps
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
