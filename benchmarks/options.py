@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from bixt3d.commands.endings import one_line_errors
+from bixt3d.commands.options import at_least_one
 from bixt3d.training.files import write_text
 
 
@@ -50,10 +51,3 @@ def train_and_write(args: argparse.Namespace, run: Callable[[argparse.Namespace,
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.out, text)
         print(text)
-
-
-def at_least_one(text: str) -> int:
-    """Read a whole number from 1 up."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text}")
-    return int(text)

@@ -104,7 +104,7 @@ def add_turns(options: argparse._ArgumentGroup | argparse.ArgumentParser) -> Non
 def at_least_one(text: str) -> int:
     """Read a whole number from 1 up."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {text}")
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 up, got {text}")
     return int(text)
 
 

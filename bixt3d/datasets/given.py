@@ -60,16 +60,6 @@ def read_points(cloud: Any, preprocess: Preprocess) -> Tensor:
             present = least
     else:
         raise ValueError(f"expected an array, a tensor or a path, got {describe(cloud)}")
-    own = channel_count(present)
-    if (
-        not isinstance(cloud, (str, Path))
-        and points.ndim == 2
-        and points.shape[1] > own
-        and is_count(points[:, 0])
-    ):
-        raise ValueError(
-            f"{name}: expected x, y and z first, got a column that counts the points: give [:, 1:]"
-        )
     points = _checked(points, present, name)
     points = mend_features(points, present, name) if present else points
     if present == features:
@@ -114,6 +104,10 @@ def _checked(points: Tensor, features: Sequence[str], name: str) -> Tensor:
     if points.ndim != 2 or points.shape[-1] < channels or not numbers:
         beside = f", xyz and {', '.join(features)}," if features else ""
         raise ValueError(f"{name}: expected points (N, {channels}){beside or ','} got {describe(points)}")
+    if points.shape[1] > channels and is_count(points[:, 0]):
+        raise ValueError(
+            f"{name}: expected x, y and z first, got a column that counts the points: give [:, 1:]"
+        )
     points = points[:, :channels].to(place_of_float64(points.device)).to(torch.float64)
     check_points(points[None], name, (channels,))
     if float(points[:, :3].abs().max()) > LARGEST:

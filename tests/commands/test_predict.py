@@ -129,7 +129,9 @@ def test_turns(models: Any, clouds: Path, capsys: Any) -> None:
     assert abs(seen[0].confidence - seen[1].confidence) > 1e-4
     with pytest.raises(SystemExit) as end:
         predict(models["classes"], clouds, "--turns", "0")
-    assert end.value.code == 2 and "--turns: expected 1 or more, got 0" in capsys.readouterr().err
+    assert (
+        end.value.code == 2 and "--turns: expected a whole number from 1 up, got 0" in capsys.readouterr().err
+    )
 
 
 def test_forms_need_a_folder(models: Any, clouds: Path, capsys: Any) -> None:
