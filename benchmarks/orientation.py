@@ -5,7 +5,7 @@
 The clouds of the test split are measured as they stand, turned about y, each by an angle of its own, and in
 the 24 positions whose axes are parallel to the first ones, each position for as many clouds: by a plain call,
 and with ``up="auto"``, for which the surest of six answers counts, as `bixt3d.inference.looks.Looks` has it.
-Clouds turned about y are looked at four times, too (``turns=4``). Then each of the six axes is up, and a
+The first two are looked at four times, too (``turns=4``). Then each of the six axes is up, and a
 plain call is not told. ``--retrieval`` adds how well shapes find others of their class, as they stand and
 turned.
 """
@@ -85,6 +85,7 @@ def measure(trained: Trained, split: Split, device: torch.device) -> dict[str, f
     ways = {
         "as they stand": plain(points=points),
         "turned about y": plain(points=about_y(points)),
+        "as they stand, mean of 4 turns": around(trained, split, points, device, 4),
         "turned about y, mean of 4 turns": around(trained, split, about_y(points), device, 4),
         "24 positions": plain(points=parallel(points)),
         "as they stand, up unknown": auto(points=points),

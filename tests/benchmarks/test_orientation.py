@@ -117,5 +117,5 @@ def test_page_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "a trial on 18 of the" in page and "| 24 positions, up unknown " in page
     with open(tmp_path / "out" / "table.csv", newline="") as file:
         rows = list(csv.reader(file))
-    assert rows[0] == ["clouds", "small"] and len(rows) == 18
+    assert rows[0] == ["clouds", "small"] and len(rows) == 19
     assert all(0 <= float(row[1]) <= 100 for row in rows[1:])
