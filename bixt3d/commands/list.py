@@ -23,7 +23,9 @@ Row = tuple[str, str]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bixt3d list``."""
-    parser.add_argument("what", nargs="?", choices=tuple(LISTS), help="one of the lists (default: all)")
+    parser.add_argument(
+        "what", nargs="?", choices=tuple(LISTS), metavar="|".join(LISTS), help="one of them (default: all)"
+    )
     parser.add_argument(
         "--root", type=place, default="data", metavar="FOLDER", help="data folder to look in (default: data)"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -87,7 +88,9 @@ def _describe(name: str, base: Path) -> str:
         lines += ["", *_parts(opened)]
     notes = [f"note: {note}" for note in find_notes(surveys)]
     for opened in list(parts.values())[:1]:
-        notes += [f"note: no training shape has the part {part}" for part in _absent_parts(opened)]
+        if absent := _absent_parts(opened):
+            line = f"note: no training shape has these parts: {absent}"
+            notes.append(textwrap.fill(line, WIDTH, subsequent_indent="  "))
     if "val" not in surveys and not any(reason.startswith("val: ") for reason in refused):
         notes.append(
             "note: no class has two training shapes, of which one could be held out for\n  validation: "
@@ -268,15 +271,16 @@ def _parts(split: Split) -> list[str]:
     return ["parts of the training shapes:", *columns(rows, left=2)]
 
 
-def _absent_parts(split: Split) -> list[str]:
-    """Name the parts of each category that no shape has."""
+def _absent_parts(split: Split) -> str:
+    """Name the parts of each category that no shape has; of which category, where there are several."""
     assert split.parts is not None and split.category is not None
     names = split.part_names or tuple(map(str, range(split.num_parts)))
     absent = []
     for number, (category, ids) in enumerate(zip(split.categories, split.parts_of_category, strict=True)):
         seen = set(torch.unique(split.parts[split.category == number]).tolist())
-        absent += [f"{names[part]} of {category}" for part in ids if part not in seen]
-    return absent
+        of = f" of {category}" if len(split.categories) > 1 else ""
+        absent += [f"{names[part]}{of}" for part in ids if part not in seen]
+    return ", ".join(absent)
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

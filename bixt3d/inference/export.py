@@ -28,6 +28,8 @@ OPSET = 18
 TOLERANCE = 1e-3  # of the largest logit: float32 sums in another order, over a dozen layers
 METADATA = "bixt3d"
 
+logger = logging.getLogger(__name__)
+
 Example = Callable[[int, int], tuple[Tensor, ...]]
 
 
@@ -92,10 +94,12 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     if temporary.suffix != FORMATS[format]:
         temporary = temporary.with_name(temporary.name + FORMATS[format])
+    logger.info("tracing the model, which can take minutes")
     try:
         with _quiet():
             program = _program(model, example, names, least)
             run = (_write_onnx if format == "onnx" else _write_torch)(program, temporary, names, about)
+        logger.info("comparing the file with the model")
         difference = _difference(model, run, example, least)
         if not difference <= TOLERANCE:
             raise ValueError(

@@ -146,7 +146,7 @@ def test_part_that_no_training_shape_has(tmp_path: Path) -> None:
     parts = tmp_path / "out/parts.json"
     parts.write_text('{"in": {"body": 0, "tail": 1, "wing": 2}}')
     said = info(tmp_path / "out")
-    assert "note: no training shape has the part wing of in" in said
+    assert "note: no training shape has these parts: wing" in said
     assert info(tmp_path / "out") == said  # the cache that lies in it now is no cloud
 
 
