@@ -146,6 +146,42 @@ def long_files(root: Path) -> list[str]:
     ]
 
 
+def _text_without_encoding(call: ast.Call, imported: set[str]) -> bool:
+    """Whether a call of `open`, `read_text` or `write_text` leaves the encoding of text to the computer."""
+    function, given = call.func, {word.arg: word.value for word in call.keywords}
+    if "encoding" in given or not isinstance(function, ast.Name | ast.Attribute):
+        return False
+    method = isinstance(function, ast.Attribute)
+    name = function.attr if isinstance(function, ast.Attribute) else function.id
+    owner = getattr(function, "value", None)
+    if isinstance(owner, ast.Name) and owner.id in imported:  # another function, such as os.open
+        return False
+    if name in ("read_text", "write_text"):
+        return method and len(call.args) < (1 if name == "read_text" else 2)
+    if name != "open":
+        return False
+    at = 0 if method else 1
+    mode = given.get("mode", call.args[at] if len(call.args) > at else ast.Constant("r"))
+    options = [mode.body, mode.orelse] if isinstance(mode, ast.IfExp) else [mode]
+    modes = [one.value for one in options if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    return any("b" not in one for one in modes)
+
+
+def unnamed_encodings(root: Path) -> list[str]:
+    """Text that is read or written in the encoding of whoever's computer it is."""
+    found = []
+    for path in library_files(root):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+        imported = {alias.asname or alias.name for node in imports for alias in node.names}
+        found += [
+            f"{path.relative_to(root).as_posix()}:{node.lineno}: {ast.unparse(node)[:60]} names no encoding"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and _text_without_encoding(node, imported)
+        ]
+    return found
+
+
 def machine_paths(root: Path, paths: list[Path]) -> list[str]:
     """Lines of text files that name a folder of somebody's machine."""
     found = []
@@ -200,6 +236,10 @@ def test_import_loads_torch_and_numpy_only() -> None:
 
 def test_files_stay_short() -> None:
     assert long_files(ROOT) == []
+
+
+def test_text_has_an_encoding() -> None:
+    assert unnamed_encodings(ROOT) == []
 
 
 @pytest.mark.parametrize("tool", TOOLS, ids=lambda path: path.name)
@@ -326,6 +366,45 @@ def test_long_file_is_found(tmp_path: Path) -> None:
         },
     )
     assert [found.partition(":")[0] for found in long_files(tmp_path)] == ["bixt3d/b/c.py", "tools/b.py"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path.read_text()",
+        "(path / 'a').write_text(text)",
+        "json.loads(folder.joinpath('a').read_text())",
+        "open(path)",
+        "open(path, 'a')",
+        "open(path, mode='w', newline='')",
+        "path.open()",
+        "path.open('wt')",
+        "path.open('a' if more else 'wb')",
+    ],
+)
+def test_text_without_an_encoding_is_found(tmp_path: Path, text: str) -> None:
+    write_tree(tmp_path, {"bixt3d/a.py": f"import json, os\n{text}\n"})
+    (found,) = unnamed_encodings(tmp_path)
+    assert found.startswith("bixt3d/a.py:2: ") and found.endswith(" names no encoding")
+
+
+def test_text_with_an_encoding_passes(tmp_path: Path) -> None:
+    lines = ["import os, tarfile", "from PIL import Image", "from bixt3d import files"]
+    lines += ["path.read_text('utf-8')", "path.write_text(text, encoding='ascii')", "open(path, 'rb')"]
+    lines += [
+        "path.open('ab' if more else 'wb')",
+        "os.open(path, 0)",
+        "Image.open(path)",
+        "archive.open(entry)",
+    ]
+    lines += [
+        "open(path, encoding='utf-8')",
+        "tarfile.open(path)",
+        "read_text(path)",
+        "files.write_text(path, text)",
+    ]
+    write_tree(tmp_path, {"bixt3d/a.py": "\n".join(lines)})
+    assert unnamed_encodings(tmp_path) == []
 
 
 @pytest.mark.parametrize("start", [["", "home"], ["", "Users"], ["", "root"], ["", "work"]])

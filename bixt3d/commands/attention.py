@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
         }
     latents = [number - 1 for number in args.latents] if args.latents else None
     heads = args.heads - 1 if args.heads else None
-    print(f"picture: {attention_picture(shapes, args.out, latents, heads, predictor.preprocess.up)}")
+    print(f"picture: {attention_picture(shapes, args.out, latents, heads)}")
 
 
 def _clouds(
@@ -152,7 +152,7 @@ def _clouds(
     if files:
         yield Path(files[0]).name, files[0], args.category
         return
-    from bixt3d.visualize.gallery import training_split
+    from bixt3d.inference.loading import training_split
 
     split = training_split(predictor, args.split, args.data)
     for shape in dict.fromkeys(args.shape):
@@ -197,7 +197,7 @@ def measure(predictor: Predictor, what: str, split_name: str, root: str | None, 
     """Measure a model on clouds spread over its data's split: for each layer (clouds, ..., heads)."""
     import numpy as np
 
-    from bixt3d.visualize.gallery import training_split
+    from bixt3d.inference.loading import training_split
 
     split = training_split(predictor, split_name, root)
     of_cloud = predictor.task.groups(split)[1] if predictor.task.per_point else None

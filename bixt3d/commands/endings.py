@@ -16,6 +16,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from bixt3d.commands.repeats import Repeats
 from bixt3d.mistakes import LIBRARIES, OURS, is_below, is_mistake
 from bixt3d.shipped import PACKAGE
 
@@ -79,7 +80,9 @@ def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = 
     """
     first = os.environ.get("RANK", "0") == "0"  # all of several processes read the same data
     level = logging.INFO if first else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", handlers=[BesideBars()])
+    repeats, handler = Repeats(), BesideBars()
+    handler.addFilter(repeats)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what is no text
     ending = Ending(whole=getattr(args, "traceback", False))
@@ -101,6 +104,9 @@ def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = 
         sys.exit(128 + getattr(error, "number", signal.SIGINT))  # as shells call the end by a signal
     except Exception as error:
         sys.exit(_said(error, ending))
+    finally:
+        for line in repeats.rest():
+            print(line, file=sys.stderr)
 
 
 def _said(error: Exception, ending: Ending) -> str:

@@ -120,5 +120,6 @@ def draw_parts(checkpoint: str, scored: Scored, device: torch.device, categories
 
     numbers = scored.task.groups(scored.split)[1].tolist()
     firsts = [numbers.index(number) for number in sorted(set(numbers))][:categories]
-    clouds = Gallery.of_split(Predictor(checkpoint, device), scored.split, firsts, attention=False)
+    predictor = Predictor(checkpoint, device, up="y")  # as the clouds of an evaluation stand already
+    clouds = Gallery.of_split(predictor, scored.split, firsts, attention=False)
     print(f"picture: {part_picture(clouds, scored.out / 'parts.png')}")

@@ -124,6 +124,11 @@ def place(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def split_names(words: Sequence[str]) -> list[str]:
+    """Return names that a user separates by blanks or commas."""
+    return [name for word in words for name in word.split(",") if name]
+
+
 def folder_of(checkpoint: str | Path) -> Path:
     """Return the folder of what is made from a checkpoint: its run's, but ``runs`` for weights that ship.
 

@@ -122,11 +122,12 @@ def open_gallery(args: argparse.Namespace, checkpoint: str, files: list[str], sh
     """Return the shapes that a command line asks for, at most so many of them."""
     from bixt3d.inference import Predictor
     from bixt3d.inference.clouds import find_clouds
+    from bixt3d.inference.loading import training_split
     from bixt3d.suggest import nearest
     from bixt3d.tasks.results import NoCategory
     from bixt3d.training.device import pick_device
     from bixt3d.visualize.browse import spread
-    from bixt3d.visualize.gallery import Gallery, training_split
+    from bixt3d.visualize.gallery import Gallery
 
     predictor = Predictor(checkpoint, pick_device(args.device), args.up, turns=args.turns)
     predictor.require_clouds("view")

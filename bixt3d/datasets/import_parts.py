@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bixt3d.datasets.features import channel_count, parse_features
 from bixt3d.datasets.part_table import TABLE, list_path
 from bixt3d.datasets.readers import clouds_in, load_cloud
-from bixt3d.datasets.readers.cloud import FileCloud
+from bixt3d.datasets.readers.cloud import LABELS, FileCloud
 from bixt3d.suggest import counted
 from bixt3d.yaml import parse_yaml
 
@@ -25,6 +25,7 @@ SHARES = {"val": 0.1, "test": 0.2}
 SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "validation"), "val")}
 SHOWN = 10  # files that are named one by one
 UNREADABLE = 0.1  # the share of files that may be left out
+USUAL = ("color", "intensity")  # features that files name
 logger = logging.getLogger(__name__)
 
 
@@ -46,6 +47,7 @@ class Imported:
         counts: Shapes of each split.
         features: What stands between xyz and the part.
         left_out: Files that could not be read or have no labels, each with the reason.
+        others: Features that all files hold, and that are not kept.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class Imported:
     counts: dict[str, int]
     features: tuple[str, ...]
     left_out: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 def import_parts(
@@ -134,7 +137,9 @@ def import_parts(
     lines = "".join(f"{category}\t{folder}\n" for category, folder in folders.items())
     (out / TABLE).write_text(lines, encoding="utf-8")
     counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
-    return Imported(out, parts, counts, wanted, tuple(left_out))
+    held = [one for one in USUAL if all(cloud.feature(one) is not None for cloud in clouds.values())]
+    others = tuple(one for one in held if one not in wanted)
+    return Imported(out, parts, counts, wanted, tuple(left_out), others)
 
 
 def names_from(names: Mapping[Any, Any] | str | os.PathLike[str] | None) -> Mapping[Any, Any]:
@@ -142,10 +147,12 @@ def names_from(names: Mapping[Any, Any] | str | os.PathLike[str] | None) -> Mapp
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It holds anything but keys and values.
+        ValueError: It holds anything but a name for each label, or such names for each category.
     """
-    if names is None or isinstance(names, Mapping):
-        return names or {}
+    if names is None:
+        return {}
+    if isinstance(names, Mapping):
+        return _checked(names, "names")
     path = Path(names).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} of names of labels")
@@ -155,7 +162,23 @@ def names_from(names: Mapping[Any, Any] | str | os.PathLike[str] | None) -> Mapp
         raise ValueError(f"{path}: expected YAML or JSON, got {error}") from None
     if not isinstance(stated, Mapping) or not stated:
         raise ValueError(f"{path}: expected {{label: name}}, got {stated!r:.60}")
-    return stated
+    return _checked(stated, str(path))
+
+
+def _checked(names: Mapping[Any, Any], where: str) -> Mapping[Any, Any]:
+    """Returns names as they are, if all are of labels, or each category has names of labels."""
+    by_category = any(isinstance(value, Mapping) for value in names.values())
+    for category, own in names.items() if by_category else [("", names)]:
+        if not isinstance(own, Mapping):
+            raise ValueError(
+                f"{where}: expected {{label: name}} for {category}, as others have it, got {own!r:.60}"
+            )
+        for label, name in own.items():
+            if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":
+                of = f" of {category}" if by_category else ""
+                remedy = ": put it in quotes" if isinstance(name, (bool, float)) else ""
+                raise ValueError(f"{where}: expected a name for label {label}{of}, got {name!r:.60}{remedy}")
+    return names
 
 
 def label_of(cloud: FileCloud) -> NDArray[np.int64]:
@@ -165,6 +188,9 @@ def label_of(cloud: FileCloud) -> NDArray[np.int64]:
         ValueError: It has none.
     """
     labels = cloud.labels
+    unfit = next((said for name in LABELS if (said := cloud.remark(name))), None)
+    if labels is None and unfit:
+        raise ValueError(f"label: {unfit}")
     if labels is None and cloud.columns is not None:
         last = cloud.columns[:, -1]
         if (last == np.round(last)).all():
@@ -226,12 +252,13 @@ def _number(
     for at in clouds:
         present.setdefault(at.category, set()).update(np.unique(labels[at][labels[at] >= 0]).tolist())
     flat = bool(names) and not any(isinstance(value, Mapping) for value in names.values())
+    of_category = {str(category): own for category, own in names.items()}  # YAML reads 12 as a number
     shared = {label: at for at, label in enumerate(sorted(set().union(*present.values())))}
     parts: dict[str, dict[str, int]] = {}
     ids: dict[str, dict[int, int]] = {}
     begin = 0
     for category in sorted(present):
-        own = names if flat else names.get(category, {})
+        own = names if flat else of_category.get(category, {})
         table = {str(label): str(name) for label, name in own.items()}
         nameless = [label for label in sorted(present[category]) if table and str(label) not in table]
         if nameless or (names and not table):

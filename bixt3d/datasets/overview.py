@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ APART = 10  # times the median size, where shapes are not in one unit
 SHOWN = 10  # files that are named one by one
 
 
-def info(root: str | os.PathLike[str], name: str | None = None) -> str:
+def info(root: str | os.PathLike[str], name: str | None = None, features: Sequence[str] | None = None) -> str:
     """Describe a data set in lines of up to 80 columns: what to know before training on it.
 
     Shapes and points a class, and a part; extent and likely unit; likely up axis; features; shapes that two
@@ -44,6 +45,7 @@ def info(root: str | os.PathLike[str], name: str | None = None) -> str:
     Args:
         root: The data set's folder, or a data folder; of several data sets in it each is described.
         name: A name of `list_datasets`; what the folder holds if None.
+        features: What stands beside xyz, where files do not say it; see `open_dataset`.
 
     Raises:
         FileNotFoundError: There is no such folder, or no training data in it.
@@ -55,10 +57,10 @@ def info(root: str | os.PathLike[str], name: str | None = None) -> str:
             f"{base}: expected a folder, got a file" if base.is_file() else f"no folder {base}"
         )
     places = {name: base} if name else recognize(base)
-    return "\n\n".join(_describe(*place) for place in places.items())
+    return "\n\n".join(_describe(*place, features) for place in places.items())
 
 
-def _describe(name: str, base: Path) -> str:
+def _describe(name: str, base: Path, wanted: Sequence[str] | None) -> str:
     bad: list[str] = []
     refused: list[str] = []
     if name == "folder":
@@ -66,7 +68,7 @@ def _describe(name: str, base: Path) -> str:
         parts: Mapping[str, Split] = {}
         extents = torch.cat([survey.extent for survey in surveys.values()])
     else:
-        splits, refused = _open(name, base)
+        splits, refused = _open(name, base, wanted)
         if isinstance(splits["train"], ImageSplit):
             raise ValueError(f"{base}: expected clouds, got images: bixt3d train --dry-run describes them")
         surveys = {split: survey_split(opened) for split, opened in splits.items()}
@@ -114,8 +116,10 @@ def brief(splits: Mapping[str, Split]) -> list[str]:
     surveys = {name: survey_split(split) for name, split in splits.items()}
     train, survey = next(iter(splits.values())), next(iter(surveys.values()))
     features = ", ".join(("xyz", *survey.features))
-    classes = counted(len(train.classes), "class", "classes")
-    what = f"  {classes}; {_points(survey)} a shape; {features}"
+    classes, shape = counted(len(train.classes), "class", "classes"), "shape"
+    if len(train.parts_of_category) == 1:  # as of scenes, whose labels are all that is learned
+        classes, shape = counted(len(train.parts_of_category[0]), "label"), "cloud"
+    what = f"  {classes}; {_points(survey)} a {shape}; {features}"
     return [what, *(f"note: {note}" for note in find_notes(surveys))]
 
 
@@ -132,18 +136,18 @@ def recognize(base: Path) -> dict[str, Path]:
     return found or {"folder": base}
 
 
-def _open(name: str, base: Path) -> tuple[dict[str, Split], list[str]]:
+def _open(name: str, base: Path, features: Sequence[str] | None) -> tuple[dict[str, Split], list[str]]:
     """Return the splits that there are, and why those are none whose scenes have no labels."""
     from bixt3d.datasets import open_dataset
 
-    refused = []
+    refused, read = [], partial(open_dataset, name, base, features=features, make=False)
     try:
-        splits = {"train": open_dataset(name, base, "train", make=False)}
+        splits = {"train": read("train")}
     except NoValError:
-        splits = {"train": open_dataset(name, base, "trainval", make=False)}
+        splits = {"train": read("trainval")}
     for split in ("val", "test"):
         try:
-            splits[split] = open_dataset(name, base, split, make=False)
+            splits[split] = read(split)
         except (FileNotFoundError, NoValError):
             continue
         except NoLabelsError as reason:

@@ -114,6 +114,23 @@ class Preprocess:
         Of a cloud with more points than a training stores a draw of so many is looked at; one with fewer than
         the model takes repeats them.
         """
+        points = self._kept(points)
+        own = len(points)
+        wanted = self.num_points or own
+        count = None
+        if own < wanted:  # as `folder` stores them
+            points = points[torch.arange(wanted, device=points.device) % own]
+            count = torch.tensor([own], device=points.device)
+        index = arrange(points[None], wanted, self.order, count=count)
+        return gather_points(points[None], index)[0]  # (n, C)
+
+    def count(self, points: Tensor) -> int:
+        """Return how many of the points that `choose` returns are the cloud's own: the others repeat them."""
+        own = len(points) if self.normalization == "max" else len(self._kept(points))
+        return min(own, self.num_points or own)
+
+    def _kept(self, points: Tensor) -> Tensor:
+        """Return the points that `choose` chooses among: a draw of a large cloud, none of them astray."""
         own = len(points)
         wanted = self.num_points or own
         stored = max(self.stored_points, wanted)
@@ -124,14 +141,7 @@ class Preprocess:
             points = points[drawn[:stored]]
         if self.normalization == "robust":
             points = points[~stray_points(points[None, :, :3])[0]]
-            own = len(points)
-            wanted = self.num_points or own
-        count = None
-        if own < wanted:  # as `folder` stores them
-            points = points[torch.arange(wanted, device=points.device) % own]
-            count = torch.tensor([own], device=points.device)
-        index = arrange(points[None], wanted, self.order, count=count)
-        return gather_points(points[None], index)[0]  # (n, C)
+        return points
 
     def to_dict(self) -> dict[str, Any]:
         """Return it in JSON's own kinds."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bixt3d.datasets.import_parts import Imported, import_parts
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER
-from bixt3d.datasets.readers import MESHES, load_cloud
+from bixt3d.datasets.readers import MESHES, clouds_in, load_cloud
 
 SHAPES_PER_FILE = 2048
 DIGITS = 3  # kept of coordinates in the unit sphere
@@ -53,7 +53,7 @@ def sample_modelnet40(
     with tempfile.TemporaryDirectory(prefix=".sampling.", dir=out.parent) as made:
         folder = Path(made) / out.name
         folder.mkdir()
-        (folder / "shape_names.txt").write_text("".join(f"{name}\n" for name in classes))
+        (folder / "shape_names.txt").write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         bar = tqdm(total=sum(map(len, files.values())), desc="sampling meshes", unit="shape", disable=None)
         for split, paths in files.items():
             names = sorted(paths)
@@ -69,7 +69,7 @@ def sample_modelnet40(
                 written.append(f"ply_data_{split}{len(written)}.h5")
                 _write_hdf5(folder / written[-1], clouds, chunk, classes)
             lines = "".join(f"data/{HDF5_FOLDER}/{name}\n" for name in written)
-            (folder / f"{split}_files.txt").write_text(lines)
+            (folder / f"{split}_files.txt").write_text(lines, encoding="utf-8")
         bar.close()
         folder.rename(out)
     return out
@@ -97,7 +97,7 @@ def sample_psb(
     from tqdm import tqdm
 
     base = Path(source).expanduser()
-    meshes = sorted(path for path in base.rglob("*") if path.suffix.lower() in MESHES and path.is_file())
+    meshes = clouds_in(base, tuple(MESHES)) if base.is_dir() else []
     if not meshes:
         raise FileNotFoundError(f"{base}: expected <category>/<id>.off, found no mesh")
     _new_folder(Path(out).expanduser(), num_points)
@@ -186,7 +186,10 @@ def _write_hdf5(
 ) -> None:
     import h5py
 
+    dtype = np.min_scalar_type(
+        len(classes) - 1
+    )  # uint8, as the official files have, for 256 classes or fewer
     with h5py.File(path, "w") as file:
         file["data"] = np.stack(clouds)  # (n, num_points, 3)
-        file["label"] = np.array([[classes.index(class_of(name))] for name in names], np.uint8)  # (n, 1)
+        file["label"] = np.array([[classes.index(class_of(name))] for name in names], dtype)  # (n, 1)
         file["name"] = np.array([Path(name).stem.encode() for name in names])

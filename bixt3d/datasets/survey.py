@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bixt3d.datasets.features import name_of
+from bixt3d.datasets.features import columns_of, name_of
 from bixt3d.datasets.mapped import of_each
 from bixt3d.datasets.readers import load_cloud
 from bixt3d.datasets.spheres import check_extent
@@ -24,6 +24,8 @@ SAME_PLACE = 5e-3  # and its points, in mean distances from the centre
 PROBES = 256  # points of a cloud that are looked up in another
 IMBALANCE = 10  # times as many shapes in the largest class as in the smallest
 CHUNK = 256  # clouds at a time
+LARGE = 20.0  # a feature beyond it learns badly beside coordinates up to 1
+UNLIKE = 100.0  # times as large in one shape as in another: not in one unit
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Survey:
         digests: Equal for shapes whose files are copies; empty where the files are not known.
         whole: Moments of the whole clouds (S, K) that the points were drawn from, NaN where they are not
             known; None if none is.
+        reach: Of each feature the largest absolute value in each shape (S,).
+        partly: Features that some of the files hold, not all.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +58,8 @@ class Survey:
     cloud: Callable[[int], Tensor]
     digests: tuple[str, ...] = ()
     whole: Tensor | None = None
+    reach: Mapping[str, Tensor] = field(default_factory=dict)
+    partly: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -70,6 +76,7 @@ class Survey:
             cloud=lambda at: self.cloud(places[at]),
             digests=tuple(self.digests[place] for place in places) if self.digests else (),
             whole=None if self.whole is None else self.whole[places],
+            reach={name: values[places] for name, values in self.reach.items()},
         )
 
 
@@ -85,6 +92,11 @@ def survey_split(split: Split) -> Survey:
         return torch.cat([part.amax(1) - part.amin(1), moments_of(part, mask)], 1)
 
     found = of_each(xyz, "survey", look).cpu()  # (S, 3 + K)
+    reach = {}
+    if split.features:
+        most = of_each(split.points, "reach", lambda first, part: part.abs().amax(1)).cpu()  # (S, 3 + F)
+        for name, place in columns_of(split.features).items():
+            reach[name_of(name)] = most[:, place].amax(1)
     names = split.names or tuple(f"shape {number}" for number in range(len(split)))
     return Survey(
         classes=split.classes,
@@ -97,6 +109,7 @@ def survey_split(split: Split) -> Survey:
         cloud=lambda at: xyz[at, : int(count[at])].cpu().double(),
         digests=split.digests,
         whole=torch.tensor(split.moments, dtype=torch.float64) if split.moments else None,
+        reach=reach,
     )
 
 
@@ -120,6 +133,7 @@ def survey_files(
     found: dict[str, tuple[Tensor, int]] = {}
     bad: list[str] = []
     features: set[str] | None = None
+    some: set[str] = set()
     for name, one in tqdm(
         zip(files, label, strict=True), total=len(files), desc="reading files", unit="file", disable=None
     ):
@@ -132,7 +146,7 @@ def survey_files(
             continue
         own = {feature for feature in ("color", "intensity") if cloud.feature(feature) is not None}
         own |= {"normal"} if cloud.has_normals() else set()
-        features = own if features is None else features & own
+        features, some = own if features is None else features & own, some | own
         stats = torch.cat([xyz.amax(0) - xyz.amin(0), moments_of(xyz[None], torch.ones(1, len(xyz), 1))[0]])
         found[name] = (torch.cat([torch.tensor([len(xyz)]), stats]), one)
     if not found:
@@ -146,6 +160,7 @@ def survey_files(
         extent=table[:, 1:4],
         moments=table[:, 4:],
         features=tuple(sorted(features or ())),
+        partly=tuple(sorted(some - (features or set()))),
         cloud=lambda at: _xyz_of(files[kept[at]]),
     )
     return survey, bad
@@ -249,6 +264,7 @@ def find_notes(splits: Mapping[str, Survey]) -> list[str]:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             notes.append(f"{name} has no shape of {', '.join(missing[:5])}{more}")
     name, survey = next(iter(splits.items()))
+    notes += [*_range_notes(name, survey)]
     counts = torch.bincount(survey.label, minlength=len(survey.classes))
     some = counts[counts > 0]
     if int(some.max()) > IMBALANCE * int(some.min()):
@@ -258,3 +274,17 @@ def find_notes(splits: Mapping[str, Survey]) -> list[str]:
             f"{int(counts[least]):,} {survey.classes[least]}; look at mAcc beside OA"
         )
     return notes
+
+
+def _range_notes(name: str, survey: Survey) -> Iterator[str]:
+    """Yield what is odd about the numbers of the features."""
+    if survey.partly:
+        yield f"{name}: some files hold {' and '.join(survey.partly)}, not all"
+    for feature, reach in survey.reach.items():
+        most = float(reach.max())
+        some = reach[reach > 0]
+        least = float(some.min()) if len(some) else most
+        if most > UNLIKE * least and most > 1:
+            yield f"{feature} reaches {least:.3g} in one {name} shape and {most:.3g} in another: one unit?"
+        elif most > LARGE:
+            yield f"{feature} reaches {most:.3g}: numbers of about 1 learn best, so divide it in every file"

@@ -67,7 +67,7 @@ class Attentive:
             if xyz is not searched:  # several layers look at the same tokens
                 searched, nearest_token = xyz, knn(everywhere, xyz, 1)[0, :, 0]  # (N,)
             maps.append(attention[0][..., nearest_token].float().cpu().numpy())  # (H, M, N)
-        return Attention(tuple(maps), points.cpu().numpy())
+        return Attention(tuple(maps), points.cpu().numpy(), preprocess.up)
 
     def attention_symmetry(self, cloud: Cloud, category: Category = None) -> list[np.ndarray[Any, Any]]:
         """Return how alike the two directions of attention are on one cloud, (H,) per layer that has both.

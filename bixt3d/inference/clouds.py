@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bixt3d.datasets.readers import SUFFIXES, clouds_in
+from bixt3d.datasets.readers import SUFFIXES, clouds_in, files_in
 from bixt3d.ops.validate import describe
 
 Cloud = np.ndarray[Any, Any] | Tensor | str | Path
@@ -20,8 +21,8 @@ def find_clouds(
 ) -> tuple[list[Path], list[Path]]:
     """Return the clouds among files and in folders at any depth, and the files of folders that are none.
 
-    A file that is named is taken whatever it is. In folders, files with one of the suffixes are taken,
-    sorted, and what is hidden is passed over, as a training does it.
+    A file that is named is taken whatever it is. In folders, whose ``~`` is expanded, files with one of the
+    suffixes are taken, sorted, and what is hidden is passed over, as a training does it.
 
     Raises:
         FileNotFoundError: If a folder holds no cloud.
@@ -29,9 +30,10 @@ def find_clouds(
     found: list[Path] = []
     others: list[Path] = []
     kind = "meshes or clouds" if suffixes == SUFFIXES else "files"
-    for path in map(Path, paths):
+    for given in map(Path, paths):
+        path = Path(os.path.expanduser(given))
         if not path.is_dir():
-            found.append(path)
+            found.append(given)
             continue
         clouds = clouds_in(path, suffixes)
         if not clouds:
@@ -40,8 +42,7 @@ def find_clouds(
             )
         found += clouds
         known = set(clouds)
-        inside = [one for one in sorted(path.rglob("*")) if one.is_file() and one not in known]
-        others += [one for one in inside if not any(p.startswith(".") for p in one.relative_to(path).parts)]
+        others += [one for one in files_in(path) if one not in known]
     return found, others
 
 

@@ -45,8 +45,7 @@ class RawModel(nn.Module):
         seen = self.preprocess.normalize(points.double())  # (B, N, C)
         if self.per_point:
             return self._label(seen, told)
-        chosen = self._choose(seen)  # (B, n, C)
-        own = torch.arange(points.shape[1], device=points.device)[-1:] + 1  # N as a tensor, (1,)
+        chosen, own = self._choose(seen)  # (B, n, C), (B,) or (1,)
         logits: Tensor = self.model(chosen, *told, **self._told_count(own, chosen))
         return logits
 
@@ -54,16 +53,19 @@ class RawModel(nn.Module):
         """Return the argument ``count`` of a model that takes it: rows of `seen` that are a cloud's own."""
         return {"count": own.clamp_max(seen.shape[1]).expand(len(seen))} if self.takes_count else {}
 
-    def _choose(self, points: Tensor) -> Tensor:
-        """Return what `Preprocess.choose` does of each cloud: (B, N, C) -> (B, n, C), for any N."""
+    def _choose(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `Preprocess.choose` does of each cloud, for any N: (B, N, C) -> (B, n, C).
+
+        Also return how many points a cloud has of its own, (B,), or (1,) for all alike.
+        """
         own, order, wanted = points.shape[1], self.preprocess.order, self.preprocess.num_points
-        if wanted is None:
-            if order == "stored":
-                return points
-            return gather_points(points, farthest_point_sample(points[..., :3], own, validate=False))
-        stored = max(self.preprocess.stored_points, wanted)
         row = torch.arange(own, device=points.device)  # (N,)
         count = row[-1:] + 1  # N as a tensor: comparing the number would bind the graph to the answer
+        if wanted is None:
+            if order == "stored":
+                return points, count
+            return gather_points(points, farthest_point_sample(points[..., :3], own, validate=False)), count
+        stored = max(self.preprocess.stored_points, wanted)
         if order == "fps":
             draws = count > stored
         else:
@@ -79,13 +81,13 @@ class RawModel(nn.Module):
             if order == "fps":
                 chosen = farthest_point_sample(points[..., :3], wanted, validate=False)  # (B, n)
                 place = chosen.gather(1, place)
-            return gather_points(points, place)
+            return gather_points(points, place), kept
         if order != "fps":
-            return points[:, drawn[torch.arange(wanted, device=points.device) % count]]  # (B, n, C)
+            return points[:, drawn[torch.arange(wanted, device=points.device) % count]], count  # (B, n, C)
         # Rows that repeat others are at distance 0, so they are chosen after all others.
         points = points[:, drawn[torch.arange(stored, device=points.device) % count]]  # (B, stored, C)
         chosen = farthest_point_sample(points[..., :3], wanted, validate=False)  # (B, n)
-        return gather_points(points, chosen[:, torch.arange(wanted, device=points.device) % count])
+        return gather_points(points, chosen[:, torch.arange(wanted, device=points.device) % count]), count
 
     def _label(self, points: Tensor, told: tuple[Tensor, ...]) -> Tensor:
         """Return logits (B, N, P), as `bixt3d.models.segmenter.segment_all_points` makes its passes."""

@@ -12,9 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bixt3d.config import config_from, override
 from bixt3d.datasets.preprocess import STORED_POINTS, Preprocess
+from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description, Task, find_task
 from bixt3d.training.checkpoint import load_checkpoint
+from bixt3d.training.splits import read_split
 
 
 class Loaded(NamedTuple):
@@ -65,6 +68,7 @@ def open_model(
         facts["classes"] = list(classes)
     task.set_facts(facts)
     task.bind_model(model)
+    task.ignore = (-1, *_ignored(about))
     least = getattr(model, "least_points", None)
     if num_points and least and num_points < least:
         raise ValueError(f"num_points: expected {least} or more, for this model's layers, got {num_points}")
@@ -76,6 +80,34 @@ def open_model(
     names = tuple(facts["classes"]) if facts.get("classes") else None
     augment = about.config.get("augment") if about is not None else None
     return Loaded(model, task, names, preprocess, augment if isinstance(augment, Mapping) else {})
+
+
+def _ignored(about: Description | None) -> Sequence[int]:
+    """Return the labels that did not count in a training, which no answer gives."""
+    loss = {} if about is None else about.config.get("loss", {})
+    return loss.get("ignore", ()) if isinstance(loss, Mapping) else ()
+
+
+def training_split(predictor: Any, split: str, root: str | Path | None = None) -> Split:
+    """Open a split of the data that a model was trained on, with all stored points, as its checkpoint says.
+
+    Clouds stand as they are stored, as a `bixt3d.Predictor` takes them; the splits are those of the training.
+
+    Args:
+        predictor: The model.
+        split: Which split.
+        root: The data folder; that of the training if None.
+
+    Raises:
+        ValueError: If the model does not come from a checkpoint that says it, or the data are damaged.
+        FileNotFoundError: If the data are not there.
+    """
+    about = getattr(predictor.model, "description", None)
+    if about is None or not {"name", "root"} <= set(about.config.get("data", {})):
+        raise ValueError("the checkpoint does not say what data it was trained on: give files instead")
+    config = config_from(about.config)
+    data = {"features": predictor.preprocess.features, "up": None}
+    return read_split(override(config, data={**data, "root": str(root or config.data.root)}), split)
 
 
 def _description_of(model: nn.Module) -> Description | None:

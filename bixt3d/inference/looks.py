@@ -56,6 +56,11 @@ class Looks:
                 "up='auto': this model was trained on clouds turned about every axis, and none is surer than "
                 "another: leave it out"
             )
+        elif auto_up and augment and not augment.get("lying"):
+            logger.warning(
+                "up='auto': this model was never shown clouds that lie, and is often sure of a wrong axis; "
+                "one of a training with augment.lying, such as modelnet40_robust, tells them better"
+            )
         return cls(turns, auto_up, bool(augment.get("lying")))
 
     def answer(

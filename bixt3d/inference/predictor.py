@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -179,14 +180,14 @@ class Predictor(Attentive):
 
     def _answer_all(self, clouds: Any, category: Any) -> Any:
         """Return the answer of one cloud, a list for several, or a dictionary for a folder."""
-        if isinstance(clouds, (str, Path)) and Path(clouds).is_dir():
-            files, _ = find_clouds([clouds], self.task.suffixes)
+        if isinstance(clouds, (str, Path)) and (folder := Path(os.path.expanduser(clouds))).is_dir():
+            files, _ = find_clouds([folder], self.task.suffixes)
             found = {}
             for file, answer in zip(files, self.answers(files, category), strict=True):
                 if isinstance(answer, Exception):
                     logger.warning("left out: %s", answer)
                 else:
-                    found[file.relative_to(clouds).as_posix()] = answer
+                    found[file.relative_to(folder).as_posix()] = answer
             return found
         listed, single = as_list(clouds, self.channels, self.task.axes)
         answers = []
@@ -267,7 +268,8 @@ class Predictor(Attentive):
         """Return a vector of each cloud, (n, D) float32: the mean of the model's latents.
 
         It is what a classifier's head reads, and alike for clouds that look alike; compare by cosine. Of a
-        segmenter a draw of the points is looked at. Of several looks (``turns``) it is their mean.
+        segmenter a draw of the points is looked at. Of several looks (``turns``) it is their mean. Of no
+        clouds it is empty, (0, D), and (0, 0) for a model without an encoder of this package.
 
         Args:
             clouds: As for `__call__`, but no folder.
@@ -279,6 +281,9 @@ class Predictor(Attentive):
         if not hasattr(self.model, "forward_features"):
             raise ValueError(f"expected a model with forward_features, got {type(self.model).__name__}")
         listed, _ = as_list(clouds, self.channels, self.task.axes)
+        if not listed:
+            trunk = getattr(getattr(self.model, "encoder", None), "trunk", None)
+            return np.zeros((0, getattr(trunk, "dim", 0)), np.float32)
         rows = []
         for cloud, of_cloud in zip(listed, each_category(category, len(listed)), strict=True):
             preprocess, looks = self._standing(cloud, of_cloud), []
@@ -313,4 +318,10 @@ class Predictor(Attentive):
         return self._read(cloud).cpu().numpy()
 
     def _read(self, cloud: Any) -> Tensor:
+        if isinstance(cloud, (str, Path)) and os.path.isdir(os.path.expanduser(cloud)):
+            what = "segment(folder)" if self.task.per_point else "predictor(folder)"
+            raise FileNotFoundError(
+                f"{cloud}: expected a file, got a folder: give its files as a list, or ask {what}, which "
+                "takes a folder alone"
+            )
         return self.task.read(cloud, self.preprocess).to(place_of_float64(self.device))

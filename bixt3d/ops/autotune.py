@@ -204,7 +204,7 @@ class Tuner:
     def _stored(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return what the file holds; nothing of one that is missing or damaged."""
         try:
-            stored = json.loads(self._place().read_text())
+            stored = json.loads(self._place().read_text(encoding="utf-8"))
             return {
                 of: {key: one for key, one in found.items() if one["backend"] in (REFERENCE, KERNELS)}
                 for of, found in stored.items()
@@ -224,7 +224,7 @@ class Tuner:
         part = place.with_name(f"{place.name}.{os.getpid()}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(merged, indent=1, sort_keys=True) + "\n")
+            part.write_text(json.dumps(merged, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             os.replace(part, place)
         except OSError as error:
             logger.info("%s: cannot be written (%s); choices hold for this process", place, error)

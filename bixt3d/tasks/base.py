@@ -22,6 +22,7 @@ from bixt3d.datasets.spheres import normalize_split
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.strays import normalize_as
 from bixt3d.metrics import is_labelled
+from bixt3d.tasks.changes import configured_changes
 
 Choose = Callable[[Tensor, Generator, Tensor | None], Tensor | None]
 Change = Callable[[Tensor, Generator], Tensor]
@@ -156,9 +157,15 @@ class Task:
             lose=lose if missing or holes else None,
         )
 
-    def augmentation(self, split: Split) -> Change | None:
-        """Return what changes training batches, ``(points, generator) -> points``; None: `augment`."""
-        return None
+    def augmentation(self, split: Split) -> Change:
+        """Return what changes training batches (B, n, C), ``(points, generator) -> points``.
+
+        It places them as `place` does, and then does what the settings of ``augment`` say. A task may do more
+        after super's, or something else.
+        """
+        assert self.config is not None
+        change = configured_changes(self.config, split.features)
+        return lambda points, generator: change(self.place(points), generator)
 
     def brief(self, splits: Mapping[str, Split]) -> list[str]:
         """Return what a training says of its data before it begins, in lines."""

@@ -167,13 +167,19 @@ class ClassificationTask(Task):
         found: list[Any] = [None] * len(seen)
         for places in alike([cloud.shape[1] for cloud in seen]):
             batch = torch.cat([seen[place] for place in places])  # (B, n, C)
-            own = [min(len(clouds[place]), batch.shape[1]) for place in places]
+            own = [self._own(clouds[place], preprocess, batch.shape[1]) for place in places]
             count = torch.tensor(own, device=batch.device) if min(own) < batch.shape[1] else None  # (B,)
             logits = model(batch, **self.told_count(count))  # (B, K)
             answers = self._named(logits, [seen[place][0] for place in places], preprocess.up)
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         return found
+
+    def _own(self, points: Tensor, preprocess: Preprocess, wanted: int) -> int:
+        """Return how many of the points that a model sees of a cloud are its own."""
+        if not self.takes_count or preprocess.normalization == "max":
+            return min(len(points), wanted)
+        return preprocess.count(preprocess.normalize(points))
 
     def answers(self, logits: Tensor, batch: Batch) -> list[Prediction]:
         """Return the class of each cloud of a batch; see `Task.answers`."""

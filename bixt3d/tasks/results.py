@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ class Prediction:
 
     label: str
     index: int
-    probabilities: Array
-    points: Array
+    probabilities: Array = field(repr=False)
+    points: Array = field(repr=False)
     up: str | None = None
 
     @property
@@ -93,10 +93,12 @@ class Attention:
         maps: For each layer the attention (H, M, N) of head and latent over the points, float32. Along the
             tokens it sums to one; along the points it does where each is a token.
         points: The points in their own coordinates and scale (N, C), float64.
+        up: Their axis that pointed up for the model, such as it was found; None for y.
     """
 
     maps: tuple[Array, ...]
     points: Array
+    up: str | None = None
 
 
 class NoCategory(ValueError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,10 @@ from torch import Tensor
 
 from bixt3d import metrics
 from bixt3d.models.segmenter import segment_all_points
+from bixt3d.progress import progress
 from bixt3d.tasks.results import Segmentation, check_output
+
+MANY = 100_000  # points whose labels take so long that somebody waits for them
 
 
 def alike(keys: Sequence[Hashable]) -> list[list[int]]:
@@ -47,10 +52,18 @@ def label_points(
         told = None if None in numbers else row.new_tensor(numbers)  # (B,)
         count = None if min(rows) == max(rows) else row.new_tensor(rows)  # (B,)
         size = num_points or max(rows)
-        logits = segment_all_points(model, batch, told, size, count, tell_count)  # (B, N, P)
+        with progress("labelling", max(rows) * len(rows), "points") as done:
+            call = partial(_told, model, done) if max(rows) > MANY else model
+            logits = segment_all_points(call, batch, told, size, count, tell_count)  # (B, N, P)
         for place, own, of_cloud in zip(places, rows, logits, strict=True):
             found[place] = of_cloud[:own]
     return found
+
+
+def _told(model: Callable[..., Tensor], done: Callable[[int], None], points: Tensor, *told: Any) -> Tensor:
+    logits = model(points, *told)
+    done(points.shape[0] * points.shape[1])
+    return logits
 
 
 def name_parts(

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from bixt3d.config import config_from, load_config, override
 from bixt3d.datasets.loader import Batch, CloudLoader
-from bixt3d.datasets.relabel import match_labels
 from bixt3d.datasets.split import Split
 from bixt3d.ops.precision import widest
 from bixt3d.progress import progress
@@ -170,7 +169,7 @@ def evaluate_checkpoint(
         config, model={"name": known.model["name"]}, data={"features": known.preprocess.features}
     )
     task = build_task(config, config.task or known.task)
-    split = match_labels(open_splits(config, device, (split_name,), task=task)[0][split_name], known.facts)
+    split = open_splits(config, device, (split_name,), task=task, facts=known.facts)[0][split_name]
     compare_facts(str(path), known.facts, task.facts(split), config.data.name)
     task.set_facts({**task.facts(split), **known.facts})
     task.bind_model(model)

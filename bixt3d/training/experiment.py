@@ -162,7 +162,9 @@ def _train(
         print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}", *made.brief(splits), sep="\n")
     asked = [(value, value.requires_grad) for value in net.parameters()]
     trainer = Trainer(config, net, made, splits[chosen], splits.get("val"), run_dir, description, resume)
-    before = trainer.seconds
+    before, finished = trainer.seconds, trainer.epoch >= config.train.epochs
+    if finished:
+        say(f"nothing is left to train: epoch {trainer.epoch} of {config.train.epochs}")
     try:
         trainer.fit()
     finally:
@@ -171,6 +173,8 @@ def _train(
     with StopSignals() as signals, signals.at_once(workers.world_size == 1):
         trained, scored = _test(config, where, splits.get("test"), made, workers, run_dir, model)
     minutes = round((before + time.perf_counter() - start) / 60, 2)
+    if finished and (run_dir / "result.json").is_file():  # to look again takes no time of the run's
+        minutes = json.loads((run_dir / "result.json").read_text(encoding="utf-8")).get("minutes", minutes)
     result = Result(trained, made, scored["last"], scored.get("best"), minutes, run_dir)
     if workers.first:
         write_result(run_dir / "result.json", result.to_dict())

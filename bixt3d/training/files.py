@@ -50,12 +50,12 @@ def _flush_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
+    """Write a text file atomically, in UTF-8.
 
     Raises:
         OSError: If it cannot be written; the previous one is untouched.
     """
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_confusion(confusion: Tensor, classes: Sequence[str], path: Path) -> None:

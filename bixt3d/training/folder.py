@@ -259,7 +259,7 @@ def _myself() -> dict[str, Any]:
 
 def _holder(path: Path) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, dict) and set(found) == {"pid", "host"}:
             return found
     return None

@@ -137,7 +137,7 @@ class RunLog:
     def _write_rows(self) -> None:
         size = self.metrics.stat().st_size if self.metrics.exists() else 0
         try:
-            with open(self.metrics, "a") as file:
+            with open(self.metrics, "a", encoding="utf-8") as file:
                 file.write(self.unwritten)
                 file.flush()
                 os.fsync(file.fileno())  # before the state that supersedes them
@@ -232,7 +232,7 @@ def _commit() -> str | None:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor()

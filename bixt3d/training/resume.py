@@ -23,7 +23,6 @@ from torch import Tensor
 from bixt3d.config import Config, to_dict
 from bixt3d.datasets.mapped import of_each
 from bixt3d.datasets.split import Split
-from bixt3d.ops.precision import widest
 from bixt3d.tasks import Description
 from bixt3d.training.checkpoint import save_model
 from bixt3d.training.distributed import Workers
@@ -40,39 +39,6 @@ NOTHING = "nothing to resume from: {} does not exist; start without --resume"
 SAME_CLOUD = 1e-3  # by how much two readings of a cloud may differ, on devices that round differently
 
 
-class EpochTotals:
-    """Sums over the steps of an unfinished epoch, kept on the device.
-
-    Attributes:
-        steps: Steps taken.
-        seconds: Seconds that they took.
-        loss: Sum of the mean losses of the steps that were not skipped.
-        counts: The task's counts of them.
-        skipped: How many steps were skipped.
-        in_a_row: How many since the last that was not, those at the end of the epoch before included.
-    """
-
-    def __init__(self, counts: Tensor, in_a_row: Tensor | None = None) -> None:
-        """Start at nothing; ``counts`` are empty counts of the task."""
-        self.steps, self.seconds, self.counts = 0, 0.0, counts
-        self.loss = torch.zeros((), dtype=widest(counts.device), device=counts.device)
-        self.skipped = torch.zeros((), device=counts.device)
-        self.in_a_row = torch.zeros((), device=counts.device) if in_a_row is None else in_a_row
-
-    def all_reduce(self, workers: Workers) -> tuple[Tensor, Tensor]:
-        """Return loss and counts of all processes; from here on the first process holds them."""
-        loss, counts = workers.all_reduce(self.loss.clone()), workers.all_reduce(self.counts.clone())
-        keep = int(workers.first)
-        self.loss, self.counts = loss * keep, counts * keep
-        return loss, counts
-
-    def restore(self, state: dict[str, Any], workers: Workers) -> None:
-        """Continue from saved totals, whose sums only the first process takes."""
-        self.steps, self.seconds = state["steps"], state["seconds"]
-        for name in ("skipped", "in_a_row", *(("counts", "loss") if workers.first else ())):
-            getattr(self, name).copy_(state[name])
-
-
 def collect(trainer: Trainer) -> dict[str, Any]:
     """Return the state of a training between two steps."""
     state = trainer.state
@@ -81,6 +47,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "sums": dict(vars(trainer.totals)),
         "unwritten": trainer.log.unwritten,
         "best": trainer.best,
+        "best_loss": trainer.best_loss,
         "best_epoch": trainer.best_epoch,
         "seconds": trainer.seconds,
         "fixed": _fixed(trainer.config, len(trainer.loader.split)),
@@ -105,8 +72,12 @@ def save_epoch(trainer: Trainer, row: dict[str, float]) -> None:
     names = [name[4:] for name in row if name.startswith("val_") and name != "val_loss"]
     if names and goal not in names:
         raise ValueError(f"task: goal: expected one of {', '.join(names)}, got {goal!r}")
-    is_best, trainer.best = score > trainer.best, max(trainer.best, score)
-    trainer.best_epoch = trainer.epoch if is_best else trainer.best_epoch
+    loss, rose = row.get("val_loss", math.inf), score > trainer.best
+    is_best = rose or (score == trainer.best and loss < trainer.best_loss)  # a small split gives many ties
+    if rose:
+        trainer.best_epoch = trainer.epoch
+    if is_best:
+        trainer.best, trainer.best_loss = score, loss
     if not trainer.workers.first:
         return
     description = replace(trainer.description, config=to_dict(trainer.config), metrics=row)
@@ -140,7 +111,9 @@ def restore(trainer: Trainer) -> str:
         for group, values in zip(optimizer.param_groups, settings, strict=True):
             group.update(values)
     trainer.epoch, trainer.best, trainer.seconds = state["epoch"], state["best"], state["seconds"]
-    trainer.best_epoch = state.get("best_epoch", trainer.epoch)  # runs of before have none
+    # Runs of before have none.
+    trainer.best_epoch = state.get("best_epoch", trainer.epoch)
+    trainer.best_loss = state.get("best_loss", math.inf)
     trainer.totals.restore(state["sums"], trainer.workers)
     return str(state["unwritten"])
 

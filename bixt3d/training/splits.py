@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import nn
 
 from bixt3d.config import Config, check_config, fold_of, override
 from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
-from bixt3d.datasets.augment import augment, check_changes, lay_down, mix_clouds
-from bixt3d.datasets.damage import damage
+from bixt3d.datasets.augment import lay_down, mix_clouds
 from bixt3d.datasets.folder import log_repeats
 from bixt3d.datasets.holdout import cut_train
 from bixt3d.datasets.loader import CloudLoader
+from bixt3d.datasets.relabel import match_labels
 from bixt3d.datasets.split import Split
 from bixt3d.models.factory import task_of
 from bixt3d.tasks import Task, compare_facts, make_task
@@ -42,6 +43,7 @@ def open_splits(
     names: Sequence[str],
     train: str | None = None,
     task: Task | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Split], int]:
     """Open splits of the experiment's data set on a device, arranged as its task takes them.
 
@@ -51,6 +53,7 @@ def open_splits(
         names: Which splits.
         train: The one among them that batches may draw other points from every epoch.
         task: The task; that of the settings if None.
+        facts: A checkpoint's, as which labels are numbered, by name; None: as the data number them.
 
     Returns:
         The splits by name, and how many points each cloud of the first was chosen from.
@@ -62,6 +65,7 @@ def open_splits(
     opened, stored_points = {}, 0
     for name in names:
         split = _open(config, name, name == train, task)
+        split = split if facts is None else match_labels(split, facts)
         split = _labelled(name, split, task).to(device)
         stored_points = stored_points or split.num_points
         opened[name] = task.arrange(split, name == train)
@@ -70,26 +74,41 @@ def open_splits(
 
 def _open(config: Config, name: str, training: bool, task: Task) -> Split:
     """Open a split with the points that its task chooses among: all that are stored, or the first."""
+    limit = task.wanted_points(training) if cuts_clouds(config.data.name) else None
+    split = read_split(config, name, limit)
+    if limit is not None and not split.normalized:  # centre and radius are those of all stored points
+        split = read_split(config, name)
+    if split.num_points < task.least_points:
+        # a data set that samples surfaces has as many as are asked for; others say what they have
+        split = read_split(config, name, task.least_points)
+    elif limit is None:  # else the reader has said it
+        log_repeats(name, split, config.data.num_points)
+    return split
+
+
+def read_split(config: Config, name: str, num_points: int | None = None) -> Split:
+    """Open a split of the experiment's data set as it is stored, cut as the settings say.
+
+    Args:
+        config: The settings.
+        name: Which split.
+        num_points: How many points of each cloud; None for all that are stored.
+
+    Raises:
+        ValueError: As `bixt3d.datasets.open_dataset`.
+        FileNotFoundError: If the data are not there.
+    """
     data = config.data
     cut = name in ("train", "val") and _draws_val(config)
-    read = partial(
-        open_dataset,
+    split = open_dataset(
         data.name,
         data.root,
         "trainval" if cut else name,
+        num_points,
         features=data.features,
         up=data.up,
         estimate_normals=data.estimate_normals,
     )
-    limit = task.wanted_points(training) if cuts_clouds(data.name) else None
-    split = read(num_points=limit)
-    if limit is not None and not split.normalized:  # centre and radius are those of all stored points
-        split = read()
-    if split.num_points < task.least_points:
-        # a data set that samples surfaces has as many as are asked for; others say what they have
-        split = read(num_points=task.least_points)
-    elif limit is None:  # else the reader has said it
-        log_repeats(name, split, data.num_points)
     return _cut_train(config, split, name) if cut else split
 
 
@@ -239,52 +258,8 @@ def training_loader(config: Config, task: Task, train: Split, workers: Workers) 
         mix=partial(mix_clouds, probability=mix) if mix else None,
         lay=partial(lay_down, probability=lying, features=train.features) if lying else None,
         keep_count=task.takes_count,
-        augment=task.augmentation(train)
-        or partial(_placed, task.place, _augmentation(config, train.features)),
+        augment=task.augmentation(train),
         seed=settings.seed,
         rank=workers.rank,
         world_size=workers.world_size,
     )
-
-
-def _placed(
-    place: Callable[[Tensor], Tensor],
-    change: Callable[[Tensor, Generator], Tensor],
-    points: Tensor,
-    generator: Generator,
-) -> Tensor:
-    return change(place(points), generator)
-
-
-def _augmentation(config: Config, features: tuple[str, ...]) -> Callable[[Tensor, Generator], Tensor]:
-    settings = config.augment
-    check_changes(settings.feature_dropout, features, "augment.feature_dropout")
-    check_changes(settings.feature_jitter, features, "augment.feature_jitter")
-    change = partial(
-        augment,
-        scale_low=settings.scale_low,
-        scale_high=settings.scale_high,
-        shift_reach=settings.shift,
-        jitter_std=settings.jitter_std,
-        jitter_clip=settings.jitter_clip,
-        rotate_degrees=settings.rotate_degrees,
-        turn=settings.turn,
-        turned=settings.turned,
-        mirror_probability=settings.mirror,
-        normal_dropout=settings.normal_dropout,
-        feature_dropout=settings.feature_dropout,
-        feature_jitter=settings.feature_jitter,
-        features=features,
-    )
-    harm = partial(
-        damage,
-        probability=settings.damage,
-        tilt_degrees=settings.tilt,
-        most_bent=settings.bend,
-        refit=settings.refit,
-        noise=settings.noise,
-        strays=settings.strays,
-        clusters=settings.clusters,
-        features=features,
-    )
-    return lambda points, generator: harm(change(points, generator), generator)

@@ -25,6 +25,7 @@ from bixt3d.training.log import RunLog
 from bixt3d.training.optim import MovingAverage, average_decay, build_optimizers, learning_rate, log_schedule
 from bixt3d.training.pretrained import freeze
 from bixt3d.training.splits import fit_batches, training_loader
+from bixt3d.training.totals import EpochTotals
 
 # Modes of torch.compile that record CUDA graphs on a GPU; elsewhere they only compile.
 GRAPH_MODES = ("reduce-overhead", "max-autotune")
@@ -144,10 +145,10 @@ class Trainer:
     """Train a model on a split and keep its checkpoints.
 
     The run's folder receives ``config.yaml``, ``environment.json``, ``metrics.jsonl``, the weights of the
-    last epoch (``last.safetensors``), of the best by validation (``best.safetensors``) and of every
-    ``train.keep_every``-th (``epoch_0010.safetensors``), and ``resume.pt``, from which `fit` continues, or
-    ``diverged.pt`` where it could not. With a moving average of the weights, it is what is evaluated and
-    saved.
+    last epoch (``last.safetensors``), of the best by validation (``best.safetensors``; of epochs with
+    one score that of the least loss) and of every ``train.keep_every``-th (``epoch_0010.safetensors``), and
+    ``resume.pt``, from which `fit` continues, or ``diverged.pt`` where it could not. With a moving average of
+    the weights, it is what is evaluated and saved.
 
     Args:
         config: The settings; a batch larger than the split is made smaller, with a note.
@@ -193,8 +194,8 @@ class Trainer:
         self.steps_per_epoch = len(self.loader) // config.train.accumulate
         self.model = model.to(self.device)
         self.state = TrainState(config, self.model, task, self.device, self.workers, self.steps_per_epoch)
-        self.epoch, self.best, self.best_epoch, self.seconds = 0, -math.inf, 0, 0.0
-        self.totals = run_state.EpochTotals(task.start(self.device))
+        self.epoch, self.best, self.best_loss, self.best_epoch, self.seconds = 0, -math.inf, math.inf, 0, 0.0
+        self.totals = EpochTotals(task.start(self.device))
         self.description, self.run_dir = description, Path(run_dir).expanduser()
         self.keep_previous = True  # the state before the last, when one is saved
         run_state.check_folder(self.run_dir, resume, self.workers)
@@ -284,7 +285,7 @@ class Trainer:
         row["seconds"] = round(totals.seconds + evaluated, 2)
         row["clouds_per_second"] = round(clouds / totals.seconds, 1)
         self.epoch += 1
-        self.totals = run_state.EpochTotals(self.task.start(self.device), totals.in_a_row)
+        self.totals = EpochTotals(self.task.start(self.device), totals.in_a_row)
         self.log.row(row, settings.epochs)  # first: one of an epoch that was not saved is dropped later
         run_state.save_epoch(self, row)
 

@@ -32,7 +32,7 @@ def attention_picture(
         latents: The latents to show, averaged over the heads; those that differ most if None, six of one
             cloud and three of several.
         heads_of: Show the heads of this latent instead.
-        up: The axis of the points that points up; y if None.
+        up: The axis of the points that points up; as each was looked at if None.
 
     Raises:
         ValueError: For a latent that the model does not have, or nothing to draw.
@@ -58,7 +58,8 @@ def attention_picture(
                 layer[:, chosen].mean(0) if heads_of is None else layer[:, heads_of]
                 for layer in attention.maps
             )  # (latents, N) or (H, N) each
-            clouds[title, name] = LabelledCloud("", attention.points[:, :3], attention=shown, up=up)
+            xyz, stands = attention.points[:, :3], up or attention.up
+            clouds[title, name] = LabelledCloud("", xyz, attention=shown, up=stands)
     rows = []
     deepest = max(len(cloud.attention) for cloud in clouds.values())
     lines = [

@@ -51,7 +51,9 @@ def plot_runs(
         if run.confusion.is_file():
             matrices[run.name] = read_confusion(run.confusion)
         elif table and tables[run.name].kind == "class" and tables[run.name].measure == "accuracy":
-            why = "no confusion matrix without confusion.csv, which bixt3d evaluate writes"
+            place = run.confusion.parent.name
+            of = f" RUN/{place.removesuffix('_test')}" if run.training else ""
+            why = f"no confusion matrix without {place}/confusion.csv, which bixt3d evaluate{of} writes"
             lacking.setdefault(why, []).append(run.name)
     missing = [f"{reason}: {', '.join(of)}" for reason, of in lacking.items()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from bixt3d.datasets.orientation import check_up, guess_up
-from bixt3d.datasets.readers import SUFFIXES, is_cloud_file, load_cloud
+from bixt3d.datasets.readers import SUFFIXES, clouds_in, load_cloud
 from bixt3d.visualize.gallery import Clouds
 from bixt3d.visualize.scene import LabelledCloud
 
@@ -23,7 +24,8 @@ class FileClouds(Clouds):
     """Clouds of files as they are, without a model: with their own colours and labels where they have them.
 
     Args:
-        paths: Files, and folders with files at any depth, whose folders' names are then the categories.
+        paths: Files, and folders with files at any depth, whose folders' names are then the categories; what
+            is hidden is passed over.
         up: The axis that points up; y if None, the likely one of each cloud if ``"auto"``.
         num_points: Points that meshes are sampled to.
 
@@ -37,10 +39,10 @@ class FileClouds(Clouds):
         self.files: list[Path] = []
         categories: list[str] = []
         for given in paths:
-            path = Path(given).expanduser()
+            path = Path(os.path.expanduser(given))
             if not path.exists():
                 raise FileNotFoundError(f"no file or folder {path}")
-            found = sorted(filter(is_cloud_file, path.rglob("*"))) if path.is_dir() else [path]
+            found = clouds_in(path) if path.is_dir() else [path]
             self.files += found
             categories += [one.parent.name if one.parent != path and one != path else "" for one in found]
         if not self.files:

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import torch
 
-from bixt3d.datasets import Split, open_dataset
+from bixt3d.datasets import Split
 from bixt3d.inference.predictor import Predictor
 from bixt3d.visualize.figure import writable
 from bixt3d.visualize.scene import LabelledCloud, joined
@@ -178,22 +178,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory could not be had, on the CPU or on a GPU."""
     said = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
     return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
-
-
-def training_split(predictor: Predictor, split: str, root: str | Path | None = None) -> Split:
-    """Open a split of the data that a model was trained on, with all stored points, as its checkpoint says.
-
-    Args:
-        predictor: The model.
-        split: Which split.
-        root: The data folder; that of the training if None.
-
-    Raises:
-        ValueError: If the model does not come from a checkpoint that says it, or the data are damaged.
-        FileNotFoundError: If the data are not there.
-    """
-    description = getattr(predictor.model, "description", None)
-    about = {} if description is None else description.config.get("data", {})
-    if not {"name", "root"} <= set(about):
-        raise ValueError("the checkpoint does not say what data it was trained on: give files instead")
-    return open_dataset(about["name"], root or about["root"], split, features=predictor.preprocess.features)

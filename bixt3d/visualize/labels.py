@@ -19,6 +19,7 @@ from bixt3d.visualize.scene import LabelledCloud, part_colors
 
 Array = np.ndarray[Any, Any]
 ENDINGS = {"ply": ".ply", "npy": ".npy", "csv": ".csv", "mesh": "_faces.ply"}  # of each form
+TAKEN = (*ENDINGS.values(), ".las", ".laz")  # those of scans that are written again, too
 logger = logging.getLogger(__name__)
 
 
@@ -220,7 +221,7 @@ def label_names(
         plain = below.with_name(f"{place.stem}_parts").as_posix()
         numbered = (f"{plain}_{number}" for number in itertools.count(2))
         for name in itertools.chain([plain] if plain in names else [plain, f"{base.name}/{plain}"], numbered):
-            exists = any((folder / f"{name}{ending}").exists() for ending in ENDINGS.values())
+            exists = any((folder / f"{name}{ending}").exists() for ending in TAKEN)
             if name not in names and owners.get(name, "" if exists else str(place)) == str(place):
                 break
         if name != plain:

@@ -89,7 +89,10 @@ def _flat(row: Row) -> Row:
     for place, entry in enumerate(row.get("classes", ()), start=1):
         ending = "" if place == 1 else f"_{place}"
         flat |= {f"class{ending}": entry["class"], f"probability{ending}": entry["probability"]}
-    return flat | {f"{entry['name']}_points": entry["points"] for entry in row.get("parts", ())}
+    for entry in row.get("parts", ()):  # two categories may each have a part of that name
+        column = f"{entry['name']}_points"
+        flat[column] = flat.get(column, 0) + entry["points"]
+    return flat
 
 
 def _one_line(name: str) -> str:

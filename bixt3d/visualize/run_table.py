@@ -107,7 +107,8 @@ def _values(folder: Path) -> dict[str, Value]:
         values[f"val {title}"] = looked[-1][f"val_{goal}"]
         values[f"val {title}, last {LAST}"] = statistics.fmean(late)
     last = result.get("last", {})
-    tested = {key: value for key, value in last.items() if key in titles or (goal and key == goal)}
+    measured = {*titles, *(key[6:] for row in rows[-1:] for key in row if key.startswith("train_"))}
+    tested = {key: value for key, value in last.items() if key in measured}
     values |= {f"test {titles.get(key, key)}": value for key, value in tested.items()}
     if goal in result.get("best", {}):
         values[f"test {titles.get(goal, goal)}, best epoch"] = result["best"][goal]

@@ -43,7 +43,7 @@ def search(
         ValueError: If the query cannot be embedded, or none of the files.
         FileNotFoundError: If the query is missing.
     """
-    own = query.resolve() if isinstance(query, Path) else None
+    own = Path(query).expanduser().resolve() if isinstance(query, (str, Path)) else None
     wanted = predictor.embed(query, category)[0]
     kept, rows = [], []
     with progress("embedding", len(files), "files") as done:

@@ -13,7 +13,7 @@ from bixt3d.config import Config, override
 from bixt3d.datasets.augment import choose_points, parallel_turns, rotate_up, turn_parallel, without_lost
 from bixt3d.datasets.damage import PLACES, add_noise, add_strays, bend, damage, lost_points, tilt
 from bixt3d.datasets.spheres import unit_sphere
-from bixt3d.training.splits import _augmentation
+from bixt3d.tasks.changes import configured_changes
 
 
 def seeded(seed: int = 5) -> Generator:
@@ -191,11 +191,11 @@ def test_refit_comes_before_noise_and_strays() -> None:
 def test_settings_switch_each_kind_on() -> None:
     points = clouds()
     off = {"scale_low": 1, "scale_high": 1, "shift": 0}
-    assert _augmentation(override(Config(), augment=off), ())(points, seeded()).equal(points)
+    assert configured_changes(override(Config(), augment=off), ())(points, seeded()).equal(points)
     changes = {"tilt": 20, "bend": 0.5, "noise": 0.1, "strays": 0.2, "clusters": 0.2, "refit": True}
     for name, value in [*changes.items(), ("turn", "axes"), ("turn", "quarter")]:
         config = override(Config(), augment={**off, name: value})
-        assert not _augmentation(config, ())(2 * points, seeded()).equal(2 * points), name
+        assert not configured_changes(config, ())(2 * points, seeded()).equal(2 * points), name
     with pytest.raises(ValueError, match=r"augment.holes: expected 0 <= value < 1, got 1"):
         override(Config(), augment={"holes": 1})
     with pytest.raises(ValueError, match=r"augment.turned: expected 0 <= value <= 1, got 2"):

@@ -152,6 +152,27 @@ def test_names_that_do_not_fit(source: Path, tmp_path: Path) -> None:
         ({3: "foot"}, "names: desk lamp: expected a name for label 7, got {3: 'foot'}"),
         ({3: "part", 7: "part"}, "names: desk lamp: expected each name once, got part, part"),
         ({"desk lamp": {3: "foot", 7: "shade"}}, "names: tree: expected a name for its labels, got {}"),
+        (
+            {"tree": "seat", "desk lamp": {3: "a", 7: "b"}},
+            "^names: expected {label: name} for tree, as others have it, got 'seat'$",
+        ),
+        (
+            {"desk lamp": {3: "a", 7: "b"}, "tree": ["a", "b"]},
+            r"^names: expected {label: name} for tree, as others have it, got \['a', 'b'\]$",
+        ),
+        (
+            {"desk lamp": {3: "a", 7: "b"}, "tree": None},
+            "^names: expected {label: name} for tree, as others have it, got None$",
+        ),
+        ({3: "foot", 7: None}, "^names: expected a name for label 7, got None$"),
+        ({3: "foot", 7: ""}, "^names: expected a name for label 7, got ''$"),
+        ({3: "foot", 7: ["shade"]}, r"^names: expected a name for label 7, got \['shade'\]$"),
+        ({3: "foot", 7: True}, "^names: expected a name for label 7, got True: put it in quotes$"),
+        ({3: "foot", 7: 1.5}, "^names: expected a name for label 7, got 1.5: put it in quotes$"),
+        (
+            {"tree": {3: "foot", 7: {0: "a"}}},
+            "^names: expected a name for label 7 of tree, got {0: 'a'}$",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             import_parts(source, tmp_path / "out", names)
@@ -159,8 +180,41 @@ def test_names_that_do_not_fit(source: Path, tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- foot\n")
     with pytest.raises(ValueError, match=r"list.yaml: expected {label: name}, got \['foot'\]"):
         names_from(tmp_path / "list.yaml")
+    for text, message in (
+        (
+            "tree: seat\nother: {0: a}\n",
+            "expected {label: name} for tree, as others have it, got 'seat'",
+        ),
+        ("3: foot\n7:\n", "expected a name for label 7, got None"),
+        ("3: foot\n7: on\n", "expected a name for label 7, got True: put it in quotes"),
+        ("7\n", "expected {label: name}, got 7"),
+        ("", "expected {label: name}, got None"),
+        ("{}", "expected {label: name}, got {}"),
+    ):
+        (tmp_path / "odd.yaml").write_text(text)
+        with pytest.raises(ValueError, match=f"odd.yaml: {message}$"):
+            names_from(tmp_path / "odd.yaml")
     with pytest.raises(FileNotFoundError, match="gone.yaml of names of labels"):
         names_from(tmp_path / "gone.yaml")
+
+
+def test_names_of_categories_that_are_numbers(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"in/12/{number}.txt", number)
+    (tmp_path / "names.yaml").write_text("12: {3: foot, 7: 2}\n")
+    done = import_parts(tmp_path / "in", tmp_path / "out", tmp_path / "names.yaml")
+    assert done.parts == {"12": {"foot": 0, "2": 1}}
+
+
+def test_labels_of_another_length(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        xyz, label = lamp(number)
+        np.savez(tmp_path / f"in/{number}.npz", points=xyz, Labels=label[1:])
+    with pytest.raises(
+        ValueError, match=r"0.npz: label: expected 120 rows, one a point, got an array \(119,\)"
+    ):
+        import_parts(tmp_path / "in", tmp_path / "out")
 
 
 def test_normals_and_other_features(tmp_path: Path) -> None:

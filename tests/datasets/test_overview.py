@@ -161,6 +161,20 @@ def test_brief_lines_of_a_training() -> None:
     ]
 
 
+def test_features_that_are_not_about_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(8, 32, 5, generator=generator)
+    label = torch.tensor([0, 1] * 4)
+    of_one = Split(points, label, ("a", "b"), features=("intensity", "heat"))
+    assert brief({"train": of_one})[1:] == []
+    large = points * torch.tensor([1, 1, 1, 4000, 1])
+    (note,) = brief({"train": Split(large, label, ("a", "b"), features=("intensity", "heat"))})[1:]
+    assert note.startswith("note: intensity reaches 4e+03: numbers of about 1")
+    mixed = torch.cat([points[:1], large[1:]])
+    (note,) = brief({"train": Split(mixed, label, ("a", "b"), features=("intensity", "heat"))})[1:]
+    assert "in one train shape and" in note and "one unit?" in note
+
+
 def test_long_names_are_cut() -> None:
     lines = columns([["class", "train"], ["x" * 100, "7"]])
     assert [len(line) for line in lines] == [80, 80] and "xxx..." in lines[1]

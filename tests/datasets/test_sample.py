@@ -71,6 +71,21 @@ def test_modelnet40_again(meshes: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "three").iterdir())
 
 
+def test_modelnet40_of_many_classes(tmp_path: Path) -> None:
+    """Labels of more than 256 classes take more than a byte, and are read again."""
+    for number in range(257):
+        path = tmp_path / f"many/class_{number:03d}/train/{number}.off"
+        path.parent.mkdir(parents=True)
+        path.write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    folder = sample_modelnet40(tmp_path / "many", tmp_path / "data", 4)
+    with h5py.File(folder / "ply_data_train0.h5") as file:
+        label, names = file["label"][:, 0], [int(name) for name in file["name"]]
+        assert file["label"].dtype == np.uint16
+    np.testing.assert_array_equal(label, names)
+    opened = open_dataset("modelnet40", tmp_path / "data", "trainval")
+    assert len(opened.classes) == 257 and sorted(opened.label.tolist()) == list(range(257))
+
+
 def labelled_boxes(folder: Path, form: str) -> Path:
     """Boxes whose faces are `top` where they look up, else `side`, in two categories."""
     for category in ("Cup", "Table"):
@@ -107,6 +122,7 @@ def test_psb(form: str, tmp_path: Path) -> None:
         )  # each point has its face's label and normal
         assert bool((opened.parts // 2 == opened.category[:, None]).all())
     assert total == 8
+    (source / "Cup" / "._1.off").touch()  # of another system, hidden
     again = sample_psb(source, tmp_path / "again", 400)
     assert again.parts == parts
     for path in out.rglob("*.txt"):

@@ -34,6 +34,18 @@ def test_folders_give_their_clouds_and_name_the_others(tmp_path: Path) -> None:
         find_clouds([tmp_path / ".hidden"])
 
 
+def test_home_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans/a.xyz").touch()
+    assert find_clouds(["~/scans", "~/b.xyz"])[0] == [tmp_path / "scans/a.xyz", Path("~/b.xyz")]
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("~old.xyz", sphere())
+    assert find_clouds(["~old.xyz"])[0] == [Path("~old.xyz")]
+    assert len(read_points("~old.xyz", Preprocess(32))) == 300
+
+
 def test_normals_are_estimated_where_a_file_has_none(tmp_path: Path) -> None:
     cloud = sphere()
     np.savetxt(tmp_path / "bare.xyz", cloud)

@@ -664,6 +664,23 @@ class TestFolder:
         with pytest.raises(FileNotFoundError, match="none: expected meshes or clouds"):
             predictor(tmp_path / "none")
 
+    def test_below_home(self, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("USERPROFILE", str(tmp_path))
+        (tmp_path / "scans").mkdir()
+        np.save(tmp_path / "scans/a.npy", some_cloud(60))
+        seen = predictor("~/scans")
+        assert list(seen) == ["a.npy"]
+        assert_equal(seen["a.npy"], predictor("~/scans/a.npy"))
+
+    def test_among_clouds_it_is_refused(self, predictor: Predictor, tmp_path: Path) -> None:
+        said = r"expected a file, got a folder: give its files as a list, or ask predictor\(folder\)"
+        for ask in (predictor.embed, predictor.answer, predictor.read, lambda one: predictor([one])):
+            with pytest.raises(FileNotFoundError, match=f"^{re.escape(str(tmp_path))}: {said}"):
+                ask(tmp_path)
+        with pytest.raises(FileNotFoundError, match=r"or ask segment\(folder\)"):
+            parts_predictor().segment([tmp_path], "mug")
+
     def test_parts(self, tmp_path: Path) -> None:
         np.save(tmp_path / "a.npy", some_cloud(60))
         seen = parts_predictor().segment(tmp_path, "mug")
@@ -845,6 +862,12 @@ class TestEmbed:
         np.testing.assert_allclose(vectors[1], latents.mean(1)[0], atol=1e-6)
         np.testing.assert_array_equal(predictor.embed(clouds[1]), vectors[1:2])
         assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
+
+    def test_of_no_clouds(self, predictor: Predictor) -> None:
+        for one in (predictor, parts_predictor()):
+            vectors = one.embed([])
+            assert vectors.dtype == np.float32 and vectors.shape == (0, 12)
+        assert predictor([]) == []
 
     def test_mean_of_several_looks(self, checkpoint: Path) -> None:
         cloud = some_cloud(50)

@@ -17,7 +17,7 @@ from bixt3d.inference import Predictor
 from bixt3d.ops import attention_symmetry, precision
 from bixt3d.tasks import PartSegmentationTask
 from bixt3d.training.evaluate import evaluate
-from bixt3d.training.resume import EpochTotals
+from bixt3d.training.totals import EpochTotals
 from tests.training.tiny import make_config, make_split, make_trainer
 
 

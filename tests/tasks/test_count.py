@@ -166,6 +166,23 @@ def test_prediction_and_export_tell_it() -> None:
             assert torch.allclose(logits.softmax(-1), torch.from_numpy(answer.probabilities), atol=1e-5)
 
 
+@pytest.mark.parametrize("points", [24, 100])
+def test_stray_points_do_not_count(points: int) -> None:
+    split, model = make_split(6, 96), Masked(4).eval()
+    far = 3 + torch.arange(15.0).view(1, 5, 3).expand(6, -1, -1)  # far from the others and each other
+    split = replace(split, points=torch.cat([split.points, far * 5], 1))
+    task = masked_task(split, model, "data.normalization=robust", f"data.num_points={points}")
+    preprocess = Preprocess(points, "fps", normalization="robust")
+    evaluate(model, task.arrange(split), task, 6)
+    told = model.told[-1]
+    with torch.no_grad():
+        task.predict_batch(model, list(split.points.double()), preprocess, [None] * 6)
+        assert model.told[-1] == told
+        RawModel(model, preprocess, per_point=False)(split.points)
+    assert (model.told[-1] or []) == (told or [points] * 6)
+    assert (told is None) == (points == 24) and max(told or [0]) <= 96
+
+
 def test_a_segmenter_that_asks_is_told_in_training_evaluation_and_prediction() -> None:
     split, model = of_sizes(parts=True), Masked(2, per_point=True)
     task = masked_task(split, model, "data.order=random", "data.num_points=12", "augment.dropout=0")

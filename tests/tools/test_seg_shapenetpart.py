@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bixt3d import Predictor
 from bixt3d.datasets.readers import read_cloud
@@ -81,6 +82,22 @@ def test_checkpoint_is_only_evaluated(workplace: Workplace, run_dir: Path) -> No
     assert f"class mIoU (pointnet2)     {100 * told['class_miou_pointnet2']:.2f}%" in done.out
     assert f"class mIoU (pointmlp)      {100 * told['class_miou_pointmlp']:.2f}%" in done.out
     assert max(map(len, done.out.split("\n\n")[0].splitlines())) <= 80
+
+
+def test_clouds_of_an_evaluation_are_drawn_as_they_were_scored(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have been turned already, so `data.up` turns them no more."""
+    from bixt3d import visualize
+    from bixt3d.commands.evaluate import draw_parts
+    from bixt3d.training.evaluate import evaluate_checkpoint
+
+    drawn: list[visualize.Gallery] = []
+    monkeypatch.setattr(visualize, "part_picture", lambda clouds, path: drawn.append(clouds) or path)
+    monkeypatch.setattr(Predictor, "answer", lambda self, cloud, category: self.preprocess.up)
+    scored = evaluate_checkpoint(run_dir / "last", overrides=["data.up=z"], out=tmp_path)
+    draw_parts(str(run_dir / "last"), scored, torch.device("cpu"), 1)
+    assert drawn[0].predictor.answer(None, None) == "y"
 
 
 def test_evaluate_takes_a_segmenter_too(workplace: Workplace, run_dir: Path, tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_folder_under_home(run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert len(rows_of(result.run_dir)) == 2
 
 
+def test_a_finished_run_keeps_its_minutes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = settings(run, "train.epochs=1")
+    bixt3d.train(config, train=make_split())
+    stated = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**stated, "minutes": 12.5}))
+    assert bixt3d.train(config, train=make_split(), resume=True).minutes == 12.5
+    assert "nothing is left to train: epoch 1 of 1\n" in capsys.readouterr().out
+    assert json.loads((run / "result.json").read_text())["minutes"] == 12.5
+
+
 def test_val_is_cut_from_given_clouds(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = bixt3d.train(settings(run), train=make_split(80))
     assert "given clouds: 72 train, 8 val\n" in capsys.readouterr().out

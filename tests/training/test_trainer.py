@@ -284,10 +284,11 @@ def epoch_of(path: Path) -> int:
     return int(load_checkpoint(path, "cpu")[1]["metrics"]["epoch"])
 
 
-def test_best_is_the_first_epoch_of_the_highest_val_score(tmp_path: Path) -> None:
-    config = make_config("train.epochs=5")
+def test_best_is_the_epoch_of_the_highest_val_score_and_then_of_the_least_loss(tmp_path: Path) -> None:
+    config = make_config("train.epochs=5", "train.patience=4")
     make_trainer(tmp_path, config, task=Scripted([0.1, 0.6, 0.3, 0.6, 0.2])).fit()
-    assert epoch_of(tmp_path / "best") == 2
+    rows = rows_of(tmp_path)
+    assert epoch_of(tmp_path / "best") == min((2, 4), key=lambda epoch: rows[epoch - 1]["val_loss"]) == 4
     assert epoch_of(tmp_path / "last") == 5
     assert [row["val_oa"] for row in rows_of(tmp_path)] == [0.1, 0.6, 0.3, 0.6, 0.2]
 

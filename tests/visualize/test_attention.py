@@ -51,6 +51,20 @@ def test_the_latent_that_is_asked_for_is_drawn(tmp_path: Path) -> None:
     assert like(one_point, CONTRAST[0]) > 20 * like(one_point, CONTRAST[-1]) > 0
 
 
+def test_clouds_stand_as_they_were_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from bixt3d.visualize import attention as module
+
+    ups: list[str | None] = []
+    cloud = module.LabelledCloud
+    monkeypatch.setattr(module, "LabelledCloud", lambda *a, **k: ups.append(k["up"]) or cloud(*a, **k))
+    shapes = {"a": {"": replace(attention(1), up="z")}, "b": {"": attention(1)}}
+    attention_picture(shapes, tmp_path / "a.png")
+    attention_picture(shapes, tmp_path / "a.png", up="x")
+    assert ups == ["z", None, "x", "x"]
+
+
 @pytest.mark.parametrize("latents", [[8], [-1], []])
 def test_latent_that_is_not_there(latents: list[int], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="latents: expected numbers from 0 to 7"):

@@ -74,7 +74,8 @@ def test_a_run_that_lacks_something_leaves_others_their_colours(
         f"{tmp_path / 'curves.pdf'}: 2 of 3 runs",
         f"{tmp_path / 'per_class.pdf'}: 2 of 3 runs",
         "no curves, as no epoch is finished: first",
-        "no confusion matrix without confusion.csv, which bixt3d evaluate writes: first, third",
+        "no confusion matrix without last_test/confusion.csv, which bixt3d evaluate RUN/last writes: "
+        "first, third",
         "no bars without last_test.csv, which bixt3d evaluate can replace: second",
     ]
     metrics, _, order = calls["training_curves"]

@@ -96,3 +96,11 @@ def test_every_view_shows_them_and_a_bad_file_ends_none(
     assert len(write_pictures(clouds, tmp_path / "p")) == 2
     page = write_page((cloud for _, cloud in readable(clouds)), tmp_path / "page.html").read_text()
     assert page.count('class="cloud"') == 2
+
+
+def test_what_is_hidden_is_no_cloud(tmp_path: Path) -> None:
+    for name in ("a.npy", "._a.npy", ".bixt3d_cache/b.npy", "chair/.deep/c.npy", "chair/d.npy"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / name, XYZ)
+    assert FileClouds([tmp_path]).titles == ("a.npy", "d.npy")
+    assert FileClouds([tmp_path / "._a.npy"]).titles == ("._a.npy",)  # that is named

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from bixt3d import Predictor, create_model
 from bixt3d.datasets import Preprocess, Split
+from bixt3d.inference.loading import training_split
 from bixt3d.metrics import shape_iou
 from bixt3d.tasks import Description
 from bixt3d.visualize import Gallery
 from bixt3d.visualize.browse import worst_first
-from bixt3d.visualize.gallery import training_split
 from tests.models.randomize import randomize
 
 PARTS_OF_CATEGORY = ((0, 1), (2, 3, 4))

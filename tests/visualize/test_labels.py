@@ -73,6 +73,12 @@ def test_no_name_of_another_file(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert label_names([tmp_path / "box/mug.off"], out) == ["box/mug_parts"]
 
 
+@pytest.mark.parametrize("ending", [".ply", ".las", ".laz", ".npy", "_faces.ply"])
+def test_what_others_wrote_stays(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"city_parts{ending}").write_text("of a user")
+    assert label_names(["scans/city.las"], tmp_path) == ["scans/city_parts"]
+
+
 def test_coordinates_are_float_where_that_is_exact(tmp_path: Path) -> None:
     points = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32).astype(np.float64)
     path = write_ply(replace(cloud(), points=points), tmp_path / "mug.ply")

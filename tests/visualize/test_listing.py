@@ -70,6 +70,8 @@ def test_csv_has_a_row_a_file() -> None:
         "1",
     )
     assert (two["shade_points"], two["handle_points"]) == ("9", "")
+    twice = {**other, "points": 12, "parts": [*other["parts"], {"name": "shade", "points": 3}]}
+    assert next(csv.DictReader(io.StringIO(listing([twice], "csv"))))["shade_points"] == "12"
     assert listing([], "csv") == "file"
 
 

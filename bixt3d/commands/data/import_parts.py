@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from bixt3d.commands.options import UsageError, place
+from bixt3d.commands.options import UsageError, place, split_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,11 +41,15 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("expected one folder to write: OUT, or --out")
     from bixt3d.datasets.import_parts import import_parts
 
-    done = import_parts(args.source, out, args.names, args.features, args.num_points, args.seed)
+    features = None if args.features is None else split_names(args.features)
+    done = import_parts(args.source, out, args.names, features, args.num_points, args.seed)
     sizes = ", ".join(f"{count} {split}" for split, count in done.counts.items())
     print(f"{done.folder}: {sizes}; beside xyz: {', '.join(done.features) or 'nothing'}")
     for category, parts in done.parts.items():
         print(f"  {category}: {', '.join(parts)}")
     for line in done.left_out:
         print(f"left out: {line}")
-    print(f"train: bixt3d train own_parts --set data.root={done.folder} run.dir=runs/NAME")
+    if done.others:
+        print(f"not kept: {', '.join(done.others)}, which all files hold: --features {' '.join(done.others)}")
+    named = "" if done.features in ((), ("normal",)) else f" data.features={','.join(done.features)}"
+    print(f"train: bixt3d train own_parts --set data.root={done.folder} run.dir=runs/NAME{named}")

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import argparse
 
-from bixt3d.commands.options import place
+from bixt3d.commands.options import place, split_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``bixt3d data info``."""
     parser.add_argument("root", type=place, metavar="FOLDER", help="a data set's folder, or a data folder")
     parser.add_argument("--name", help="kind, as data.name of a config (default: what the folder holds)")
+    parser.add_argument(
+        "--features", nargs="*", metavar="NAME", help="beside xyz, as data.features (default: as files say)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Print what the data hold."""
     from bixt3d.datasets.overview import info
 
-    print(info(args.root, args.name))
+    print(info(args.root, args.name, None if args.features is None else split_names(args.features)))

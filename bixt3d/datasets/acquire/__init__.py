@@ -77,7 +77,7 @@ def prepare(
 @contextmanager
 def _alone(work: Path) -> Iterator[None]:
     """Lets one run at a time use a folder, and removes it afterwards if it holds nothing."""
-    with (work / "lock").open("w") as lock:
+    with (work / "lock").open("w", encoding="utf-8") as lock:
         try:
             import fcntl
 

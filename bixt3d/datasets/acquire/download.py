@@ -42,7 +42,7 @@ def _download(url: str, output: str, _pooch: object, *, part: Path, most: int, t
     from tqdm import tqdm
 
     have, note = size_of(part), part.with_suffix(".version")
-    version = note.read_text() if have and note.is_file() else ""
+    version = note.read_text(encoding="utf-8") if have and note.is_file() else ""
     wanted = {"Range": f"bytes={have}-", "If-Range": version} if version else {}
     wanted["Accept-Encoding"] = "identity"
     with requests.get(url, headers=wanted, stream=True, timeout=timeout) as response:
@@ -59,7 +59,7 @@ def _download(url: str, output: str, _pooch: object, *, part: Path, most: int, t
         total = start + int(headers.get("Content-Length", 0))
         bar = tqdm(total=total or None, initial=start, unit="B", unit_scale=True, ncols=78, disable=None)
         with bar, part.open("ab" if start else "wb") as file:
-            note.write_text(now)
+            note.write_text(now, encoding="utf-8")
             for block in response.iter_content(BLOCK):  # raises where less comes than announced
                 file.write(block)
                 bar.update(len(block))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +80,7 @@ def read_cloud(
         ValueError: The file is of another kind, damaged, empty, lacks a feature (`FeatureError`), or its
             numbers cannot be it.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # which leaves a file ~a as it is
     cloud = load_cloud(path, num_samples, seed, notes)
     if features is None:
         features = ("normal",) if cloud.has_normals() else ()
@@ -101,11 +101,29 @@ def is_cloud_file(path: Path, suffixes: Sequence[str] = SUFFIXES) -> bool:
 
 
 def clouds_in(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
-    """Return the files to be read in a folder at any depth, sorted; hidden folders are passed over."""
-    files = [path for path in sorted(folder.rglob("*")) if is_cloud_file(path, suffixes)]
-    return [
-        path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+    """Return the files to be read in a folder at any depth, sorted; see `files_in`."""
+    return [path for path in files_in(folder) if is_cloud_file(path, suffixes)]
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return all files in a folder at any depth, sorted; what is hidden is passed over.
+
+    Links to folders are followed, as `layouts` does it, but for those to a folder that they lie in.
+    """
+    return sorted(_walk(folder, frozenset()))
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    within = above | {os.path.realpath(folder)}
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except PermissionError:  # of somebody else
+        return
+    for path in entries:
+        if path.is_file():
+            yield path
+        elif path.is_dir() and os.path.realpath(path) not in within:
+            yield from _walk(path, within)
 
 
 def load_cloud(
@@ -126,7 +144,7 @@ def load_cloud(
         raise ValueError(f"{path}: the file is empty")
     try:
         if suffix in CLOUDS:
-            cloud = CLOUDS[suffix](path)
+            cloud = CLOUDS[suffix](path).narrowed()
         else:
             cloud = MESHES[suffix](path).sample(num_samples, seed)
     except (OSError, ImportError):

@@ -27,6 +27,8 @@ class _NoPoints(ValueError):
 def read_array_file(path: Path) -> FileCloud:
     """Read a cloud from a .npy or .npz file, whose columns, or fields where it has names, are the points.
 
+    Arrays beside them of another length are left out, with a remark.
+
     Raises:
         ValueError: The file is damaged, or holds no points (N, 3 or more).
     """
@@ -46,8 +48,7 @@ def read_array_file(path: Path) -> FileCloud:
         cloud = FileCloud.of_names({name: main[name].reshape(main.size, -1) for name in kept})
     else:
         cloud = FileCloud.of_array(main, path)
-    fits = {name: value for name, value in arrays.items() if value.shape[:1] == cloud.xyz.shape[:1]}
-    return FileCloud(cloud.xyz, {**cloud.named, **fits}, cloud.columns)
+    return cloud.beside(arrays)
 
 
 def is_part_of_gltf(path: Path) -> bool:

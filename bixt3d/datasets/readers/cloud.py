@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,14 @@ class FileCloud:
         xyz: (N, 3).
         named: Features and other values by the file's names, (N, width) or (N,) each.
         columns: Numbers beside xyz that the file does not name (N, K), as of text; None if there are none.
+        remarks: What to say of a feature or label, by its name, where it is asked for: how its numbers were
+            taken, or why it is left out.
     """
 
     xyz: NDArray[Any]
     named: dict[str, NDArray[Any]] = field(default_factory=dict)
     columns: NDArray[Any] | None = None
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of_array(cls, points: NDArray[Any], path: Path) -> FileCloud:
@@ -94,16 +97,57 @@ class FileCloud:
     def of_names(cls, values: Mapping[str, NDArray[Any]]) -> FileCloud:
         """Make a cloud of values (N, ...) by name; those named x, y and z, or points and such, are xyz.
 
+        Values of another length than xyz are left out, with a remark.
+
         Raises:
-            ValueError: If none are; the message says what there is.
+            ValueError: If none are, or x, y and z are not equally many; the message says what there is.
         """
-        actual = {name.lower(): name for name in reversed(list(values))}
+        actual = {name.lower(): name for name in reversed(list(values)) if values[name].ndim}
         for names in POINTS:
             used = [actual[name] for name in names if name in actual]
             if len(used) == len(names) and sum(_columns(values[name]).shape[1] for name in used) == 3:
+                counts = [len(values[name]) for name in used]
+                if len({*counts}) > 1:
+                    got = ", ".join(map(str, counts))
+                    raise ValueError(f"expected as many numbers in each of {', '.join(used)}, got {got}")
+                if not counts[0]:
+                    raise ValueError("it holds no points")
                 xyz = np.concatenate([_columns(values[name]) for name in used], axis=1)  # (N, 3)
-                return cls(xyz, {name: value for name, value in values.items() if name not in used})
+                return cls(xyz).beside({name: one for name, one in values.items() if name not in used})
         raise ValueError(f"expected x, y and z among its names, got {', '.join(values) or 'none'}")
+
+    def beside(self, values: Mapping[str, NDArray[Any]]) -> FileCloud:
+        """Return the cloud with more values by name; those of another length are left out, with a remark."""
+        count = len(self.xyz)
+        fits = {name: value for name, value in values.items() if value.shape[:1] == (count,)}
+        remarks = {
+            name: f"expected {count} rows, one a point, got an array {value.shape}"
+            for name, value in values.items()
+            if name not in fits
+        }
+        return replace(self, named={**self.named, **fits}, remarks={**self.remarks, **remarks})
+
+    def narrowed(self) -> FileCloud:
+        """Return the cloud with colours in 8 bits where its file has such in 16 bits, with a remark."""
+        for names in [("color",), *ALIASES["color"], ("scalar_color",)]:
+            held = {key: self.named[key] for key in map(self._key, names) if key is not None}
+            if len(held) < len(names) or sum(_columns(one).shape[1] for one in held.values()) not in (3, 4):
+                continue
+            if not all(one.dtype.kind == "u" and one.dtype.itemsize == 2 for one in held.values()):
+                break
+            largest = max(int(one.max(initial=0)) for one in held.values())
+            if not 0 < largest <= 255:
+                break
+            named = {**self.named, **{key: one.astype(np.uint8) for key, one in held.items()}}
+            said = f"colours up to {largest} in 16 bits are divided by 255"
+            return replace(self, named=named, remarks={**self.remarks, "color": said})
+        return self
+
+    def remark(self, feature: str) -> str | None:
+        """Return what is to be said of a feature or label, by its name or another; None for nothing."""
+        name = name_of(feature)
+        known = {one for names in ALIASES.get(name, ()) for one in names} | {name, f"scalar_{name}"}
+        return next((said for one, said in self.remarks.items() if one.lower() in known), None)
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
@@ -176,7 +220,8 @@ class FileCloud:
             )
         _note(notes, f"{path}: {count} of {len(lost)} points are NaN and left out")
         columns = None if self.columns is None else self.columns[~lost]
-        return FileCloud(self.xyz[~lost], {name: one[~lost] for name, one in self.named.items()}, columns)
+        named = {name: one[~lost] for name, one in self.named.items()}
+        return FileCloud(self.xyz[~lost], named, columns, self.remarks)
 
     def take(
         self, features: Sequence[str], path: Path, notes: list[str] | None = None
@@ -193,7 +238,9 @@ class FileCloud:
         parts, begin = {"xyz": self.xyz}, 0
         unnamed = []
         for feature in wanted:
-            values, width = self.feature(feature), width_of(feature)
+            values, width, remark = self.feature(feature), width_of(feature), self.remark(feature)
+            if values is not None and remark:
+                _note(notes, f"{path}: {remark}")
             if values is None and self.columns is not None:
                 columns = self.columns[:, begin : begin + width]
                 if columns.shape[1] == width:
@@ -201,10 +248,13 @@ class FileCloud:
                     last = f" to {begin + 3 + width}" if width > 1 else ""
                     unnamed.append(f"{name_of(feature)} is column {begin + 4}{last}")
                 begin += width
-            if values is None and feature == "height":
+            if values is None and feature == "height" and not remark:
                 values = _heights(np.asarray(self.xyz, dtype=np.float64))
             if values is None:
-                lacks = FeatureError(f"{path}: it has no feature {name_of(feature)}; {self._has()}")
+                why = f"feature {name_of(feature)}: {remark}" if remark else ""
+                lacks = FeatureError(
+                    f"{path}: {why or f'it has no feature {name_of(feature)}; {self._has()}'}"
+                )
                 lacks.missing = feature
                 raise lacks
             parts[name_of(feature)] = values
@@ -232,9 +282,14 @@ class FileCloud:
 
     def _find(self, name: str) -> NDArray[Any] | None:
         """A value by its name, or by one that differs in case alone."""
+        key = self._key(name)
+        return None if key is None else self.named[key]
+
+    def _key(self, name: str) -> str | None:
+        """The file's name for it, which may differ in case."""
         if name in self.named:
-            return self.named[name]
-        return next((value for key, value in self.named.items() if key.lower() == name.lower()), None)
+            return name
+        return next((key for key in self.named if key.lower() == name.lower()), None)
 
     def _has(self) -> str:
         ours = ("normal", "color", "intensity", "height")
@@ -266,7 +321,10 @@ def _heights(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _colors(values: NDArray[Any]) -> NDArray[Any]:
-    """Colours from 0 to 1: whole numbers of a file count to the most that their type holds, 255 or 65,535."""
+    """Colours from 0 to 1: whole numbers of a file count to the most that their type holds, 255 or 65,535.
+
+    Those of 8 bits in 16 are `narrowed` before, as all of a file say so.
+    """
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return values / np.iinfo(values.dtype).max
     return values

@@ -40,8 +40,9 @@ class Mesh:
         """
         import trimesh
 
+        vertices, of_faces = self.vertices.narrowed(), FileCloud(self.sizes, self.faces).narrowed()
         if not len(self.sizes):
-            return self.vertices
+            return vertices
         xyz = np.asarray(self.vertices.xyz, dtype=np.float64)  # (V, 3)
         low, high = int(self.corners.min(initial=0)), int(self.corners.max(initial=0))
         if low < 0 or high >= len(xyz):
@@ -60,27 +61,29 @@ class Mesh:
             points, drawn = trimesh.sample.sample_surface(surface, count, seed=seed)
             weights: Any = trimesh.triangles.points_to_barycentric
             weight = np.nan_to_num(weights(surface.triangles[drawn], points)).clip(0, 1)  # (count, 3)
-        named = self._values(triangles[drawn], weight) | {
-            name: values[face_of[drawn]] for name, values in self.faces.items()
+        named = _between(vertices, triangles[drawn], weight) | {
+            name: values[face_of[drawn]] for name, values in of_faces.named.items()
         }
-        return FileCloud(points, {"normal": surface.face_normals[drawn], **named})
+        named["normal"] = surface.face_normals[drawn]  # whatever normals the vertices have
+        return FileCloud(points, named, remarks={**vertices.remarks, **of_faces.remarks})
 
-    def _values(self, corners: Array, weight: Array) -> dict[str, Array]:
-        """What vertices have, at points within triangles (n, 3): labels of the nearest, else in between."""
-        values = {name: value for name, value in self.vertices.named.items() if value.dtype.kind in "iuf"}
-        color = self.vertices.feature("color")
-        if color is not None:
-            up_to_255 = color.max(initial=0) > 2 and bool((color == np.round(color)).all())
-            values["color"] = color / 255 if up_to_255 else color
-        nearest = corners[np.arange(len(corners)), weight.argmax(axis=1)]  # (n,)
-        found = {}
-        for name, value in values.items():
-            if name.lower().removeprefix("scalar_") in LABELS:
-                found[name] = value[nearest]
-            elif value.dtype.kind == "f":
-                between = np.einsum("nc,nc...->n...", weight, value[corners].astype(np.float64))
-                found[name] = between.clip(value.min(), value.max())  # what rounding adds
-        return found
+
+def _between(vertices: FileCloud, corners: Array, weight: Array) -> dict[str, Array]:
+    """What vertices have, at points within triangles (n, 3): labels of the nearest, else in between."""
+    values = {name: value for name, value in vertices.named.items() if value.dtype.kind in "iuf"}
+    color = vertices.feature("color")
+    if color is not None:
+        up_to_255 = color.max(initial=0) > 2 and bool((color == np.round(color)).all())
+        values["color"] = color / 255 if up_to_255 else color
+    nearest = corners[np.arange(len(corners)), weight.argmax(axis=1)]  # (n,)
+    found = {}
+    for name, value in values.items():
+        if name.lower().removeprefix("scalar_") in LABELS:
+            found[name] = value[nearest]
+        elif value.dtype.kind == "f":
+            between = np.einsum("nc,nc...->n...", weight, value[corners].astype(np.float64))
+            found[name] = between.clip(value.min(), value.max())  # what rounding adds
+    return found
 
 
 def triangulate(xyz: Array, sizes: Array, corners: Array) -> tuple[Array, Array]:

@@ -27,7 +27,8 @@ def read_text(path: Path) -> FileCloud:
     """Read a cloud of one point a line: blanks, tabs, commas or semicolons stand between its numbers.
 
     Comments are passed over. A line of names with x, y and z, a comment or not, names the columns, of which
-    those that hold text are left out. A first line of one whole number is the count of points, as in PTS.
+    those that hold text or nothing are left out, as are separators that end every line. A first line of one
+    whole number is the count of points, as in PTS.
 
     Raises:
         ValueError: A line is no point.
@@ -54,17 +55,22 @@ def read_text(path: Path) -> FileCloud:
     separator = ";" if ";" in first else "," if "," in first else None
     data = [row for row in rows[begin:] if not row[1].startswith(COMMENTS)]
     if separator and first.endswith(separator):
-        data = [(number, line.rstrip(separator + " \t")) for number, line in data]
+        data = _without_ends(data, separator, len(names))
     values = data[0][1].split(separator)
     if names and len(names) != len(values):
         if stated:
             raise ValueError(f"line {stated} names {len(names)} columns, and line {at} has {len(values)}")
         names = []  # a comment that is about something else
-    kept = [column for column, value in enumerate(values) if not names or _is_number(value)]
+    kept = [
+        column
+        for column, value in enumerate(values)
+        if not names or _is_number(_bare(value) or _first_value(data, separator, column))
+    ]
     fault = _other_kind(data)
     if fault:
         raise ValueError(fault)
-    table = parse_table([line for _, line in data], "line", separator, kept, [number for number, _ in data])
+    lines, numbers = [line for _, line in data], [number for number, _ in data]
+    table = parse_table(lines, "line", separator, kept, numbers, names)
     if count is not None and count != len(table):
         raise ValueError(f"it announces {count} points in its first line, and holds {len(table)}")
     if names:
@@ -91,6 +97,7 @@ def parse_table(
     separator: str | None = None,
     columns: Sequence[int] | None = None,
     numbers: Sequence[int] | None = None,
+    names: Sequence[str] = (),
 ) -> NDArray[np.float64]:
     """Parse rows that hold as many numbers each, (N, C) float64.
 
@@ -100,6 +107,7 @@ def parse_table(
         separator: What stands between numbers; None means blanks.
         columns: The columns to take; None takes all.
         numbers: What errors count the rows by; None counts from 1.
+        names: What errors call the columns; none if empty.
 
     Raises:
         ValueError: A row holds something else; the message says which.
@@ -111,7 +119,8 @@ def parse_table(
     except ValueError as error:
         width = len(rows[0].split(separator))
         numbered = zip(numbers or range(1, len(rows) + 1), rows, strict=True)
-        raise ValueError(_fault(numbered, what, width, separator, columns, np.inf) or str(error)) from None
+        found = _fault(numbered, what, width, separator, columns, np.inf, names)
+        raise ValueError(found or str(error)) from None
 
 
 def read_rows(
@@ -181,6 +190,7 @@ def _fault(
     separator: str | None,
     columns: Sequence[int] | None,
     most: float,
+    names: Sequence[str] = (),
 ) -> str | None:
     """Find the first row that is not so many numbers up to `most`, the slow way."""
     for number, line in rows:
@@ -191,10 +201,35 @@ def _fault(
                 f"{what} {number}: expected {width} numbers with {blank} between, got {len(values)}: "
                 f"{line.strip()[:80]!r}"
             )
-        for value in values if columns is None else [values[column] for column in columns]:
+        for column in range(width) if columns is None else columns:
+            value = values[column].strip()
+            if not _bare(value):
+                of = f" for {names[column]}" if names else ""
+                return f"{what} {number}: expected a number{of}, got an empty cell"
             if not (_is_number(value) and (most == np.inf or abs(float(value)) <= most)):  # False for NaN
-                return f"{what} {number}: expected finite numbers, got {value.strip()[:40]!r}"
+                return f"{what} {number}: expected finite numbers, got {value[:40]!r}"
     return None
+
+
+def _without_ends(rows: list[tuple[int, str]], separator: str, columns: int) -> list[tuple[int, str]]:
+    """Rows without the separators that end every one; as many columns as there are names stay, if any are."""
+    bare = [(number, line.rstrip(separator + " \t")) for number, line in rows]
+    widths = {line.count(separator) + 1 for _, line in bare}
+    if len(widths) == 1 and (not columns or widths == {columns}):
+        return bare
+    most = max(rows[0][1].count(separator) + 1 - columns, 0)
+    ends = [line[len(kept) :].count(separator) for (_, line), (_, kept) in zip(rows, bare, strict=True)]
+    return [(number, line.rsplit(separator, min(most, *ends))[0]) for number, line in rows]
+
+
+def _first_value(rows: Sequence[tuple[int, str]], separator: str | None, column: int) -> str:
+    """The first value of a column that is no empty cell, or the last that is."""
+    value = ""
+    for _, line in rows:
+        value = _bare("".join(line.split(separator)[column : column + 1]))
+        if value:
+            break
+    return value
 
 
 def _words(line: str) -> list[str]:
@@ -204,9 +239,14 @@ def _words(line: str) -> list[str]:
     return [re.sub(r"[\[(].*[\])]", "", word).strip(' "') for word in text.split(separator)] or [""]
 
 
+def _bare(word: str) -> str:
+    """A cell without blanks and quotes around it."""
+    return word.strip(' \t"')
+
+
 def _is_number(word: str) -> bool:
     try:
-        float(word.strip(' "'))
+        float(_bare(word))
     except ValueError:
         return False
     return "_" not in word

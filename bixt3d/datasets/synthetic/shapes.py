@@ -117,7 +117,7 @@ def shapes_are_ready(
 ) -> bool:
     """Tell whether `root/shapes` is a whole data set of this format and these arguments (None: any)."""
     try:
-        stamp = json.loads((Path(root).expanduser() / "shapes" / "shapes.json").read_text())
+        stamp = json.loads((Path(root).expanduser() / "shapes" / "shapes.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     wanted = {"per_class": per_class, "num_points": num_points, "seed": seed}
@@ -180,7 +180,7 @@ def write_shapes(
     try:
         _write_all(making, **arguments, progress=progress)
         (making / "shapes.json").write_text(
-            json.dumps({"format": FORMAT_VERSION, **arguments}, indent=2) + "\n"
+            json.dumps({"format": FORMAT_VERSION, **arguments}, indent=2) + "\n", encoding="utf-8"
         )
         if not shapes_are_ready(root, **arguments):  # another run may have been faster
             if target.exists():
@@ -213,7 +213,7 @@ def _write_all(folder: Path, *, per_class: int, num_points: int, seed: int, prog
                 files.append(f"ply_data_{name}{len(files)}.h5")
                 _write_hdf5(folder / HDF5_FOLDER / files[-1], chunk, clouds)
             lines = "".join(f"data/{HDF5_FOLDER}/{file}\n" for file in files)
-            (folder / HDF5_FOLDER / f"{name}_files.txt").write_text(lines)
+            (folder / HDF5_FOLDER / f"{name}_files.txt").write_text(lines, encoding="utf-8")
 
 
 def _split_entries(per_class: int, seed: int) -> dict[str, list[Entry]]:
@@ -235,17 +235,19 @@ def _split_entries(per_class: int, seed: int) -> dict[str, list[Entry]]:
 def _write_tables(folder: Path, splits: dict[str, list[Entry]]) -> None:
     """Write the lists and tables of names of both layouts, and make their folders."""
     (folder / HDF5_FOLDER).mkdir()
-    (folder / HDF5_FOLDER / "shape_names.txt").write_text("".join(f"{category}\n" for category in CATEGORIES))
+    lines = "".join(f"{category}\n" for category in CATEGORIES)
+    (folder / HDF5_FOLDER / "shape_names.txt").write_text(lines, encoding="utf-8")
     (folder / PART_FOLDER / "train_test_split").mkdir(parents=True)
     for category in CATEGORIES:
         (folder / PART_FOLDER / _synset(category)).mkdir()
         (folder / "meshes" / "test" / category).mkdir(parents=True)
     synsets = "".join(f"{category}\t{_synset(category)}\n" for category in CATEGORIES)
-    (folder / PART_FOLDER / TABLE).write_text(synsets)
-    (folder / PART_FOLDER / "parts.json").write_text(json.dumps(PART_IDS, indent=2) + "\n")
+    (folder / PART_FOLDER / TABLE).write_text(synsets, encoding="utf-8")
+    text = json.dumps(PART_IDS, indent=2) + "\n"
+    (folder / PART_FOLDER / "parts.json").write_text(text, encoding="utf-8")
     for split, entries in splits.items():
         names = [f"shape_data/{_synset(category)}/{_token(category, index)}" for category, index in entries]
-        list_path(folder / PART_FOLDER, split).write_text(json.dumps(names) + "\n")
+        list_path(folder / PART_FOLDER, split).write_text(json.dumps(names) + "\n", encoding="utf-8")
 
 
 def _make_cloud(
@@ -262,7 +264,8 @@ def _make_cloud(
 
     table = np.concatenate([points, normals, parts[:, None]], axis=1)  # (num_points, 7)
     text = ("%.6f %.6f %.6f %.6f %.6f %.6f %.6f\n" * num_points) % tuple(table.ravel().tolist())
-    (folder / PART_FOLDER / _synset(category) / f"{_token(category, index)}.txt").write_text(text)
+    path = folder / PART_FOLDER / _synset(category) / f"{_token(category, index)}.txt"
+    path.write_text(text, encoding="utf-8")
     if index >= per_class - MESHES_PER_CLASS and index > 0:
         mesh.vertices *= 10 ** rng.uniform(-1, 2)
         mesh.vertices += rng.uniform(-1, 1, size=3) * mesh.scale

@@ -336,6 +336,77 @@ def test_meshes_without_colours(suffix: str, tmp_path: Path) -> None:
         read_cloud(path, ("color",))
 
 
+# Colours of 8 bits in 16
+
+
+def in_16_bits(path: Path, values: Array) -> Path:
+    """A file whose colours are these in fields of 16 bits, as a cloud or on a mesh, by the path's name."""
+    wide = three(("red", "green", "blue"), values, "u2")
+    if path.suffix == ".npz":
+        np.savez(path, points=xyz(), colors=values.astype(">u2"))
+    elif path.suffix == ".npy":
+        rows = np.zeros(COUNT, [(name, "f8") for name in "xyz"] + [("rgb", "<u2", 3)])
+        rows["x"], rows["y"], rows["z"] = xyz().T
+        rows["rgb"] = values
+        np.save(path, rows)
+    elif path.suffix == ".pcd":
+        path.write_bytes(pcd(columns(wide)))
+    else:
+        ply(path, wide)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".pcd", ".npz", ".npy"])
+def test_colours_of_8_bits_in_16(suffix: str, tmp_path: Path) -> None:
+    path, notes = in_16_bits(tmp_path / f"cloud{suffix}", colors()), list[str]()
+    np.testing.assert_allclose(read_cloud(path, ("color",), notes=notes)[:, 3:], colors() / 255, atol=1e-6)
+    assert notes == [f"{path}: colours up to 255 in 16 bits are divided by 255"]
+    assert read_cloud(path, (), notes=notes).shape == (COUNT, 3) and len(notes) == 1  # they are not asked for
+    dark = colors() // 100  # 0 to 2
+    assert_reads(in_16_bits(path, dark), ("color",), dark / 255)
+    assert_reads(in_16_bits(path, dark * 0), ("color",), dark * 0)
+    wide = colors() * np.uint16(257)
+    np.testing.assert_allclose(
+        read_cloud(in_16_bits(path, wide), ("color",), notes=notes)[:, 3:], wide / 65535, atol=1e-6
+    )
+    assert len(notes) == 1
+
+
+def test_colours_that_are_no_numbers_are_told_where_they_are_asked_for(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", points=xyz(), color=np.full((COUNT, 3), np.nan))
+    assert_reads(tmp_path / "a.npz", (), np.zeros((COUNT, 0)))
+    with pytest.raises(ValueError, match="expected finite numbers, got nan nan nan for color of point 1"):
+        read_cloud(tmp_path / "a.npz", ("color",))
+
+
+def test_colours_of_8_bits_in_16_and_points_that_are_nan(tmp_path: Path) -> None:
+    """All points of a file say how its colours are meant, those that are left out, too."""
+    points, color, notes = xyz(), colors().astype("u2"), list[str]()
+    points[0], color[0] = np.nan, 60_000
+    np.savez(tmp_path / "a.npz", points=points, color=color)
+    read = read_cloud(tmp_path / "a.npz", ("color",), notes=notes)
+    np.testing.assert_allclose(read[:, 3:], color[1:] / 65535)
+    assert len(notes) == 1 and "NaN" in notes[0]
+
+
+@pytest.mark.parametrize("most", [255, 65535])
+@pytest.mark.parametrize("where", ["vertex", "face"])
+def test_colours_of_a_mesh_in_16_bits(where: str, most: int, tmp_path: Path) -> None:
+    path, notes = tmp_path / "triangles.ply", list[str]()
+    names = ("red", "green", "blue")
+    color = "".join(f"property ushort {name}\n" for name in names)
+    head = "ply\nformat ascii 1.0\nelement vertex 4\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+    head += color * (where == "vertex")
+    head += "element face 2\nproperty list uchar int vertex_indices\n" + color * (where == "face")
+    told = f" {most} 0 {most // 5}"
+    rows = [f"{place}{told * (where == 'vertex')}\n" for place in ("0 0 0", "1 0 0", "1 1 0", "0 1 0")]
+    rows += [f"3 {face}{told * (where == 'face')}\n" for face in ("0 1 2", "0 2 3")]
+    path.write_text(f"{head}end_header\n{''.join(rows)}")
+    points = read_cloud(path, ("color",), 50, notes=notes)
+    np.testing.assert_allclose(points[:, 3:], np.tile([1, 0, 0.2], (50, 1)))
+    assert len(notes) == (most == 255)
+
+
 # Height
 
 

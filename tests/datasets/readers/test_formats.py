@@ -120,6 +120,48 @@ def test_meshes_far_from_the_origin_keep_their_shape(suffix: str, tmp_path: Path
     assert ((distance > 0.9) & (distance < 1 + 1e-6)).all()
 
 
+NORMALS_OF_VERTICES = {
+    ".off": "NOFF\n{vertices} {faces} 0\n{rows}\n{triples}",
+    ".obj": "{rows}\n{normals}\n{corners}",
+    ".ply": "ply\nformat ascii 1.0\nelement vertex {vertices}\n{properties}\nelement face {faces}\n"
+    "property list uchar int vertex_indices\nproperty float normal\nend_header\n{rows}\n{triples}",
+}
+
+
+@pytest.mark.parametrize("suffix", [".off", ".obj", ".ply", ".glb"])
+def test_normals_of_a_mesh_are_those_of_its_faces(suffix: str, tmp_path: Path) -> None:
+    """Not what lies between its vertices' normals, whichever way the format names these."""
+    box, path = trimesh.creation.box(), tmp_path / f"box{suffix}"
+    if suffix == ".glb":
+        path.write_bytes(trimesh.exchange.gltf.export_glb(box.scene(), include_normals=True))
+        assert b"NORMAL" in path.read_bytes()
+    else:
+        numbers = np.hstack([box.vertices, box.vertex_normals]).tolist()
+        end = " 1" if suffix == ".ply" else ""
+        write(
+            path,
+            NORMALS_OF_VERTICES[suffix].format(
+                vertices=len(box.vertices),
+                faces=len(box.faces),
+                properties="\n".join(f"property float {name}" for name in ("x", "y", "z", "nx", "ny", "nz")),
+                rows="\n".join(
+                    f"v {row[0]} {row[1]} {row[2]}" if suffix == ".obj" else " ".join(map(str, row))
+                    for row in numbers
+                ),
+                normals="\n".join(f"vn {row[3]} {row[4]} {row[5]}" for row in numbers),
+                triples="\n".join(f"3 {a} {b} {c}{end}" for a, b, c in box.faces.tolist()),
+                corners="\n".join(
+                    "f " + " ".join(f"{at + 1}//{at + 1}" for at in face) for face in box.faces.tolist()
+                ),
+            ),
+        )
+    points = read_cloud(path, ("normal",), 200)
+    axis = np.abs(points[:, 3:]).argmax(axis=1)
+    np.testing.assert_allclose(np.abs(points[:, 3:]), np.eye(3)[axis], atol=1e-9)
+    outside = np.take_along_axis(points[:, :3] * points[:, 3:], axis[:, None], axis=1)
+    np.testing.assert_allclose(outside, 0.5, atol=1e-6)
+
+
 # Polygons
 
 ELL = np.array([[0, 0, 0], [2, 0, 0], [2, 1, 0], [1, 1, 0], [1, 2, 0], [0, 2, 0.0]])
@@ -886,7 +928,15 @@ def test_text_of_open3d(suffix: str, tmp_path: Path) -> None:
         ("1|2|3\n", "line 1: expected numbers, or names such as x,y,z, got '1|2|3'"),
         ("1 2 3\n4 5\n", "line 2: expected 3 numbers with blanks between, got 2: '4 5'"),
         ("# x y z\n\n1;2;3\n4 5 6\n", "line 4: expected 3 numbers with semicolons between, got 1: '4 5 6'"),
-        ("1,2,3\n4,,6\n", "line 2: expected finite numbers, got ''"),
+        ("1,2,3\n4,,6\n", "line 2: expected a number, got an empty cell"),
+        ("1,2,3,,,\n4,5,6,0,0,1\n", "line 1: expected a number, got an empty cell"),
+        ("1,2,3,4,\n5,6,7,,\n", "line 2: expected a number, got an empty cell"),
+        (
+            "x,y,z,nx,ny,nz\n1,2,3,,,\n4,5,6,0,0,1\n",
+            "line 2: expected a number for nx, got an empty cell",
+        ),
+        ('x;y;z;c\n1;2;3;""\n4;5;6;7\n', "line 2: expected a number for c, got an empty cell"),
+        ("x,y,z,a,b\n1,2,3,\n", "line 1 names 5 columns, and line 2 has 4"),
         ("5\n1 2 3\n4 5 6\n", "it announces 5 points in its first line, and holds 2"),
         ("1 2\n3 4\n", "expected points (N, 3), got an array (2, 2)"),
     ],
@@ -895,7 +945,63 @@ def test_text_that_is_no_cloud(content: str, message: str, tmp_path: Path) -> No
     assert message in refused(write(tmp_path / "a.txt", content))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "1,2,3,\n4,5,6,\n",
+        "1,2,3,,,\n4,5,6,,,\n",
+        "1, 2, 3, ,\n4, 5, 6, ,\n",
+        "1,2,3,\n4,5,6",  # but the last
+        "x,y,z\n1,2,3,\n4,5,6,\n",
+        "x,y,z\n1,2,3,,,\n4,5,6,,,\n",
+        "x,y,z,\n1,2,3,\n4,5,6,\n",
+        "x,y,z,nx,ny,nz\n1,2,3,,,\n4,5,6,,,\n",  # a column of nothing
+        "x,y,z,remark\n1,2,3,\n4,5,6,tree\n",
+        "# x,y,z\n1;2;3;\n4;5;6;\n",
+    ],
+)
+def test_separators_that_end_lines(content: str, tmp_path: Path) -> None:
+    cloud = load_cloud(write(tmp_path / "a.csv", content))
+    np.testing.assert_array_equal(cloud.xyz, [[1, 2, 3], [4, 5, 6]])
+    assert cloud.named == {} and cloud.columns is None
+    if content.startswith("x,y,z\n"):
+        wide = content.replace("z", "z,a").replace("3,", "3,7,").replace("6,", "6,8,")
+        held = load_cloud(write(tmp_path / "b.csv", wide)).named
+        np.testing.assert_array_equal(held["a"], [7, 8])
+
+
 # Arrays
+
+
+@pytest.mark.parametrize("key", ["points", "x"])
+@pytest.mark.parametrize(
+    "value",
+    [np.zeros(3), np.float64(2), np.zeros((COUNT + 1, 3)), np.zeros((0, 3))],
+    ids=["offset", "number", "longer", "empty"],
+)
+def test_arrays_of_another_length_are_no_features(key: str, value: Any, tmp_path: Path) -> None:
+    path, points = tmp_path / "a.npz", xyz()
+    points[3] = np.nan
+    held = {"points": points} if key == "points" else dict(zip("xyz", points.T, strict=True))
+    np.savez(path, **held, normals=value, offset=value, height=value, label=labels())
+    cloud = load_cloud(path)
+    assert list(cloud.named) == ["label"] and len(cloud.xyz) == COUNT - 1
+    assert cloud.labels is not None and cloud.labels.tolist() == np.delete(labels(), 3).tolist()
+    assert read_cloud(path, None).shape == (COUNT - 1, 3)
+    shape = np.shape(value)
+    for feature, name in (("normal", "normal"), ("offset:3", "offset"), ("height", "height")):
+        said = f"feature {name}: expected {COUNT} rows, one a point, got an array {shape}"
+        assert refused(path, (feature,)) == said
+
+
+def test_coordinates_of_different_lengths(tmp_path: Path) -> None:
+    x, y, z = xyz().T
+    np.savez(tmp_path / "a.npz", x=x, y=y, z=z[1:])
+    assert refused(tmp_path / "a.npz") == "expected as many numbers in each of x, y, z, got 50, 50, 49"
+    np.savez(tmp_path / "a.npz", x=x[0], y=y[0], z=z[0])
+    assert refused(tmp_path / "a.npz") == "expected x, y and z among its names, got x, y, z"
+    np.savez(tmp_path / "a.npz", x=x[:0], y=y[:0], z=z[:0])
+    assert refused(tmp_path / "a.npz") == "it holds no points"
 
 
 def test_structured_arrays(tmp_path: Path) -> None:

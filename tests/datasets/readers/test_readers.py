@@ -14,8 +14,10 @@ import trimesh
 from numpy.typing import NDArray
 
 from bixt3d.datasets.features import FeatureError
-from bixt3d.datasets.readers import MESHES, SUFFIXES, read_cloud
+from bixt3d.datasets.layouts import list_splits
+from bixt3d.datasets.readers import MESHES, SUFFIXES, clouds_in, read_cloud
 from bixt3d.datasets.spheres import heights
+from bixt3d.inference.clouds import find_clouds
 from tests.datasets.readers.test_pcd import pcd
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -432,3 +434,38 @@ def test_files_are_read_without_torch(tmp_path: Path) -> None:
     np.testing.assert_allclose(found[:, :3], rows[:, :3])
     np.testing.assert_allclose(found[:, 3:6], rows[:, 3:] / 3, atol=1e-6)
     np.testing.assert_allclose(found[:, 6:], heights(torch.from_numpy(rows[:, :3])).numpy())
+
+
+def linked(base: Path) -> Path:
+    """A folder of a class, a link to another, and links that lead back."""
+    for name in (
+        "sets/train/cup/a.npy",
+        "elsewhere/b.npy",
+        "elsewhere/deep/c.npy",
+        "elsewhere/.hidden/d.npy",
+    ):
+        path = base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, cloud(3))
+    for link, target in (
+        ("sets/train/bowl", "elsewhere"),
+        ("sets/train/cup/up", "sets"),
+        ("elsewhere/deep/round", "elsewhere"),
+        ("sets/train/itself", "sets/train/itself"),
+        ("sets/train/.secret", "elsewhere"),
+    ):
+        try:
+            (base / link).symlink_to(base / target, target_is_directory=True)
+        except OSError:
+            pytest.skip("links cannot be made here")
+    return base / "sets"
+
+
+def test_links_to_folders_are_followed_as_a_training_does_it(tmp_path: Path) -> None:
+    sets = linked(tmp_path)
+    found = [path.relative_to(sets).as_posix() for path in clouds_in(sets)]
+    assert found == ["train/bowl/b.npy", "train/bowl/deep/c.npy", "train/cup/a.npy"]
+    assert set(list_splits(sets)["train"].files) == {"bowl/b.npy", "cup/a.npy"}
+    (tmp_path / "elsewhere/read.me").touch()
+    clouds, others = find_clouds([sets])
+    assert clouds == clouds_in(sets) and others == [sets / "train/bowl/read.me"]

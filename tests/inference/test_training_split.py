@@ -1,0 +1,69 @@
+"""The data of a training, opened again for its model: the same splits, features and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bixt3d
+from bixt3d.config import Config
+from bixt3d.inference.loading import training_split
+from bixt3d.training.evaluate import evaluate_checkpoint
+from bixt3d.training.splits import open_splits
+from tests.training.tiny import make_config
+
+SIZES = {"clutter": (1, 1, 1), "disc": (1, 0.1, 1), "rod": (0.1, 1, 0.1)}
+
+
+def write_clouds(root: Path, classes: tuple[str, ...] = tuple(SIZES), count: int = 6) -> Path:
+    """Folders of clouds without normals, for a class each."""
+    random = np.random.default_rng(0)
+    for split, number in (("train", count), ("test", 4)):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for place in range(number):
+                points = random.normal(size=(40, 3))
+                points *= np.array(SIZES[name]) / np.linalg.norm(points, axis=1, keepdims=True)
+                np.savetxt(root / split / name / f"{name}{place}.xyz", points)
+    return root
+
+
+def settings(root: Path, run: Path, *overrides: str) -> Config:
+    named = (f"data.root={root}", "data.name=folder", f"run.dir={run}", "train.epochs=1")
+    return make_config(*named, "train.batch_size=4", *overrides)
+
+
+@pytest.mark.parametrize("overrides", [("data.fold=2/3",), ("data.val_seed=5",), ()])
+def test_the_val_split_is_that_of_the_training(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    config = settings(write_clouds(tmp_path / "data"), tmp_path / "run", *overrides)
+    bixt3d.train(config, device="cpu")
+    predictor = bixt3d.Predictor(tmp_path / "run", "cpu")
+    wanted = open_splits(config, torch.device("cpu"), ("train", "val", "test"))[0]
+    for name, split in wanted.items():
+        assert sorted(training_split(predictor, name).names) == sorted(split.names)
+    assert not {*training_split(predictor, "val").names} & {*training_split(predictor, "train").names}
+
+
+def test_normals_are_estimated_as_in_the_training(tmp_path: Path) -> None:
+    options = ("data.features=[normal]", "data.estimate_normals=true", "data.up=z")
+    root = write_clouds(tmp_path / "data")
+    bixt3d.train(settings(root, tmp_path / "run", *options), device="cpu")
+    split = training_split(bixt3d.Predictor(tmp_path / "run", "cpu"), "test")
+    assert split.features == ("normal",) and split.points.shape[-1] == 6
+    rod = split.label.tolist().index(split.classes.index("rod"))
+    assert int(split.points[rod, :, :3].std(0).argmax()) == 1  # as in its file: by data.up it would lie
+
+
+def test_ignored_classes_are_those_of_the_model(tmp_path: Path) -> None:
+    bixt3d.train(settings(write_clouds(tmp_path / "abc"), tmp_path / "run", "loss.ignore=[0]"), device="cpu")
+    write_clouds(tmp_path / "bc", ("disc", "rod"))
+    scored = evaluate_checkpoint(tmp_path / "run", overrides=[f"data.root={tmp_path / 'bc'}"])
+    assert len(scored.split) == 8 and scored.seen.counts.sum(1).tolist() == [0, 4, 4]
+
+
+def test_a_predictor_gives_no_ignored_label(tmp_path: Path) -> None:
+    bixt3d.train(settings(write_clouds(tmp_path / "data"), tmp_path / "run", "loss.ignore=[2]"), device="cpu")
+    assert bixt3d.Predictor(tmp_path / "run", "cpu").task.ignore == (-1, 2)
