@@ -11,6 +11,8 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import shutil
+import sys
 
 from bixt3d.commands.options import place
 
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the table."""
     from bixt3d.training.files import csv_text, markdown_table, text_table, write_text
-    from bixt3d.visualize.run_table import number_rows, run_rows, text_rows, to_json
+    from bixt3d.visualize.run_table import folded, number_rows, run_rows, text_rows, to_json
     from bixt3d.visualize.runs import find_runs
 
     rows = run_rows(find_runs(args.runs, args.labels))
@@ -39,8 +41,12 @@ def run(args: argparse.Namespace) -> None:
         text = to_json(rows)
     elif args.format == "csv":
         text = csv_text(number_rows(rows)).rstrip()
+    elif args.format == "markdown":
+        text = markdown_table(text_rows(rows))
     else:
-        text = (markdown_table if args.format == "markdown" else text_table)(text_rows(rows))
+        here = not args.out and sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if here else sys.maxsize
+        text = "\n\n".join(map(text_table, folded(text_rows(rows), width)))
     if args.out:
         write_text(args.out, text + "\n")
         print(f"table: {args.out}")

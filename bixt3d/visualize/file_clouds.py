@@ -62,7 +62,7 @@ class FileClouds(Clouds):
             if columns.shape[1] >= 3 and color is None and not file.has_normals():
                 color = columns[:, :3]
         about: dict[str, Any] = {"color": None if color is None else _shares(color)}
-        if labels is not None:
+        if labels is not None and labels.any():  # a scan that nobody classified is 0 everywhere
             values, truth = np.unique(labels, return_inverse=True)
             names = [f"label {value}" for value in values]
             about |= {"truth": truth.ravel(), "ids": range(len(names)), "names": names}

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 
 from bixt3d.datasets import Split
+from bixt3d.datasets.features import columns_of
 from bixt3d.inference.predictor import Predictor
 from bixt3d.visualize.figure import writable
 from bixt3d.visualize.scene import LabelledCloud, joined
@@ -157,6 +159,9 @@ class Gallery(Clouds):
         points = self.predictor.read(cloud) if points is None else points
         up = getattr(answer, "up", None) or self.predictor.preprocess.up
         about = {"points": points[:, :3], "up": up, **task.view(answer, self.truths[index])}
+        color = columns_of(self.predictor.preprocess.features).get("color")
+        if color is not None and len(about["points"]) == len(points):  # not of points that have a truth alone
+            about["color"] = np.clip(points[:, color], 0, 1)
         return LabelledCloud(self.titles[index], category=category, **about)
 
     def _label(self, index: int) -> LabelledCloud:
@@ -171,7 +176,10 @@ class Gallery(Clouds):
             if not is_out_of_memory(error):
                 raise
             return replace(seen, verdict=joined(seen.verdict, "too large for its attention"))
-        return replace(seen, attention=tuple(layer.mean(axis=0) for layer in maps))  # (M, N) each
+        shown: Any = slice(None)
+        if maps and len(seen.points) < maps[0].shape[-1]:  # the points that have a truth
+            shown = np.asarray(self.truths[index]) >= 0  # (N,)
+        return replace(seen, attention=tuple(layer.mean(axis=0)[:, shown] for layer in maps))  # (M, N) each
 
 
 def is_out_of_memory(error: BaseException) -> bool:

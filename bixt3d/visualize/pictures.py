@@ -58,7 +58,7 @@ def mode_panel(cloud: LabelledCloud, mode: str, layer: int = 0, latent: int = 0)
     if mode == "error":
         title = f"{cloud.error_rate:.1%} wrong"
     elif mode == "attention":
-        title = f"attention, layer {layer + 1}, latent {latent + 1}"
+        title = f"layer {layer + 1}, latent {latent + 1}"
     return Panel(title, cloud, cloud.colors(mode, layer, latent), cloud.legend(mode), scale(mode))
 
 

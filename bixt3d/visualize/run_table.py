@@ -72,6 +72,17 @@ def text_rows(rows: Sequence[Row]) -> list[list[str]]:
     return found
 
 
+def folded(rows: Sequence[Sequence[str]], width: int, gap: int = 2) -> list[list[list[str]]]:
+    """Return a table as several, of so many characters where that can be, each with the first column."""
+    widths = [max(len(row[at]) for row in rows) + gap for at in range(len(rows[0]))]
+    blocks: list[list[int]] = [[]]
+    for at in range(1, len(widths)):
+        if blocks[-1] and widths[0] + sum(widths[one] for one in blocks[-1]) + widths[at] > width + gap:
+            blocks.append([])
+        blocks[-1].append(at)
+    return [[[row[0], *(row[at] for at in block)] for row in rows] for block in blocks]
+
+
 def number_rows(rows: Sequence[Row]) -> list[list[Any]]:
     """Return rows of numbers, the head first; a mean has a second row with the standard deviations."""
     names = columns(rows)

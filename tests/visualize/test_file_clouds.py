@@ -104,3 +104,14 @@ def test_what_is_hidden_is_no_cloud(tmp_path: Path) -> None:
         np.save(tmp_path / name, XYZ)
     assert FileClouds([tmp_path]).titles == ("a.npy", "d.npy")
     assert FileClouds([tmp_path / "._a.npy"]).titles == ("._a.npy",)  # that is named
+
+
+def test_a_scan_that_nobody_classified_has_no_labels(tmp_path: Path) -> None:
+    laspy = pytest.importorskip("laspy")
+    for name, labels in (("bare", np.zeros(50)), ("labelled", np.arange(50) % 3)):
+        las = laspy.create()
+        las.xyz = np.random.default_rng(0).random((50, 3))
+        las.classification = labels.astype(np.uint8)
+        las.write(tmp_path / f"{name}.las")
+    bare, labelled = FileClouds([tmp_path / "bare.las", tmp_path / "labelled.las"])
+    assert bare.truth is None and labelled.truth is not None

@@ -125,6 +125,18 @@ def test_normals_are_given_only_to_a_model_that_takes_them() -> None:
         assert seen.points.shape == (40, 3)
 
 
+def test_colours_that_a_model_reads_are_shown() -> None:
+    predictor = segmenter(in_dims=6)
+    predictor.preprocess = replace(predictor.preprocess, features=("color",))
+    cloud = np.random.default_rng(0).random((40, 6))
+    truth = np.where(np.arange(40) < 9, -1, 0)
+    whole, part = Gallery(predictor, [cloud, cloud], ["a", "b"], ["table"] * 2, [truth * 0, truth])
+    assert whole.color is not None and part.color is None and "color" in whole.modes
+    np.testing.assert_allclose(whole.color, cloud[:, 3:])
+    for layer, shown in zip(whole.attention, part.attention, strict=True):
+        np.testing.assert_array_equal(shown, layer[:, 9:])
+
+
 def test_a_cloud_is_labelled_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = segmenter()
     calls = []

@@ -13,7 +13,7 @@ import torch
 
 from bixt3d import cli
 from bixt3d.training.checkpoint import save_model
-from bixt3d.visualize.run_table import run_rows, text_rows, to_json
+from bixt3d.visualize.run_table import folded, run_rows, text_rows, to_json
 from bixt3d.visualize.runs import find_runs
 from tests.training.tiny import make_config, make_trainer
 
@@ -130,3 +130,13 @@ def test_an_evaluation_is_no_training(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("class,shapes,accuracy\na,1,1.0\n")
     with pytest.raises(FileNotFoundError, match="expected the folder of a training"):
         run_rows(find_runs([tmp_path]))
+
+
+def test_a_wide_table_is_folded() -> None:
+    rows = [["run", "first", "second", "third"], ["a_long_name", "1", "2", "3"]]
+    whole, (one, two, three) = folded(rows, 100), folded(rows, 10)
+    assert whole == [rows] and one == [["run", "first"], ["a_long_name", "1"]]
+    assert [two[0], three[0]] == [["run", "second"], ["run", "third"]]
+    pair, alone = folded(rows, 26)  # 11 + 2 + 5 + 2 + 6
+    assert pair[0] == ["run", "first", "second"] and alone[1] == ["a_long_name", "3"]
+    assert len(folded(rows, 25)) == 3
