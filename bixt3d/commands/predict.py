@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="meshes (.off .obj .ply ...), clouds (.xyz .npy ...) or folders, after the checkpoint",
     )
     parser.add_argument(
-        "--checkpoint", help="weights file, run's folder or shipped name, if the first FILE is none"
+        "--checkpoint",
+        help="weights file, run's folder (its best epoch, or last) or shipped name, if the first FILE is none",
     )
     parser.add_argument(
         "--category", help="category of the files, in any case (default: the name of a file's folder)"
