@@ -83,6 +83,7 @@ def one_line_errors(stopped: str = "stopped", args: argparse.Namespace | None = 
     repeats, handler = Repeats(), BesideBars()
     handler.addFilter(repeats)
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # nobody asked for its fonts
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what is no text
     ending = Ending(whole=getattr(args, "traceback", False))
