@@ -70,7 +70,8 @@ def read_text(path: Path) -> FileCloud:
     if fault:
         raise ValueError(fault)
     lines, numbers = [line for _, line in data], [number for number, _ in data]
-    table = parse_table(lines, "line", separator, kept, numbers, names)
+    every = len(kept) == len(values)  # then a longer line is told, too
+    table = parse_table(lines, "line", separator, None if every else kept, numbers, names)
     if count is not None and count != len(table):
         raise ValueError(f"it announces {count} points in its first line, and holds {len(table)}")
     if names:

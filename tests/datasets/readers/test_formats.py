@@ -927,6 +927,7 @@ def test_text_of_open3d(suffix: str, tmp_path: Path) -> None:
         ("x,y,z\n", "expected lines of numbers, got none"),
         ("1|2|3\n", "line 1: expected numbers, or names such as x,y,z, got '1|2|3'"),
         ("1 2 3\n4 5\n", "line 2: expected 3 numbers with blanks between, got 2: '4 5'"),
+        ("1 2 3\n4 5 6 7\n", "line 2: expected 3 numbers with blanks between, got 4: '4 5 6 7'"),
         ("# x y z\n\n1;2;3\n4 5 6\n", "line 4: expected 3 numbers with semicolons between, got 1: '4 5 6'"),
         ("1,2,3\n4,,6\n", "line 2: expected a number, got an empty cell"),
         ("1,2,3,,,\n4,5,6,0,0,1\n", "line 1: expected a number, got an empty cell"),
