@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument(
         "--root", type=Path, required=True, help="folder of train/<class>/* and test/<class>/*"
     )
-    parser.add_argument("--weights", nargs="*", default=["modelnet40_robust"], help="weights to start from")
+    parser.add_argument("--weights", nargs="*", default=["modelnet40_small"], help="weights to start from")
     parser.add_argument(
         "--peer-factor", type=float, default=1.0, help="minutes of PointNet++ over those of ours (default: 1)"
     )
