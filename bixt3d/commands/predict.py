@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        help="weights file, run's folder (its best epoch, or last) or shipped name, if the first FILE is none",
+        help="weights file, run's folder (best, else last) or shipped name, if the first FILE is none",
     )
     parser.add_argument(
         "--category", help="category of the files, in any case (default: the name of a file's folder)"
