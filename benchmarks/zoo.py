@@ -169,9 +169,10 @@ def read_speeds(root: Path) -> dict[str, Any]:
 
 def speed_of(name: str, points: int, speeds: Mapping[str, Any]) -> str:
     """Return the clouds a second of the very network at its own number of points; "" where none is known."""
-    args = json.loads(json.dumps(Spec.parse(name).args))
+    spec = Spec.parse(name)
+    wanted = (name, spec.name, json.loads(json.dumps(spec.args)), points)
     for row in speeds["rows"]:
-        if (row["model"], row["args"], row["num_points"]) == (name, args, points):
+        if (row["model"], row["name"], row["args"], row["num_points"]) == wanted:
             return significant(row["clouds_per_second"])
     return ""
 

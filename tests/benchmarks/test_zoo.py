@@ -56,9 +56,11 @@ def place(tmp_path: Path) -> Path:
     """A checkout with a speed and an mCE of modelnet40_cpu."""
     (tmp_path / "results/c").mkdir(parents=True)
     entry, told = read_list()["modelnet40_cpu"], json.loads((ROOT / SPEED).read_text())
-    args, points = Spec.parse("modelnet40_cpu").args, entry["card"]["preprocess"]["num_points"]
-    row = {"model": "modelnet40_cpu", "args": args, "num_points": points, "clouds_per_second": 123.4}
-    (tmp_path / SPEED).write_text(json.dumps({**told, "rows": [{**row, "num_points": 7}, row]}))
+    spec, points = Spec.parse("modelnet40_cpu"), entry["card"]["preprocess"]["num_points"]
+    row = {"model": "modelnet40_cpu", "name": spec.name, "args": spec.args, "num_points": points}
+    row["clouds_per_second"] = 123.4
+    others = [{**row, "num_points": 7}, {**row, "name": "another", "clouds_per_second": 5.0}]
+    (tmp_path / SPEED).write_text(json.dumps({**told, "rows": [*others, row]}))
     model = {"name": "any", "sha256": entry["sha256"], "error": 0.98765}
     suite = {"suite": "modelnet-c", "shapes": 12, "command": "a command", "models": [model]}
     (tmp_path / "results/c/suite.json").write_text(json.dumps(suite))
