@@ -54,8 +54,8 @@ class Predictor(Attentive):
         normalization: ``"robust"`` finds points that stand apart first: they give neither centre nor scale,
             and a classifier does not see them. The training's if None; see `Preprocess`.
         turns: Looks at each cloud, turned further about its up axis every time, of a classifier; the mean of
-            the probabilities counts, and that of the vectors of `embed`. It helps where nobody knows how
-            clouds are turned, and costs accuracy where they stand as in the training.
+            the probabilities counts, and that of the vectors of `embed`. It may help where
+            nobody knows how clouds are turned, and may cost accuracy: see results/robust.md.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
