@@ -106,6 +106,8 @@ def test_read_rows(tmp_path: Path) -> None:
         ("1,2,3\n\n4,x,6\n", r"line 3: expected finite numbers, got 'x'"),
         ("1,2,3\n4,,6\n", r"line 2: expected a number, got an empty cell"),
         ("1,2,3\n4,nan,6\n", r"line 2: expected finite numbers, got 'nan'"),
+        ('1,2,3\n4,5,6"\n', r"line 2: expected finite numbers, got '6\"'"),
+        ('1,2,3\n4,"5",6\n', r"cloud\.txt"),
         ("1,2,3\n4,5,1e60\n", r"line 2: expected finite numbers, got '1e60'"),
         ("1 2 3\n", r"line 1: expected 3 numbers with commas between, got 1"),
         ("# x,y,z\n1,2,3\n", r"line 1: expected finite numbers, got '# x'"),

@@ -204,10 +204,12 @@ def _fault(
             )
         for column in range(width) if columns is None else columns:
             value = values[column].strip()
-            if not _bare(value):
+            bare = _bare(value)
+            if not bare:
                 of = f" for {names[column]}" if names else ""
                 return f"{what} {number}: expected a number{of}, got an empty cell"
-            if not (_is_number(value) and (most == np.inf or abs(float(value)) <= most)):  # False for NaN
+            closed = value.count('"') % 2 == 0
+            if not (closed and _is_number(value) and (most == np.inf or abs(float(bare)) <= most)):  # no NaN
                 return f"{what} {number}: expected finite numbers, got {value[:40]!r}"
     return None
 
