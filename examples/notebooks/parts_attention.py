@@ -75,8 +75,9 @@ figure.update_layout(legend={"x": 0, "y": 0, "itemsizing": "constant"})
 # ## What the latents look at
 #
 # `attention` holds for each layer a map of head, latent and point. The colour says how much more (red) or
-# less (blue) than evenly a latent looks at each point, in powers of two up to four times. In every
-# layer each head of a latent looks elsewhere; the number says how far from evenly, 0 being evenly.
+# less (blue) than evenly a latent looks at each point, in powers of two up to four times. The
+# number says how far from evenly the heads of a layer look, 0 being evenly: one layer of the four hardly
+# chooses among points.
 
 # %%
 attention = predictor.attention(file, "Airplane")
