@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bixt3d.config import config_from, override
 from bixt3d.datasets.preprocess import STORED_POINTS, Preprocess
+from bixt3d.datasets.relabel import match_labels
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description, Task, find_task
 from bixt3d.training.checkpoint import load_checkpoint
@@ -92,6 +93,7 @@ def training_split(predictor: Any, split: str, root: str | Path | None = None) -
     """Open a split of the data that a model was trained on, with all stored points, as its checkpoint says.
 
     Clouds stand as they are stored, as a `bixt3d.Predictor` takes them; the splits are those of the training.
+    Labels have the model's own numbers, in data with some of its classes or in another order, too.
 
     Args:
         predictor: The model.
@@ -99,15 +101,29 @@ def training_split(predictor: Any, split: str, root: str | Path | None = None) -
         root: The data folder; that of the training if None.
 
     Raises:
-        ValueError: If the model does not come from a checkpoint that says it, or the data are damaged.
+        ValueError: If the model does not come from a checkpoint that says it, the data are damaged, or their
+            categories are none of the model's.
         FileNotFoundError: If the data are not there.
     """
     about = getattr(predictor.model, "description", None)
     if about is None or not {"name", "root"} <= set(about.config.get("data", {})):
         raise ValueError("the checkpoint does not say what data it was trained on: give files instead")
+    if not about.dataset and root is None:
+        raise ValueError("the model was trained on clouds given in Python: give files, or a folder by --data")
     config = config_from(about.config)
     data = {"features": predictor.preprocess.features, "up": None}
-    return read_split(override(config, data={**data, "root": str(root or config.data.root)}), split)
+    found = read_split(override(config, data={**data, "root": str(root or config.data.root)}), split)
+    found = match_labels(found, about.facts)
+    if found.category is not None:
+        check_groups(predictor, found)
+    return found
+
+
+def check_groups(predictor: Any, split: Split) -> None:
+    """Raise ValueError if a split's classes, or categories of parts, are not those that a model knows."""
+    known, names = predictor.classes or (), predictor.task.groups(split)[0]
+    if known and tuple(known) != tuple(names):
+        raise ValueError(f"the model knows {', '.join(known)}; the data set has {', '.join(names)}")
 
 
 def _description_of(model: nn.Module) -> Description | None:

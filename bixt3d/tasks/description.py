@@ -86,7 +86,11 @@ class Description:
     def resized(self, args: Mapping[str, Any], facts: Mapping[str, Any]) -> Description:
         """Return the description of the same model with other sizes and facts, such as a new head's."""
         model = {"name": self.model["name"], "args": {**self.model["args"], **args}}
-        return replace(self, model=model, facts={**self.facts, **facts}, metrics={})
+        loss = self.config.get("loss")
+        if isinstance(loss, Mapping):  # its labels and weights are by the numbers of the old head
+            loss = {key: value for key, value in loss.items() if key not in ("ignore", "class_weights")}
+        config = {**self.config, "loss": loss} if loss is not None else self.config
+        return replace(self, model=model, facts={**self.facts, **facts}, config=config, metrics={})
 
     def to_json(self) -> str:
         """Return it as JSON."""

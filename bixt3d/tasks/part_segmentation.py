@@ -222,6 +222,10 @@ class PartSegmentationTask(Task):
         kept = metrics.is_labelled(parts, self.ignore)
         return torch.where(kept, parts, 0), kept & own_points(batch)
 
+    def _answered(self) -> list[list[int]]:
+        """Return the parts that a point of each category may be said to be: those that are not ignored."""
+        return [[one for one in ids if one not in self.ignore] or [*ids] for ids in self.parts_of_category]
+
     def start(self, device: torch.device) -> Tensor:
         """Return empty counts (C + 1, 3).
 
@@ -232,8 +236,7 @@ class PartSegmentationTask(Task):
 
     def count(self, logits: Tensor, batch: Batch) -> Tensor:
         """Return the counts (C + 1, 3) of one batch."""
-        (parts, category), table = part_data(batch), self.parts_of_category
-        _, valid = self._counted(batch)
+        (parts, category), table, valid = part_data(batch), self._answered(), self._counted(batch)[1]
         counts, size = self.start(logits.device), logits.shape[-1]
         for column, convention in enumerate(metrics.CONVENTIONS):
             prediction = metrics.predict_parts(logits, category, table, convention)  # (B, N)
@@ -274,13 +277,13 @@ class PartSegmentationTask(Task):
         seen = [self.on_device_of(model, preprocess.normalize(points)) for points in clouds]
         call, size = partial(self._call, model), preprocess.num_points
         labelled = label_points(call, seen, numbers, size, self.takes_count)
-        told, tables = zip(labelled, clouds, numbers, strict=True), (self.parts_of_category, self.part_names)
+        told, tables = zip(labelled, clouds, numbers, strict=True), (self._answered(), self.part_names)
         return [name_parts(*one, *tables, preprocess.up) for one in told]
 
     def answers(self, logits: Tensor, batch: Batch) -> list[Segmentation]:
         """Return the parts of each cloud of a batch, among those of its category; see `Task.answers`."""
         (_, category), valid = part_data(batch), own_points(batch)
-        tables = (self.parts_of_category, self.part_names)
+        tables = (self._answered(), self.part_names)
         told = zip(logits, batch.points, category.tolist(), valid, strict=True)
         return [name_parts(own[kept], points[kept], number, *tables) for own, points, number, kept in told]
 
@@ -328,8 +331,9 @@ class PartSegmentationTask(Task):
     def view(self, answer: Segmentation, truth: Any = None) -> dict[str, Any]:
         """Return the parts of all points; where the truth is known, of those that have one, with the IoU."""
         number = answer.category
-        ids = list(range(len(self.part_names))) if number is None else sorted(self.parts_of_category[number])
-        return {**answer.shown(ids, truth), "names": self.part_names}
+        table = self._answered()
+        ids = {one for own in table for one in own} if number is None else table[number]
+        return {**answer.shown(sorted(ids), truth), "names": self.part_names}
 
     def groups(self, split: Split) -> tuple[tuple[str, ...], Tensor]:
         """Return the categories, and each cloud's number (S,)."""

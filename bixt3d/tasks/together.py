@@ -74,11 +74,11 @@ def name_parts(
     names: Sequence[str],
     up: str | None = None,
 ) -> Segmentation:
-    """Return what logits (N, P) say of a cloud (N, C), among its category's parts where that is known."""
+    """Return what logits (N, P) say of a cloud (N, C), among its category's parts, or else those of any."""
     logits = logits.float()[None]  # (1, N, P)
     check_output(logits)
-    if category is not None:
-        told = torch.tensor([category], device=logits.device)
-        logits = metrics.mask_logits(logits, told, parts_of_category)
+    any_of = sorted({one for ids in parts_of_category for one in ids})
+    told = torch.zeros(1, dtype=torch.int64, device=logits.device)
+    logits = metrics.mask_logits(logits, told, [any_of if category is None else parts_of_category[category]])
     shares, parts = (value[0].cpu().numpy() for value in logits.softmax(-1).max(-1))
     return Segmentation(parts, np.array(names)[parts], shares, points.cpu().numpy(), category, up)

@@ -13,7 +13,9 @@ import torch
 
 from bixt3d.datasets import Split
 from bixt3d.datasets.features import columns_of
+from bixt3d.inference.loading import check_groups
 from bixt3d.inference.predictor import Predictor
+from bixt3d.metrics import is_labelled
 from bixt3d.visualize.figure import writable
 from bixt3d.visualize.scene import LabelledCloud, joined
 
@@ -120,11 +122,11 @@ class Gallery(Clouds):
         """
         task = predictor.task
         split = split.to("cpu").with_features(predictor.preprocess.features)
-        known = predictor.classes or ()
+        check_groups(predictor, split)
         names, number = task.groups(split)
         point_labels = task.point_labels(split)
-        if known and tuple(known) != tuple(names):
-            raise ValueError(f"the model knows {', '.join(known)}; the data set has {', '.join(names)}")
+        if point_labels is not None:  # those that do not count in evaluation are no truth here, either
+            point_labels = torch.where(is_labelled(point_labels, task.ignore), point_labels, -1)  # (S, N)
         chosen = range(len(split)) if shapes is None else shapes
         clouds, titles, categories, truths = [], [], [], []
         for shape in chosen:
@@ -160,7 +162,8 @@ class Gallery(Clouds):
         up = getattr(answer, "up", None) or self.predictor.preprocess.up
         about = {"points": points[:, :3], "up": up, **task.view(answer, self.truths[index])}
         color = columns_of(self.predictor.preprocess.features).get("color")
-        if color is not None and len(about["points"]) == len(points):  # not of points that have a truth alone
+        lacking = "color" in self.predictor.preprocess.optional and not np.any(points[:, color])
+        if color is not None and not lacking and len(about["points"]) == len(points):  # of all points
             about["color"] = np.clip(points[:, color], 0, 1)
         return LabelledCloud(self.titles[index], category=category, **about)
 

@@ -67,3 +67,27 @@ def test_ignored_classes_are_those_of_the_model(tmp_path: Path) -> None:
 def test_a_predictor_gives_no_ignored_label(tmp_path: Path) -> None:
     bixt3d.train(settings(write_clouds(tmp_path / "data"), tmp_path / "run", "loss.ignore=[2]"), device="cpu")
     assert bixt3d.Predictor(tmp_path / "run", "cpu").task.ignore == (-1, 2)
+
+
+def test_a_new_head_ignores_no_label_of_the_old_one(tmp_path: Path) -> None:
+    bixt3d.train(settings(write_clouds(tmp_path / "data"), tmp_path / "run", "loss.ignore=[2]"), device="cpu")
+    model = bixt3d.load_model(tmp_path / "run", classes=["a", "b", "c"])
+    assert bixt3d.Predictor(model, "cpu").task.ignore == (-1,)
+
+
+def test_labels_have_the_numbers_of_the_model(tmp_path: Path) -> None:
+    bixt3d.train(settings(write_clouds(tmp_path / "abc"), tmp_path / "run"), device="cpu")
+    some = write_clouds(tmp_path / "ca", ("rod", "clutter"))
+    split = training_split(bixt3d.Predictor(tmp_path / "run", "cpu"), "test", some)
+    assert split.classes == tuple(SIZES) and sorted(split.label.tolist()) == [0] * 4 + [2] * 4
+
+
+def test_clouds_given_in_python_are_not_looked_for(tmp_path: Path) -> None:
+    """Their settings may name data that the model has never seen."""
+    config = settings(write_clouds(tmp_path / "data"), tmp_path / "run")
+    splits = open_splits(config, torch.device("cpu"), ("train", "test"))[0]
+    bixt3d.train(config, train=splits["train"], test=splits["test"], device="cpu")
+    predictor = bixt3d.Predictor(tmp_path / "run", "cpu")
+    with pytest.raises(ValueError, match="clouds given in Python: give files, or a folder by --data"):
+        training_split(predictor, "test")
+    assert len(training_split(predictor, "test", tmp_path / "data")) == 12

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bixt3d import Predictor, create_model
 from bixt3d.datasets import Preprocess, Split
 from bixt3d.inference.loading import training_split
-from bixt3d.metrics import shape_iou
+from bixt3d.metrics import iou_of, shape_iou
 from bixt3d.tasks import Description
 from bixt3d.visualize import Gallery
 from bixt3d.visualize.browse import worst_first
@@ -38,7 +38,8 @@ def segmenter(in_dims: int = 3, classes: Sequence[str] = CATEGORIES, config: Any
         "part_names": list(NAMES),
     }
     preprocess = Preprocess(32, "random", 64, ("normal",) if in_dims == 6 else ())
-    about = Description("part_segmentation", {"name": "", "args": {}}, facts, preprocess, config=config or {})
+    named = (config or {}).get("data", {}).get("name", "")
+    about = Description("part_segmentation", {"name": "", "args": {}}, facts, preprocess, named, config or {})
     model.description = about  # type: ignore[assignment]
     return Predictor(model, "cpu")
 
@@ -135,6 +136,26 @@ def test_colours_that_a_model_reads_are_shown() -> None:
     np.testing.assert_allclose(whole.color, cloud[:, 3:])
     for layer, shown in zip(whole.attention, part.attention, strict=True):
         np.testing.assert_array_equal(shown, layer[:, 9:])
+
+
+def test_a_cloud_without_colours_has_none_to_show() -> None:
+    """Where the training left colours out, zeros stand for those that a cloud lacks."""
+    predictor = segmenter(in_dims=6)
+    predictor.preprocess = replace(predictor.preprocess, features=("color",), optional=("color",))
+    cloud = np.random.default_rng(0).random((40, 6))
+    cloud[:, 3:] = 0
+    assert "color" not in Gallery(predictor, [cloud], ["a"], ["table"])[0].modes
+
+
+def test_ignored_parts_count_as_in_evaluation() -> None:
+    """A part that does not count is no truth, no answer, and none of those that the IoU is over."""
+    predictor, split = segmenter(config={"loss": {"ignore": [2]}}), parts_split()
+    seen = Gallery.of_split(predictor, split, [0])[0]
+    parts = split.parts[0][split.parts[0] != 2].tolist()
+    assert list(seen.ids) == [3, 4] and seen.truth.tolist() == parts and 2 not in seen.prediction
+    answer = torch.from_numpy(predictor.segment(split.points[0].numpy(), "table").parts)[None]
+    told = (split.parts[:1], split.category[:1], PARTS_OF_CATEGORY, "pointnet2", 5)
+    assert seen.verdict == f"IoU {float(iou_of(answer, *told, ignore=(-1, 2))):.1%}"
 
 
 def test_a_cloud_is_labelled_when_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,3 +286,28 @@ def test_split_of_the_training(tmp_path: Path) -> None:
         training_split(told, "test")
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         training_split(told, "test", tmp_path / "elsewhere")
+
+
+def test_parts_of_data_numbered_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data with one of the categories, whose parts are in another order: they get the model's numbers."""
+    predictor = segmenter(config={"data": {"name": "shapenetpart", "root": "data"}})
+    whole = parts_split()
+    own = replace(
+        whole.select([0, 2]),
+        label=torch.zeros(2, dtype=torch.int64),
+        category=torch.zeros(2, dtype=torch.int64),
+        parts=4 - whole.parts[[0, 2]],
+        classes=("table",),
+        categories=("table",),
+        parts_of_category=((0, 1, 2),),
+        part_names=("shelf", "leg", "top"),
+    )
+    monkeypatch.setattr("bixt3d.inference.loading.read_split", lambda *_: own)
+    split = training_split(predictor, "test")
+    assert split.category.tolist() == [1, 1] and torch.equal(split.parts, whole.parts[[0, 2]])
+    expected, found = (Gallery.of_split(predictor, one)[at] for one, at in ((whole, 2), (split, 1)))
+    assert found.verdict == expected.verdict and found.category == "table"
+    np.testing.assert_array_equal(found.prediction, expected.prediction)
+    monkeypatch.setattr("bixt3d.inference.loading.read_split", lambda *_: replace(own, categories=("sofa",)))
+    with pytest.raises(ValueError, match="the model knows mug, table; the data set has sofa"):
+        training_split(predictor, "test")
