@@ -160,7 +160,9 @@ class FileCloud:
             values = self._find(name)
             if values is not None and values.size == len(self.xyz) and values.dtype.kind in "iuf":
                 values = values.reshape(-1)  # (N,)
-                if not (odd := values != np.round(values)).any():
+                held = np.abs(values) < np.float64(2**63)  # by int64; not NaN and infinity
+                odd = ~held | (values != np.round(values))
+                if not odd.any():
                     return values.astype(np.int64)
                 at = int(odd.argmax())
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from bixt3d.datasets.readers.cloud import POINTS, FileCloud
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks at the beginning of such text
 COMMENTS = ("#", "//", "%", "!")
+QUOTED = re.compile(r'"[^"]*"')
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
 MOLECULE = re.compile(rf"[A-Z][a-z]?(?:\s+{NUMBER}){{3}}")  # an element's name and its place
@@ -33,18 +35,21 @@ def read_text(path: Path) -> FileCloud:
     Raises:
         ValueError: A line is no point.
     """
-    rows = [(at, line) for at, raw in enumerate(lines_of(path.read_bytes()), 1) if (line := raw.strip())]
+    whole = lines_of(path.read_bytes())
+    rows = [(at, line) for at, raw in enumerate(whole, 1) if (line := raw.strip())]
     names: list[str] = []
+    by_tabs = False  # the names
     stated, count, begin = 0, None, -1
     for at, line in rows:
         begin += 1
         words = _words(line)
-        if any(map(_is_number, words)) and not line.startswith(COMMENTS):
+        if any(map(_is_number, [*words, *line.split("\t")])) and not line.startswith(COMMENTS):
             if len(words) > 1 or count is not None or not words[0].isdecimal():
                 break
             count = int(words[0])
         elif any(set(points) <= {word.lower() for word in words} for points in POINTS[-3:]):
             names, stated = words, 0 if line.startswith(COMMENTS) else at
+            by_tabs = _separator(line) == "\t"
         elif not line.startswith(COMMENTS):
             raise ValueError(
                 _other_kind(rows) or f"line {at}: expected numbers, or names such as x,y,z, got {line[:60]!r}"
@@ -52,11 +57,19 @@ def read_text(path: Path) -> FileCloud:
     else:
         raise ValueError("expected lines of numbers, got none")
     at, first = rows[begin]
-    separator = ";" if ";" in first else "," if "," in first else None
     data = [row for row in rows[begin:] if not row[1].startswith(COMMENTS)]
-    if separator and first.endswith(separator):
+    separator = _separator(first)
+    if by_tabs:  # a cell may be empty, the last one, too
+        uncut = [(number, whole[number - 1].strip(" ")) for number, _ in data]
+        uncut = _without_ends(uncut, "\t", len(names))
+        by_tabs = len(_cells(uncut[0][1], "\t")) == len(names)
+    if by_tabs:
+        separator, data = "\t", uncut
+    elif separator == "\t":
+        separator = None  # tabs that only align are blanks
+    elif separator and first.endswith(separator):
         data = _without_ends(data, separator, len(names))
-    values = data[0][1].split(separator)
+    values = _cells(data[0][1], separator)
     if names and len(names) != len(values):
         if stated:
             raise ValueError(f"line {stated} names {len(names)} columns, and line {at} has {len(values)}")
@@ -70,7 +83,7 @@ def read_text(path: Path) -> FileCloud:
     if fault:
         raise ValueError(fault)
     lines, numbers = [line for _, line in data], [number for number, _ in data]
-    every = len(kept) == len(values)  # then a longer line is told, too
+    every = len(kept) == len(values)  # then loadtxt itself counts them in each line
     table = parse_table(lines, "line", separator, None if every else kept, numbers, names)
     if count is not None and count != len(table):
         raise ValueError(f"it announces {count} points in its first line, and holds {len(table)}")
@@ -113,12 +126,20 @@ def parse_table(
     Raises:
         ValueError: A row holds something else; the message says which.
     """
+    width = len(_cells(rows[0], separator))
+
+    def odd(row: str) -> bool:
+        cells = _cells(row, separator)
+        return len(cells) != width or cells[-1].endswith("\n")
+
     try:
+        # loadtxt shifts the columns it takes in rows of another width, and joins lines over an open quote
+        if (columns is not None or any('"' in row for row in rows)) and any(map(odd, rows)):
+            raise ValueError("rows of different widths")
         return np.loadtxt(
             rows, np.float64, comments=None, delimiter=separator, ndmin=2, usecols=columns, quotechar='"'
         )
     except ValueError as error:
-        width = len(rows[0].split(separator))
         numbered = zip(numbers or range(1, len(rows) + 1), rows, strict=True)
         found = _fault(numbered, what, width, separator, columns, np.inf, names)
         raise ValueError(found or str(error)) from None
@@ -195,9 +216,11 @@ def _fault(
 ) -> str | None:
     """Find the first row that is not so many numbers up to `most`, the slow way."""
     for number, line in rows:
-        values = line.strip().split(separator)
+        values = _cells(line.strip(" \r\n"), separator)
+        if values[-1].endswith("\n"):
+            return f"{what} {number}: expected a quote that ends in its line, got {line.strip()[:80]!r}"
         if len(values) != width:
-            blank = {None: "blanks", ",": "commas", ";": "semicolons"}.get(separator, separator)
+            blank = {None: "blanks", ",": "commas", ";": "semicolons", "\t": "tabs"}.get(separator, separator)
             return (
                 f"{what} {number}: expected {width} numbers with {blank} between, got {len(values)}: "
                 f"{line.strip()[:80]!r}"
@@ -208,8 +231,8 @@ def _fault(
             if not bare:
                 of = f" for {names[column]}" if names else ""
                 return f"{what} {number}: expected a number{of}, got an empty cell"
-            closed = value.count('"') % 2 == 0
-            if not (closed and _is_number(value) and (most == np.inf or abs(float(bare)) <= most)):  # no NaN
+            plain = '"' not in value and _is_number(value)
+            if not (plain and (most == np.inf or abs(float(bare)) <= most)):  # no NaN
                 return f"{what} {number}: expected finite numbers, got {value[:40]!r}"
     return None
 
@@ -217,10 +240,10 @@ def _fault(
 def _without_ends(rows: list[tuple[int, str]], separator: str, columns: int) -> list[tuple[int, str]]:
     """Rows without the separators that end every one; as many columns as there are names stay, if any are."""
     bare = [(number, line.rstrip(separator + " \t")) for number, line in rows]
-    widths = {line.count(separator) + 1 for _, line in bare}
+    widths = {len(_cells(line, separator)) for _, line in bare}
     if len(widths) == 1 and (not columns or widths == {columns}):
         return bare
-    most = max(rows[0][1].count(separator) + 1 - columns, 0)
+    most = max(len(_cells(rows[0][1], separator)) - columns, 0)
     ends = [line[len(kept) :].count(separator) for (_, line), (_, kept) in zip(rows, bare, strict=True)]
     return [(number, line.rsplit(separator, min(most, *ends))[0]) for number, line in rows]
 
@@ -229,7 +252,7 @@ def _first_value(rows: Sequence[tuple[int, str]], separator: str | None, column:
     """The first value of a column that is no empty cell, or the last that is."""
     value = ""
     for _, line in rows:
-        value = _bare("".join(line.split(separator)[column : column + 1]))
+        value = _bare("".join(_cells(line, separator)[column : column + 1]))
         if value:
             break
     return value
@@ -237,9 +260,26 @@ def _first_value(rows: Sequence[tuple[int, str]], separator: str | None, column:
 
 def _words(line: str) -> list[str]:
     """The names or numbers of a line, without marks of a comment, quotes and units in brackets."""
-    text = line.lstrip("#/%! ")
-    separator = next((mark for mark in (";", ",", "\t") if mark in text), None)
-    return [re.sub(r"[\[(].*[\])]", "", word).strip(' "') for word in text.split(separator)] or [""]
+    text = line.lstrip("#/%! \t")
+    words = _cells(text, _separator(text))
+    return [re.sub(r"[\[(].*[\])]", "", word).strip(' "\n') for word in words] or [""]
+
+
+def _separator(line: str) -> str | None:
+    """What stands between the cells of a line, beside what is in quotes; None means blanks."""
+    text = QUOTED.sub("", line.strip())
+    return next((mark for mark in (";", ",", "\t") if mark in text), None)
+
+
+def _cells(line: str, separator: str | None) -> list[str]:
+    """The cells of a row, without their quotes; one whose quote stays open ends with a line break."""
+    if '"' not in line:
+        return line.split(separator)
+    text = line if separator else " ".join(line.split())
+    try:
+        return next(csv.reader([text, "\n"], delimiter=separator or " "))
+    except csv.Error:  # a cell of more characters than csv takes
+        return line.split(separator)
 
 
 def _bare(word: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -608,7 +609,16 @@ def test_a_column_that_counts_the_points_is_no_coordinate(
     assert read_points(table, Preprocess()).shape == (30, 3) and not caplog.text
 
 
-def test_labels_that_are_no_whole_numbers_are_named(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x,y,z,label\n0,0,0,1\n1,0,0,2\n0,1,0,2.5\n")
-    with pytest.raises(ValueError, match="expected whole numbers for labels, got 2.5 in label, point 3"):
+@pytest.mark.parametrize("odd", ["2.5", "nan", "inf", "-inf", "1e+300"])
+def test_labels_that_are_no_whole_numbers_are_named(odd: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"x,y,z,label\n0,0,0,1\n1,0,0,2\n0,1,0,{odd}\n")
+    message = f"expected whole numbers for labels, got {odd} in label, point 3"
+    with pytest.raises(ValueError, match=re.escape(message)):
         _ = load_cloud(tmp_path / "a.csv").labels
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i8", "u8", "f2", "f4", "f8"])
+def test_labels_of_any_number_type(dtype: str) -> None:
+    values = np.array([0, 100, 7], dtype)
+    labels = FileCloud(np.zeros((3, 3)), {"label": values}).labels
+    assert labels is not None and labels.dtype == np.int64 and labels.tolist() == [0, 100, 7]

@@ -940,6 +940,24 @@ def test_text_of_open3d(suffix: str, tmp_path: Path) -> None:
         ("x,y,z,a,b\n1,2,3,\n", "line 1 names 5 columns, and line 2 has 4"),
         ("5\n1 2 3\n4 5 6\n", "it announces 5 points in its first line, and holds 2"),
         ("1 2\n3 4\n", "expected points (N, 3), got an array (2, 2)"),
+        # where a column is left out, too
+        (
+            "note,x,y,z,i\nc,4,5,6,1\na,3,1,2,3,2\nd,7,8,9,1\n",
+            "line 3: expected 5 numbers with commas between, got 6: 'a,3,1,2,3,2'",
+        ),
+        ("x,y,z,i,note\n1,2,3,4,c\n1,2,3,0,5,c\n", "line 3: expected 5 numbers with commas between, got 6"),
+        ("x,y,z,note\n1,2,3,c\n4,5,6\n", "line 3: expected 4 numbers with commas between, got 3: '4,5,6'"),
+        ("x y z note\n1 2 3 c\n4 5 6\n", "line 3: expected 4 numbers with blanks between, got 3: '4 5 6'"),
+        ('x,y,z,note\n1,2,3,"a,b"\n4,5,6,a,b\n', "line 3: expected 4 numbers with commas between, got 5"),
+        (
+            'x,y,z,note\n1,2,3,"a\n4,5,6,b\n7,8,9,c"\n',
+            "line 2: expected a quote that ends in its line, got '1,2,3,\"a'",
+        ),
+        ('1,2,3\n4,5,"6\n', "line 2: expected a quote that ends in its line, got '4,5,\"6'"),
+        ('1,2,3\n4,"5,5",6\n', "line 2: expected finite numbers, got '5,5'"),
+        ("x\ty\tz\ti\n1\t2\t3\t4\n1\t2\t3\t\n", "line 3: expected a number for i, got an empty cell"),
+        ("x\ty\tz\ti\n1\t2\t3\t4\n1\t2\t3\n", "line 3: expected 4 numbers with tabs between, got 3"),
+        ("x\ty\tz\n1,5\t2,5\t3,5\n", "line 2: expected numbers such as 1.5, got decimal commas"),
     ],
 )
 def test_text_that_is_no_cloud(content: str, message: str, tmp_path: Path) -> None:
@@ -969,6 +987,45 @@ def test_separators_that_end_lines(content: str, tmp_path: Path) -> None:
         wide = content.replace("z", "z,a").replace("3,", "3,7,").replace("6,", "6,8,")
         held = load_cloud(write(tmp_path / "b.csv", wide)).named
         np.testing.assert_array_equal(held["a"], [7, 8])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "#x\ty\tz\tnx\tlabel\n1\t2\t3\t\t1\n4\t5\t6\t\t2\n",
+        "#\tx\ty\tz\tlabel\n1\t2\t3\t1\n4\t5\t6\t2\n",
+        "x\ty\tz\tnx\tlabel\n1\t2\t3\t\t1\n4\t5\t6\t\t2\t\n",
+        "x\ty\tz\tlabel\tnx\n1\t2\t3\t1\t\n4\t5\t6\t2\t\n",
+        "nx\tx\ty\tz\tlabel\n\t1\t2\t3\t1\n\t4\t5\t6\t2\n",
+        "x\ty\tz\tnote\tlabel\n1\t2\t3\tbig chair\t1\n4\t5\t6\t\t2\n",
+        "x\ty\tz\tnote\tlabel\n1\t2\t3\ta, b; c\t1\n4\t5\t6\tc\t2\n",
+        'x\ty\tz\tnote\tlabel\n1\t2\t3\t"a\tb"\t1\n4\t5\t6\tc\t2\n',
+        "x\ty\tz\tlabel\n1\t\t2\t3\t1\n4\t5\t\t6\t2\n",  # tabs that align
+        "x\ty\tz\tlabel\n1 2 3 1\n4 5 6 2\n",
+    ],
+)
+def test_columns_between_tabs(content: str, tmp_path: Path) -> None:
+    cloud = load_cloud(write(tmp_path / "a.txt", content))
+    np.testing.assert_array_equal(cloud.xyz, [[1, 2, 3], [4, 5, 6]])
+    assert list(cloud.named) == ["label"] and cloud.named["label"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'x,y,z,note\n1,2,3,"a,b"\n4,5,6,c\n',
+        'x,y,z,note\n1,2,3,c\n4,5,6,"a,b"\n',
+        'x,y,z,note\n1,2,3,"a;b"\n4,5,6,"a ""b"", c"\n',
+        'x,y,z,note\n1,2,3,"a,b",\n4,5,6,c,\n',
+        'x,y,z,note\n1,2,3,5" pipe\n4,5,6,c\n',
+        '"note, long","x","y","z"\n"a;b","1","2","3"\n"",4,5,6\n',
+        'x y z note\n1 2 3 "big,  chair"\n4 5 6 c\n',
+    ],
+)
+def test_separators_in_quotes(content: str, tmp_path: Path) -> None:
+    cloud = load_cloud(write(tmp_path / "a.csv", content))
+    np.testing.assert_array_equal(cloud.xyz, [[1, 2, 3], [4, 5, 6]])
+    assert cloud.named == {} and cloud.columns is None
 
 
 # Arrays
