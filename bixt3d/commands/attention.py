@@ -201,8 +201,9 @@ def measure(predictor: Predictor, what: str, split_name: str, root: str | None, 
 
     split = training_split(predictor, split_name, root)
     of_cloud = predictor.task.groups(split)[1] if predictor.task.per_point else None
+    count = min(shapes, len(split))
     values = [
         getattr(predictor, what)(split.points[i], None if of_cloud is None else int(of_cloud[i]))
-        for i in range(0, len(split), max(1, len(split) // shapes))
+        for i in (place * len(split) // count for place in range(count))
     ]
     return [np.stack(layer) for layer in zip(*values, strict=True)]

@@ -7,7 +7,8 @@ import re
 from collections import Counter
 
 SHOWN = 3
-NOTES = "bixt3d.datasets"  # whose notes begin with a file
+NOTES = ("bixt3d.datasets", "bixt3d.inference.predictor")  # whose notes begin with a file
+LEFT_OUT = "left out"  # before the name of a file that is not answered, which is said of each
 NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
@@ -22,8 +23,8 @@ class Repeats(logging.Filter):
         """Tell whether a record is shown; one that is no note of a file always is."""
         if not record.name.startswith(NOTES) or record.levelno != logging.WARNING:
             return True
-        _, colon, note = record.getMessage().partition(": ")
-        if not colon or "\n" in note:
+        first, colon, note = record.getMessage().partition(": ")
+        if not colon or "\n" in note or first == LEFT_OUT:
             return True
         kind = NUMBER.sub("…", note)
         self.seen[kind] += 1

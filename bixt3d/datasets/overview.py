@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from bixt3d.datasets.features import FeatureError, parse_features
 from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.folder import refusals
 from bixt3d.datasets.holdout import NoValError, hold_out
@@ -45,7 +46,8 @@ def info(root: str | os.PathLike[str], name: str | None = None, features: Sequen
     Args:
         root: The data set's folder, or a data folder; of several data sets in it each is described.
         name: A name of `list_datasets`; what the folder holds if None.
-        features: What stands beside xyz, where files do not say it; see `open_dataset`.
+        features: What stands beside xyz, see `open_dataset`; None: as files say. Files of a folder that lack
+            one are named.
 
     Raises:
         FileNotFoundError: There is no such folder, or no training data in it.
@@ -64,7 +66,7 @@ def _describe(name: str, base: Path, wanted: Sequence[str] | None) -> str:
     bad: list[str] = []
     refused: list[str] = []
     if name == "folder":
-        surveys, bad, refused = _survey_folder(base)
+        surveys, bad, refused = _survey_folder(base, None if wanted is None else parse_features(wanted))
         parts: Mapping[str, Split] = {}
         extents = torch.cat([survey.extent for survey in surveys.values()])
     else:
@@ -78,8 +80,7 @@ def _describe(name: str, base: Path, wanted: Sequence[str] | None) -> str:
         raw = survey_files({str(path): path for path in files}, ("any",), [0] * len(files))[0]
         extents = extents if raw is None else raw.extent
     train = next(iter(surveys.values()))
-    step = max(1, len(train) // LOOKED_AT)
-    up = guess_up([train.cloud(number) for number in range(0, len(train), step)])
+    up = guess_up([train.cloud(number) for number in _spread(len(train))])
     lines = [f"{name}: {base}", *_counts(surveys), ""]
     lines += [f"features: {', '.join(('xyz', *train.features))}", *_extent(extents)]
     guess = (
@@ -176,25 +177,39 @@ def _hold_labels(base: Path) -> bool:
 
 def _some_files(folder: Path) -> list[Path]:
     files = [path for path in clouds_in(folder) if path.parent != folder]
-    return files[:: max(1, len(files) // LOOKED_AT)]
+    return [files[number] for number in _spread(len(files))]
 
 
-def _survey_folder(base: Path) -> tuple[dict[str, Survey], list[str], list[str]]:
+def _spread(count: int) -> list[int]:
+    """Return up to `LOOKED_AT` of so many numbers, evenly spread."""
+    most = min(LOOKED_AT, count)
+    return [number * count // most for number in range(most)]
+
+
+def _survey_folder(
+    base: Path, wanted: Sequence[str] | None
+) -> tuple[dict[str, Survey], list[str], list[str]]:
     """Look at every file of a folder of shapes; val is cut from train as a training does it.
 
-    Also return what cannot be read, and why a training refuses the folder.
+    Also return what cannot be read, and why a training with the wanted features refuses the folder.
     """
     listed = list_splits(base.absolute())
     listings = {split: dict(listing.files) for split, listing in listed.items()}
     classes = sorted({class_of(name) for files in listings.values() for name in files})
-    found, bad, unread = {}, [], {}
+    found, unread = {}, {}
+    bad: list[str] = []
+    lacking: list[FeatureError] = []
     for split, files in listings.items():
         label = [classes.index(class_of(name)) for name in files]
-        survey, damaged = survey_files(files, classes, label)
-        bad += damaged
-        unread[split] = {*files} - ({*survey.names} if survey else set())
+        survey, damaged = survey_files(files, classes, label, wanted)
+        bad += map(str, damaged.values())
+        lacking += (error for error in damaged.values() if isinstance(error, FeatureError))
+        unread[split] = {name for name, error in damaged.items() if not isinstance(error, FeatureError)}
         if survey is not None:
             found[split] = survey
+    names = ", ".join(wanted or ())
+    if "train" not in found and lacking:
+        raise ValueError(f"{base}: expected training files with {names}, got none: {lacking[0]}")
     if "train" not in found:
         raise ValueError(
             f"{base}: none of its training files can be read:" + "".join(f"\n  {b}" for b in bad[:3])
@@ -207,7 +222,11 @@ def _survey_folder(base: Path) -> tuple[dict[str, Survey], list[str], list[str]]
                 "val": found["train"].select(val.tolist()),
                 **{split: survey for split, survey in found.items() if split != "train"},
             }
-    return found, bad, refusals(base, listed, unread)
+    refused = refusals(base, listed, unread)
+    if lacking:
+        total = sum(map(len, listings.values()))
+        refused.append(f"every file must hold {names}, {len(lacking)} of {total} do not")
+    return found, bad, refused
 
 
 def _counts(surveys: Mapping[str, Survey]) -> list[str]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bixt3d.datasets.features import columns_of, name_of
 from bixt3d.datasets.mapped import of_each
 from bixt3d.datasets.readers import load_cloud
+from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.spheres import check_extent
 from bixt3d.datasets.split import Split
 from bixt3d.ops import knn
@@ -125,13 +127,23 @@ def count_parts(split: Split) -> Tensor:
 
 
 def survey_files(
-    files: Mapping[str, Path], classes: Sequence[str], label: Sequence[int]
-) -> tuple[Survey | None, list[str]]:
-    """Look at files, meshes by a sample; also return those that cannot be read, with the reasons."""
+    files: Mapping[str, Path],
+    classes: Sequence[str],
+    label: Sequence[int],
+    wanted: Sequence[str] | None = None,
+) -> tuple[Survey | None, dict[str, ValueError]]:
+    """Look at files, meshes by a sample; also return those that cannot be read, with the reasons.
+
+    Args:
+        files: Their places by name.
+        classes: Names of the classes.
+        label: Class of each file.
+        wanted: Features as `parse_features` writes them, which every file must hold; None: what all hold.
+    """
     from tqdm import tqdm
 
-    found: dict[str, tuple[Tensor, int]] = {}
-    bad: list[str] = []
+    found: dict[str, tuple[Tensor, int, dict[str, float]]] = {}
+    bad: dict[str, ValueError] = {}
     features: set[str] | None = None
     some: set[str] = set()
     for name, one in tqdm(
@@ -139,31 +151,52 @@ def survey_files(
     ):
         try:
             cloud = load_cloud(files[name], notes=[])
-            xyz = torch.from_numpy(cloud.take((), files[name], []))
+            points = torch.from_numpy(cloud.take(wanted or (), files[name], []))
+            xyz = points[:, :3]
             check_extent(xyz, files[name])
         except ValueError as error:
-            bad.append(str(error))
+            bad[name] = error
             continue
         own = {feature for feature in ("color", "intensity") if cloud.feature(feature) is not None}
         own |= {"normal"} if cloud.has_normals() else set()
         features, some = own if features is None else features & own, some | own
         stats = torch.cat([xyz.amax(0) - xyz.amin(0), moments_of(xyz[None], torch.ones(1, len(xyz), 1))[0]])
-        found[name] = (torch.cat([torch.tensor([len(xyz)]), stats]), one)
+        stats = torch.cat([torch.tensor([len(xyz)]), stats])
+        found[name] = (stats, one, _reach(cloud, points, wanted))
     if not found:
         return None, bad
-    table, kept = torch.stack([stats for stats, _ in found.values()]), list(found)
+    table, kept = torch.stack([stats for stats, *_ in found.values()]), list(found)
+    reaches = [reach for *_, reach in found.values()]
     survey = Survey(
         classes=tuple(classes),
-        label=torch.tensor([one for _, one in found.values()]),
+        label=torch.tensor([one for _, one, _ in found.values()]),
         names=tuple(kept),
         count=table[:, 0].long(),
         extent=table[:, 1:4],
         moments=table[:, 4:],
-        features=tuple(sorted(features or ())),
-        partly=tuple(sorted(some - (features or set()))),
+        features=tuple(sorted(features or ()) if wanted is None else map(name_of, wanted)),
+        partly=tuple(sorted(some - (features or set()))) if wanted is None else (),
+        reach={
+            feature: torch.tensor([reach[feature] for reach in reaches])
+            for feature in reaches[0]
+            if all(feature in reach for reach in reaches)
+        },
         cloud=lambda at: _xyz_of(files[kept[at]]),
     )
     return survey, bad
+
+
+def _reach(cloud: FileCloud, points: Tensor, wanted: Sequence[str] | None) -> dict[str, float]:
+    """Return the largest absolute value of each feature, as it is read.
+
+    Where none is wanted it is that of intensity: normals and colours are brought to their range.
+    """
+    if wanted is not None:
+        return {name: float(points[:, place].abs().max()) for name, place in columns_of(wanted).items()}
+    values = cloud.feature("intensity")
+    if values is None or values.dtype.kind not in "fiu":
+        return {}
+    return {"intensity": float(np.nan_to_num(np.abs(values.astype(np.float64))).max())}
 
 
 def _xyz_of(path: Path) -> Tensor:

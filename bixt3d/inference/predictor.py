@@ -235,11 +235,15 @@ class Predictor(Attentive):
 
     def _take(self, cloud: Cloud, category: Category) -> tuple[Tensor, int | None]:
         """Return the points of a cloud, and the number of its category; a file that is broken comes first."""
-        points, number = self._read(cloud), self.category_number(category)
+        return self._read_noted(cloud), self.category_number(category)
+
+    def _read_noted(self, cloud: Cloud) -> Tensor:
+        """Return the points of a cloud, with a note where they are few."""
+        points = self._read(cloud)
         whole = self.task.axes == 2 and not self.task.per_point
         if whole and len(points) * FEW < (wanted := self.num_points or 0):
             logger.warning("%s: it has %d points, the model looks at %d", name_of(cloud), len(points), wanted)
-        return points, number
+        return points
 
     @torch.no_grad()
     def _predict(self, taken: Sequence[tuple[Tensor, int | None]]) -> list[Any]:
@@ -287,7 +291,8 @@ class Predictor(Attentive):
         rows = []
         for cloud, of_cloud in zip(listed, each_category(category, len(listed)), strict=True):
             preprocess, looks = self._standing(cloud, of_cloud), []
-            for turned in self.looks.around([self._read(cloud)], preprocess):
+            points = self._read(cloud) if self.auto_up else self._read_noted(cloud)  # its answer noted it
+            for turned in self.looks.around([points], preprocess):
                 inputs = self.task.inputs(turned[0], preprocess, of_cloud)
                 found = self.model.forward_features(*(one.to(self.device) for one in inputs))
                 looks.append(found[0].float().mean(1))  # (1, D)

@@ -21,6 +21,15 @@ def test_the_first_are_shown_and_the_others_counted() -> None:
     assert repeats.rest() == ["6 more files: colours up to … are divided by …"]
 
 
+def test_notes_of_few_points_are_folded() -> None:
+    repeats, name = Repeats(), "bixt3d.inference.predictor"
+    notes = [f"few/c{place}.txt: it has {20 + place} points, the model looks at 512" for place in range(11)]
+    assert sum(repeats.filter(record(note, name)) for note in notes) == 3
+    assert repeats.rest() == ["8 more files: it has … points, the model looks at …"]
+    left_out = [f"left out: few/d{place}.txt: the file is empty" for place in range(9)]
+    assert all(repeats.filter(record(note, name)) for note in left_out)
+
+
 def test_other_lines_are_always_shown() -> None:
     repeats = Repeats()
     for _ in range(9):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from bixt3d.datasets import Split, info, open_dataset
+from bixt3d import cli
+from bixt3d.datasets import Split, info, open_dataset, overview
 from bixt3d.datasets.overview import brief, columns, recognize
 from bixt3d.datasets.synthetic.shapes import write_shapes
 from tests.markers import data_dir
@@ -209,3 +210,61 @@ def test_sizes_labels_and_files_that_are_odd(tmp_path: Path) -> None:
     assert "the files hold a label a point" in said and "bixt3d data import-parts" in said
     with pytest.raises(FileNotFoundError, match=r"0\.csv: expected a folder, got a file"):
         info(tmp_path / "own" / "pot" / "0.csv")
+
+
+def write_intensity(root: Path, count: int = 9, without: int = 0) -> None:
+    """Two classes of clouds with normals, an intensity up to 60,000 and labels; some without intensity."""
+    random = np.random.default_rng(0)
+    for name in ("cup", "mug"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            xyz, normal = random.normal(size=(40, 3)), np.tile([0.0, 0.6, 0.8], (40, 1))
+            table, head = np.c_[xyz, normal, np.arange(40) % 2], "x,y,z,nx,ny,nz,label"
+            if name == "mug" or number >= without:
+                table, head = np.c_[table, np.linspace(0, 60000, 40)], f"{head},intensity"
+            np.savetxt(root / name / f"{number}.csv", table, delimiter=",", header=head, comments="")
+
+
+def test_features_that_are_wanted_of_a_folder(tmp_path: Path) -> None:
+    write_intensity(tmp_path)
+    note = "note: intensity reaches 6e+04: numbers of about 1"
+    assert note in info(tmp_path) and "features: xyz, intensity, normal\n" in info(tmp_path)
+    wanted = info(tmp_path, features=["normal", "intensity"])
+    assert note in wanted and "features: xyz, normal, intensity\n" in wanted
+    assert "reaches" not in (plain := info(tmp_path, features=[])) and "features: xyz\n" in plain
+    for missing in ("nonsense", "color"):
+        with pytest.raises(ValueError, match=f"expected training files with {missing}, got none: ") as error:
+            info(tmp_path, features=[missing])
+        assert "\n" not in str(error.value) and "this one has normal, intensity" in str(error.value)
+
+
+def test_files_that_lack_a_wanted_feature_are_refused(tmp_path: Path) -> None:
+    write_intensity(tmp_path, without=2)
+    assert "some files hold intensity, not all" in info(tmp_path) and "reaches" not in info(tmp_path)
+    said = info(tmp_path, features=["intensity"])
+    assert "note: a training refuses this:\n  every file must hold intensity, 2 of 18 do not" in said
+    assert "note: 2 files cannot be read:" in said and "it has no feature intensity" in said
+    assert "more than one in ten" not in said and "intensity reaches 6e+04" in said
+    with pytest.raises(ValueError, match="it has no feature intensity"):
+        open_dataset("folder", tmp_path, "train", features=["intensity"])
+
+
+def test_shapes_looked_at_are_spread_and_no_more_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overview, "LOOKED_AT", 4)
+    assert overview._spread(7) == [0, 1, 3, 5] and overview._spread(3) == [0, 1, 2]
+
+
+def test_hints_of_the_commands_name_their_own_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_intensity(tmp_path / "in", 3)
+    imported = ["data", "import-parts", str(tmp_path / "in")]
+    cli.main([*imported, str(tmp_path / "usual")])
+    assert "not kept: intensity, which all files hold: --features normal intensity" in capsys.readouterr().out
+    cli.main([*imported, str(tmp_path / "one"), "--features", "intensity"])
+    cli.main([*imported, str(tmp_path / "both"), "--features", "normal", "intensity"])
+    for name, remedy in (("one", "--features intensity"), ("both", "--features color intensity")):
+        with pytest.raises(SystemExit) as error:
+            cli.main(["data", "info", str(tmp_path / name)])
+        assert f"such as {remedy}, or --features with no name for xyz alone" in str(error.value)
+        assert "data.features" not in str(error.value)

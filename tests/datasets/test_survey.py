@@ -106,7 +106,7 @@ def test_files(tmp_path: Path) -> None:
     files = {name: tmp_path / name for name in ("a.xyz", "b.npy", "c.xyz")}
     survey, bad = survey_files(files, ["one", "two"], [0, 1, 1])
     assert survey is not None and survey.names == ("a.xyz", "b.npy") and survey.label.tolist() == [0, 1]
-    assert len(bad) == 1 and "c.xyz" in bad[0]
+    assert list(bad) == ["c.xyz"] and "c.xyz" in str(bad["c.xyz"])
     np.testing.assert_allclose(survey.extent[0], np.ptp(cloud, axis=0) * 7, rtol=1e-6)
     assert shared_shapes(survey.select([0]), survey.select([1])) == [(0, 0)]
     assert survey_files({"c.xyz": files["c.xyz"]}, ["one"], [0])[0] is None

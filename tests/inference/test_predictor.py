@@ -844,6 +844,17 @@ def test_note_of_few_points(predictor: Predictor, caplog: pytest.LogCaptureFixtu
     assert "cloud: it has 3 points, the model looks at 32" in caplog.text
 
 
+@pytest.mark.parametrize("up", [None, "auto"])
+def test_note_of_few_points_that_are_embedded(
+    checkpoint: Path, up: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    predictor = Predictor(checkpoint, "cpu", up=up)
+    caplog.clear()
+    predictor.embed([some_cloud(3), some_cloud(4)])
+    notes = [record.getMessage() for record in caplog.records]
+    assert notes == ["cloud: it has 3 points, the model looks at 32"]
+
+
 def test_auto_of_a_model_that_knows_no_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save(tmp_path / "m.safetensors", config={"augment": {"tilt": 180.0}})
     assert Predictor(path, "cpu", up="z") and not caplog.text

@@ -7,12 +7,14 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from bixt3d import Predictor
+from bixt3d.commands.attention import measure
 from bixt3d.datasets.readers import read_cloud
 from bixt3d.datasets.synthetic.shapes import CATEGORIES
 from tests.tools.conftest import Outcome, Workplace
@@ -228,6 +230,30 @@ def test_options_of_attention_that_do_not_fit(
 ) -> None:
     outcome = workplace.run("view_attention", *arguments)
     assert outcome.code == 2 and words in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("count", "shapes", "expected"), [(127, 64, 64), (8, 4, 4), (7, 4, 4), (3, 64, 3), (64, 64, 64)]
+)
+def test_as_many_shapes_are_measured_as_asked_for(
+    count: int, shapes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stub:
+        task = SimpleNamespace(per_point=False)
+
+        def number(self, cloud: int, _: object) -> list[int]:
+            return [cloud]
+
+    class Shapes:
+        points = range(count)
+
+        def __len__(self) -> int:
+            return count
+
+    monkeypatch.setattr("bixt3d.inference.loading.training_split", lambda *_: Shapes())
+    (seen,) = measure(Stub(), "number", "test", None, shapes)  # type: ignore[arg-type]
+    steps = np.diff(seen)
+    assert len(seen) == expected and seen[0] == 0 and np.ptp(steps) <= 1
 
 
 def test_settings_of_the_other_tool(workplace: Workplace, config: Path) -> None:

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> None:
     for line in done.left_out:
         print(f"left out: {line}")
     if done.others:
-        print(f"not kept: {', '.join(done.others)}, which all files hold: --features {' '.join(done.others)}")
+        both = " ".join((*done.features, *done.others))
+        print(f"not kept: {', '.join(done.others)}, which all files hold: --features {both} keeps all")
     named = "" if done.features in ((), ("normal",)) else f" data.features={','.join(done.features)}"
     print(f"train: bixt3d train own_parts --set data.root={done.folder} run.dir=runs/NAME{named}")
