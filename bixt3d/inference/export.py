@@ -56,11 +56,11 @@ def export_model(model_or_path: nn.Module | str | Path, path: str | Path, format
     """Write a model for other programs, and check that the file gives what the model gives.
 
     The file does what `Predictor` does: inputs are ``points`` (batch, points, 3 + F) float32, xyz and the
-    features as a file has them, of any place, size, order and number from ``least_points`` up, and for a
-    segmenter that is told it ``category`` (batch,) int64. It turns, centres, scales, orders and cuts them
-    itself, see `bixt3d.inference.graph.RawModel`. The output is ``logits``, (batch, K) or
-    (batch, points, P) float32. Classes, parts, features and up axis travel as JSON: in ONNX's metadata, or in
-    the file ``bixt3d.json`` of the program.
+    features as a file has them (colours from 0 to 1), of any place, size, order and number from
+    ``least_points`` up, and for a segmenter that is told it ``category`` (batch,) int64. It turns,
+    centres, scales, orders and cuts them itself, see `bixt3d.inference.graph.RawModel`. The output is
+    ``logits``, (batch, K) or (batch, points, P) float32. Classes, parts, features and up axis travel as
+    JSON: in ONNX's metadata, or in the file ``bixt3d.json`` of the program.
 
     Args:
         model_or_path: A classifier, a segmenter or a checkpoint.

@@ -206,9 +206,7 @@ class SceneSegmentationTask(PartSegmentationTask):
         with progress("labelling", len(points), "points") if done is None else nullcontext(done) as tell:
             shares = self._shares(model, turned, size, preprocess.features, corners, tell)
         check_output(shares)
-        share, label = (
-            value.cpu().numpy() for value in shares.masked_fill(~self._allowed(shares), -1).max(-1)
-        )
+        share, label = (value.cpu().numpy() for value in self._among_allowed(shares).max(-1))
         names = np.array(self.part_names)[label]
         return Segmentation(label, names, share, points.cpu().numpy(), None, preprocess.up)
 
@@ -220,7 +218,7 @@ class SceneSegmentationTask(PartSegmentationTask):
 
     def answers(self, logits: Tensor, batch: Batch) -> list[Segmentation]:
         """Return the labels of each scene of a batch; see `Task.answers`."""
-        shares = logits.softmax(-1).masked_fill(~self._allowed(logits), -1)  # (B, N, K)
+        shares = self._among_allowed(logits.softmax(-1))  # (B, N, K)
         names, found = np.array(self.part_names), []
         for points, of_scene, count in zip(batch.points, shares, self._own(batch), strict=True):
             share, label = (value[:count].cpu().numpy() for value in of_scene.max(-1))
@@ -251,6 +249,13 @@ class SceneSegmentationTask(PartSegmentationTask):
         """Say which labels a point may get: (K,) bool."""
         category = torch.zeros(1, dtype=torch.int64, device=logits.device)
         return metrics.allowed_parts(category, (self._ids,), logits.shape[-1])[0]
+
+    def _among_allowed(self, shares: Tensor) -> Tensor:
+        """Return probabilities (..., K) among the labels a point may get, -1 for others."""
+        others = ~self._allowed(shares)
+        kept = shares.masked_fill(others, 0)
+        least = torch.finfo(kept.dtype).tiny
+        return (kept / kept.sum(-1, keepdim=True).clamp_min(least)).masked_fill(others, -1)
 
     def _own(self, batch: Batch) -> list[int]:
         rows, total = len(batch.points), batch.points.shape[1]

@@ -142,9 +142,11 @@ def test_ignored_labels_are_never_said() -> None:
     task = ready(split, model, loss={"ignore": [3]})
     with torch.no_grad():
         answer = task.predict(model, split.points[0].double(), Preprocess(64, "random"))
-    assert set(answer.parts.tolist()) <= {1, 2}
+    assert set(answer.parts.tolist()) <= {1, 2} and answer.probabilities.min() >= 0.5  # of two labels
     with torch.no_grad():
         (batch,) = CloudLoader(split, 1)
+        (evaluated,) = task.answers(torch.zeros(1, 200, 4), batch)
+        assert evaluated.probabilities == pytest.approx(0.5)
         counts = task.count(task.forward(model, batch), batch)
     assert counts[3].sum() == counts[:, 3].sum() == counts[0].sum() == 0
 
