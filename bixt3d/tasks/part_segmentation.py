@@ -223,8 +223,9 @@ class PartSegmentationTask(Task):
         return torch.where(kept, parts, 0), kept & own_points(batch)
 
     def _answered(self) -> list[list[int]]:
-        """Return the parts that a point of each category may be said to be: those that are not ignored."""
-        return [[one for one in ids if one not in self.ignore] or [*ids] for ids in self.parts_of_category]
+        """Return the parts that a point of each category, or of any, may get: those that are not ignored."""
+        table = self.parts_of_category or (range(len(self.part_names)),)
+        return [[one for one in ids if one not in self.ignore] or [*ids] for ids in table]
 
     def start(self, device: torch.device) -> Tensor:
         """Return empty counts (C + 1, 3).
@@ -330,8 +331,7 @@ class PartSegmentationTask(Task):
 
     def view(self, answer: Segmentation, truth: Any = None) -> dict[str, Any]:
         """Return the parts of all points; where the truth is known, of those that have one, with the IoU."""
-        number = answer.category
-        table = self._answered()
+        number, table = answer.category, self._answered()
         ids = {one for own in table for one in own} if number is None else table[number]
         return {**answer.shown(sorted(ids), truth), "names": self.part_names}
 
