@@ -84,7 +84,8 @@ def read_hdf5(path: Path, num_classes: int, features: Sequence[str] = ()) -> Sto
             f"got {label.min()}..{label.max()}"
         )
     xyz, moved = _move(points, path)
-    points = np.concatenate([xyz, *beside], axis=2).astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):  # what is no number is refused below
+        points = np.concatenate([xyz, *beside], axis=2).astype(np.float32, copy=False)
     _refuse(path, ~np.isfinite(points).all(axis=(1, 2)), "finite points, got NaN or infinity")
     return Stored(points, label, names, moved)
 
@@ -92,10 +93,11 @@ def read_hdf5(path: Path, num_classes: int, features: Sequence[str] = ()) -> Sto
 def _move(stored: NDArray[Any], path: Path) -> tuple[NDArray[np.float32], int]:
     """Moves clouds (n, P, 3) into the unit sphere that are not there as stored; also returns how many."""
     moved = 0
-    with np.errstate(over="ignore"):  # what is beyond float32 is refused as infinite
+    with np.errstate(all="ignore"):  # what is beyond float32 is refused as infinite
         xyz = stored.astype(np.float32)
     for begin in range(0, len(xyz), CHUNK):
-        clouds = torch.from_numpy(stored[begin : begin + CHUNK].astype(np.float64))  # (s, P, 3)
+        with np.errstate(invalid="ignore"):  # of a NaN that signals
+            clouds = torch.from_numpy(stored[begin : begin + CHUNK].astype(np.float64))  # (s, P, 3)
         infinite = ~torch.isfinite(clouds).flatten(1).all(1)  # (s,)
         _refuse(path, infinite.numpy(), "finite points, got NaN or infinity", begin)
         _refuse(path, at_one_place(clouds).numpy(), "points at two places at least, got one", begin)

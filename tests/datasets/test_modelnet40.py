@@ -171,6 +171,7 @@ def with_value(value: float) -> np.ndarray[Any, Any]:
         ({"data": np.zeros((4, 0, 3), np.float32)}, r"got \(4, 0, 3\)"),
         ({"data": np.zeros((4, 16, 3), np.int32)}, "int32"),
         ({"data": with_value(np.nan)}, "shape 2: expected finite points, got NaN or infinity"),
+        ({"data": with_value(np.uint32(0x7F800001).view(np.float32))}, "shape 2: expected finite points"),
         ({"data": with_value(-np.inf)}, "shape 2: expected finite points, got NaN or infinity"),
         ({"label": np.zeros((5, 1), np.uint8)}, r"for the 4 shapes of data, got \(5, 1\)"),
         ({"label": np.zeros((4, 3), np.uint8)}, r"got \(4, 3\)"),

@@ -143,10 +143,11 @@ def load_cloud(
     if not path.stat().st_size:
         raise ValueError(f"{path}: the file is empty")
     try:
-        if suffix in CLOUDS:
-            cloud = CLOUDS[suffix](path).narrowed()
-        else:
-            cloud = MESHES[suffix](path).sample(num_samples, seed)
+        with np.errstate(invalid="ignore"):  # NumPy warns of NaN that signal; they are left out or refused
+            if suffix in CLOUDS:
+                cloud = CLOUDS[suffix](path).narrowed()
+            else:
+                cloud = MESHES[suffix](path).sample(num_samples, seed)
     except (OSError, ImportError):
         raise
     except Exception as error:
