@@ -108,8 +108,6 @@ def training_split(predictor: Any, split: str, root: str | Path | None = None) -
     about = getattr(predictor.model, "description", None)
     if about is None or not {"name", "root"} <= set(about.config.get("data", {})):
         raise ValueError("the checkpoint does not say what data it was trained on: give files instead")
-    if not about.dataset and root is None:
-        raise ValueError("the model was trained on clouds given in Python: give files, or a folder by --data")
     config = config_from(about.config)
     data = {"features": predictor.preprocess.features, "up": None}
     found = read_split(override(config, data={**data, "root": str(root or config.data.root)}), split)

@@ -80,14 +80,3 @@ def test_labels_have_the_numbers_of_the_model(tmp_path: Path) -> None:
     some = write_clouds(tmp_path / "ca", ("rod", "clutter"))
     split = training_split(bixt3d.Predictor(tmp_path / "run", "cpu"), "test", some)
     assert split.classes == tuple(SIZES) and sorted(split.label.tolist()) == [0] * 4 + [2] * 4
-
-
-def test_clouds_given_in_python_are_not_looked_for(tmp_path: Path) -> None:
-    """Their settings may name data that the model has never seen."""
-    config = settings(write_clouds(tmp_path / "data"), tmp_path / "run")
-    splits = open_splits(config, torch.device("cpu"), ("train", "test"))[0]
-    bixt3d.train(config, train=splits["train"], test=splits["test"], device="cpu")
-    predictor = bixt3d.Predictor(tmp_path / "run", "cpu")
-    with pytest.raises(ValueError, match="clouds given in Python: give files, or a folder by --data"):
-        training_split(predictor, "test")
-    assert len(training_split(predictor, "test", tmp_path / "data")) == 12
