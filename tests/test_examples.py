@@ -23,6 +23,7 @@ from tests.training.tiny import CLASSES, NAIVE, awaken
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MAX_LINES = 60
+OWN = ("attention", "counting", "dataset", "distillation", "features", "loop", "task")
 
 
 def run(name: str, folder: Path, *arguments: str) -> str:
@@ -40,7 +41,7 @@ def number(pattern: str, text: str) -> float:
 
 
 def test_all_of_them_are_run() -> None:
-    own = {f"own_{kind}" for kind in ("attention", "counting", "dataset", "features", "loop", "task")}
+    own = {f"own_{kind}" for kind in OWN}
     names = own | {"finetune", "lidar_range_image", "serve"}
     assert {path.stem for path in EXAMPLES} == names
 
@@ -90,6 +91,15 @@ def test_own_features(tmp_path: Path) -> None:
 
 def test_own_task(tmp_path: Path) -> None:
     assert number(r"test accuracy ([\d.]+) %", run("own_task", tmp_path)) > 90
+
+
+def test_own_distillation(tmp_path: Path) -> None:
+    """Where a quarter of the labels is wrong, the teacher's answers make up for them."""
+    said = run("own_distillation", tmp_path)
+    teacher, alone, distilled = (
+        number(rf"{name}: test accuracy ([\d.]+) %", said) for name in ("teacher", "alone", "distilled")
+    )
+    assert teacher > 97 and distilled > 97 and distilled > alone
 
 
 def test_finetune(tmp_path: Path) -> None:
