@@ -24,6 +24,7 @@ from benchmarks.table import markdown_table
 from bixt3d.commands.endings import one_line_errors
 from bixt3d.config import config_from
 from bixt3d.tasks import metric_titles
+from bixt3d.tasks.description import GIVEN
 from bixt3d.training import load_checkpoint
 from bixt3d.training.checkpoint import SUFFIX
 from bixt3d.training.device import pick_device
@@ -68,8 +69,8 @@ def score(run: Path, overrides: Sequence[str], device: torch.device) -> tuple[li
     if not kept:
         raise ValueError(f"{run}: expected epochs that train.keep_every keeps, got none; train it with that")
     _, about = load_checkpoint(run / f"last{SUFFIX}", device)
-    if about["dataset"] == "":
-        raise ValueError(f"{run}: expected a run on a data set, got one on clouds given in Python")
+    if about["dataset"] in ("", GIVEN):
+        raise ValueError(f"{run}: expected a run on a data set, got one on {GIVEN}")
     config = config_from(about["config"], overrides)
     task = build_task(config)
     split = open_splits(config, device, ("test",), task=task)[0]["test"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import site
 import sysconfig
 import traceback
@@ -40,6 +42,30 @@ def is_mistake(error: BaseException, program: str = "") -> bool:
         return True
     # A line that says raise was meant; torch's own errors end at the line of ours that called it.
     return is_below(frames[-1].filename, ours) and (frames[-1].line or "").startswith("raise ")
+
+
+def explain(error: BaseException) -> str:
+    """Return what an error says; of a place that the system bars, what is in the way, and what to do."""
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if not isinstance(error, OSError) or not isinstance(name, (str, bytes)):
+        return str(error)
+    path = Path(os.fsdecode(name))
+    file = next((one for one in (path, *path.parents) if os.path.isfile(one)), None)
+    there = next((one for one in (path, *path.parents) if os.path.exists(one)), path)
+    frames = traceback.extract_tb(error.__traceback__)
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and file is not None:
+        return f"{'' if file == path else f'{path}: '}{file} is a file, no folder; name another place"
+    if error.errno == errno.EISDIR:
+        return f"{path} is a folder; name a file"
+    if error.errno == errno.ENOENT and frames and frames[-1].name == "mkdir":
+        return f"{path}: no folder can be made there; name another place"
+    if error.errno == errno.EROFS:
+        return f"{there}: nothing can be written there, it is read-only; name another place"
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return str(error)
+    if not os.access(there, os.R_OK | (os.X_OK if os.path.isdir(there) else 0)):
+        return f"{there}: no permission to read it; ask its owner, or name another"
+    return f"{there}: no permission to write there; name another place"
 
 
 def is_below(filename: str, folders: tuple[Path, ...]) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bixt3d.commands.repeats import Repeats
-from bixt3d.mistakes import LIBRARIES, OURS, is_below, is_mistake
+from bixt3d.mistakes import LIBRARIES, OURS, explain, is_below, is_mistake
 from bixt3d.shipped import PACKAGE
 
 
@@ -115,9 +115,7 @@ def _said(error: Exception, ending: Ending) -> str:
     if ending.whole:
         traceback.print_exception(error)
     if is_mistake(error, str(_program(traceback.extract_tb(error.__traceback__)))):
-        if isinstance(error, FileExistsError) and error.filename is not None:
-            return f"error: {error.filename} is a file, no folder"
-        return f"error: {error}"
+        return f"error: {explain(error)}"
     place = _place(traceback.extract_tb(error.__traceback__))
     at = f"{_shown(place.filename)}:{place.lineno}, in {place.name}"
     said = f"error: {type(error).__name__}: {error}\n  at {at}"

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_results(parser: argparse.ArgumentParser) -> None:
     """Add what is evaluated, and where results go."""
-    parser.add_argument("--split", help="train, val, trainval or test (default: test)")
+    parser.add_argument("--split", help="train, val, trainval, test, or all of a folder (default: test)")
     parser.add_argument(
         "--out", type=place, metavar="FOLDER", help="for the results (default: beside the checkpoint)"
     )

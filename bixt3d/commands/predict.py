@@ -179,7 +179,7 @@ def _rows(
     args: argparse.Namespace, predictor: Predictor, files: list[Path], given: list[str]
 ) -> Iterator[dict[str, Any]]:
     """Yield what is listed of each file, and write its labels where that is asked for."""
-    from bixt3d.mistakes import is_mistake
+    from bixt3d.mistakes import explain, is_mistake
     from bixt3d.tasks.results import NoCategory
     from bixt3d.visualize.labels import NoFaces, label_names, note_source, write_labels
     from bixt3d.visualize.listing import class_row, part_row
@@ -230,7 +230,7 @@ def _rows(
                 raise
             if isinstance(error, NoCategory) and not any(told):  # nor will another file be told
                 raise ValueError(ask_category(file, error)) from None
-            said = ask_category(file, error) if isinstance(error, NoCategory) else str(error)
+            said = ask_category(file, error) if isinstance(error, NoCategory) else explain(error)
             yield {"file": str(file), "error": said if str(file) in said else f"{file}: {said}"}
 
 

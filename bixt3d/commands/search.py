@@ -72,5 +72,5 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(text_table([HEAD, *((name, f"{near:.3f}") for name, near in named)]))
     if args.html:
-        page = write_search(predictor, args.query, found, base, args.html)
+        page = write_search(predictor, args.query, found, base, args.html, args.category)
         print(f"page: {page}", file=sys.stderr)

@@ -28,9 +28,30 @@ class FeatureError(ValueError):
 
     Attributes:
         missing: The feature, where points lack it.
+        reason: What is wrong.
+        such: Features that the numbers may be, to be asked for instead; none if empty.
+        otherwise: What else may be done; empty: take xyz alone.
     """
 
     missing: str | None = None
+
+    def __init__(self, reason: str, such: Sequence[str] = (), otherwise: str = "") -> None:
+        """Make the message, which names the setting of a training."""
+        self.reason, self.such, self.otherwise = reason, tuple(such), otherwise
+        setting = f"data.features=[{','.join(self.such)}] of a training"
+        super().__init__(self.advise(setting, "take data.features=[] for xyz alone"))
+
+    def advise(self, setting: str, alone: str) -> str:
+        """Return the message with another name for the setting, and for how to take xyz alone."""
+        if not self.such:
+            return self.reason
+        return f"{self.reason}; name what they are, such as {setting}, or {self.otherwise or alone}"
+
+    def within(self, before: str, after: str = "") -> FeatureError:
+        """Return the same error with text around what is wrong."""
+        error = FeatureError(f"{before}{self.reason}{after}", self.such, self.otherwise)
+        error.missing = self.missing
+        return error
 
 
 def parse_features(features: Iterable[Any], channels: int | None = None) -> tuple[str, ...]:
@@ -131,8 +152,9 @@ def check_features(points: Points, features: Sequence[str], where: str) -> None:
     if "normal" in columns and not _unit(points[..., columns["normal"]]):
         raise FeatureError(
             f"{where}: feature normal: expected vectors of length 1 (or 0, where unknown)"
-            f"{_unlike(points[..., columns['normal']])}; name what they are, such as "
-            "data.features=[color] of a training, or x,y,z,r,g,b in the first line of a text"
+            f"{_unlike(points[..., columns['normal']])}",
+            ("color",),
+            "x,y,z,r,g,b in the first line of a text",
         )
     if "color" in columns:
         low, high = _range(points[..., columns["color"]])

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import FeatureError, channel_count, log_notes, parse_features
-from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.holdout import SPLITS, check_request, cut_train
 from bixt3d.datasets.layouts import Listing, class_of, list_splits
 from bixt3d.datasets.mapped import join, lay_out
 from bixt3d.datasets.preprocess import STORED_POINTS
@@ -34,6 +34,7 @@ from bixt3d.datasets.store import Store
 from bixt3d.datasets.survey import moments_of
 from bixt3d.suggest import nearest
 
+NAMES = (*SPLITS, "all")  # of what can be asked for
 UNREADABLE = 0.1  # the share of a split's files that may be damaged
 SHOWN = 10  # damaged files that are named one by one
 
@@ -73,7 +74,8 @@ def read_folder(
             folder for each class, which holds the splits as ModelNet's does, or files, which a fixed seed
             then cuts into 70 % train, 10 % val and 20 % test of each class. A shape is a file, or a folder
             with `model.*` or `models/model_normalized.*` as ShapeNet's.
-        split: train, val, test, or trainval. Without a folder `val` it is cut from train, see `hold_out`.
+        split: train, val, test, trainval, or all, which is all of them: to evaluate a model that was trained
+            elsewhere. Without a folder `val` it is cut from train, see `hold_out`.
         num_points: The first so many stored points of each shape; None takes 2,048.
         features: Features that every file has, in order; see `bixt3d.datasets.readers.read_cloud`. None: the
             normals, where all files of all splits have them.
@@ -89,16 +91,19 @@ def read_folder(
             in the log every time, those of train with train alone. A file lacks one of ``features``.
         PermissionError: A file may not be read.
     """
-    check_request(split, num_points)
+    check_request(split, num_points, NAMES)
     base = Path(root).expanduser().absolute()
-    listings = list_splits(base, split)
+    listings = list_splits(base, None if split == "all" else split)
     if split == "test" and "test" not in listings:
         raise FileNotFoundError(
             f"no folder {base / 'test'}: move files of each class there from {base / 'train'}, a fifth say"
         )
     classes = _classes(base, listings)
     stored = max(num_points or 0, STORED_POINTS)
-    if "val" in listings:
+    parts: tuple[str, ...]
+    if split == "all":
+        parts = tuple(listings)
+    elif "val" in listings:
         parts = ("train", "val") if split == "trainval" else (split,)
     else:
         parts = ("test",) if split == "test" else ("train",)
@@ -126,7 +131,7 @@ def read_folder(
         features=wanted,
         normalized=True,
     )
-    result = whole if split == "test" or "val" in listings else cut_train(whole, split)
+    result = whole if split in ("test", "all") or "val" in listings else cut_train(whole, split)
     for part in parts:
         if split != "val" or "val" in listings:  # what is cut from train is told with train
             _report(part, listings[part], read[part])

@@ -111,14 +111,14 @@ def cut_train(whole: Split, split: str, seed: int = 0, fold: tuple[int, int] | N
     return whole.select(train_index if split == "train" else val_index)
 
 
-def check_request(split: str, num_points: int | None) -> None:
+def check_request(split: str, num_points: int | None, known: tuple[str, ...] = SPLITS) -> None:
     """Checks what every reader is asked for.
 
     Raises:
-        ValueError: `split` is not one of `SPLITS`, or `num_points` neither None nor a whole number above 0.
+        ValueError: `split` is none of the ``known``, or `num_points` neither None nor a whole number above 0.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    if split not in known:
+        raise ValueError(f"split: expected one of {', '.join(known)}, got {split!r}")
     if num_points is not None and (
         not isinstance(num_points, (int, np.integer)) or isinstance(num_points, bool) or num_points < 1
     ):

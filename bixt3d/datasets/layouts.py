@@ -45,11 +45,13 @@ def class_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def list_splits(base: Path, wanted: str = "train", suffixes: Sequence[str] = SUFFIXES) -> dict[str, Listing]:
+def list_splits(
+    base: Path, wanted: str | None = "train", suffixes: Sequence[str] = SUFFIXES
+) -> dict[str, Listing]:
     """Finds the shapes of each split of a folder, whichever of the layouts it has, and logs which.
 
-    ``wanted`` is the split that is asked for: a folder of test shapes alone has that one. Shapes are files
-    with one of the ``suffixes``.
+    ``wanted`` is the split that is asked for, None for any: a folder of test shapes alone has that one.
+    Shapes are files with one of the ``suffixes``.
 
     Raises:
         FileNotFoundError: The folder, or training shapes in it, are missing.
@@ -58,7 +60,7 @@ def list_splits(base: Path, wanted: str = "train", suffixes: Sequence[str] = SUF
     folders = _folders(base)
     splits = _split_folders(base, folders)
     if splits:
-        if "train" not in splits and wanted not in splits:
+        if "train" not in splits and wanted is not None and wanted not in splits:
             raise FileNotFoundError(f"no folder {base / 'train'}: expected {_expected(base)}")
         used = (name if one.name == name else f"{one.name} as {name}" for name, one in splits.items())
         layout = f"<split>/<class>, with {', '.join(used)}"

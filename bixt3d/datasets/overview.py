@@ -50,7 +50,7 @@ def info(root: str | os.PathLike[str], name: str | None = None, features: Sequen
             one are named.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no training data in it.
+        FileNotFoundError: There is no such folder, or no shapes in it.
         ValueError: The data are damaged, or of no layout that is known.
     """
     base = Path(root).expanduser()
@@ -94,7 +94,9 @@ def _describe(name: str, base: Path, wanted: Sequence[str] | None) -> str:
         if absent := _absent_parts(opened):
             line = f"note: no training shape has these parts: {absent}"
             notes.append(textwrap.fill(line, WIDTH, subsequent_indent="  "))
-    if "val" not in surveys and not any(reason.startswith("val: ") for reason in refused):
+    if "train" not in surveys:
+        notes.append("note: there is no train: a model can be evaluated on these shapes, not trained on them")
+    elif "val" not in surveys and not any(reason.startswith("val: ") for reason in refused):
         notes.append(
             "note: no class has two training shapes, of which one could be held out for\n  validation: "
             "train with data.train_split=trainval, or add a folder val"
@@ -104,7 +106,8 @@ def _describe(name: str, base: Path, wanted: Sequence[str] | None) -> str:
             "note: the files hold a label a point, which classification leaves out; for parts:\n"
             f"  bixt3d data import-parts {base} NEW_FOLDER"
         )
-    notes += [f"note: a training refuses this:\n  {reason}" for reason in refused]
+    what = "a training" if "train" in surveys else "an evaluation"
+    notes += [f"note: {what} refuses this:\n  {reason}" for reason in refused]
     if bad:
         what = "cannot be read" if refused else "cannot be read, left out"
         notes.append(f"note: {counted(len(bad), 'file')} {what}:")
@@ -191,9 +194,10 @@ def _survey_folder(
 ) -> tuple[dict[str, Survey], list[str], list[str]]:
     """Look at every file of a folder of shapes; val is cut from train as a training does it.
 
-    Also return what cannot be read, and why a training with the wanted features refuses the folder.
+    Also return what cannot be read, and why a training with the wanted features refuses the folder, or an
+    evaluation does where there is no train.
     """
-    listed = list_splits(base.absolute())
+    listed = list_splits(base.absolute(), None)
     listings = {split: dict(listing.files) for split, listing in listed.items()}
     classes = sorted({class_of(name) for files in listings.values() for name in files})
     found, unread = {}, {}
@@ -208,13 +212,13 @@ def _survey_folder(
         if survey is not None:
             found[split] = survey
     names = ", ".join(wanted or ())
-    if "train" not in found and lacking:
-        raise ValueError(f"{base}: expected training files with {names}, got none: {lacking[0]}")
-    if "train" not in found:
-        raise ValueError(
-            f"{base}: none of its training files can be read:" + "".join(f"\n  {b}" for b in bad[:3])
-        )
-    if "val" not in found:
+    first = next(iter(listings))  # train, if it is there
+    needed = "training files" if first == "train" else f"{first} files"
+    if first not in found and lacking:
+        raise lacking[0].within(f"{base}: expected {needed} with {names}, got none: ")
+    if first not in found:
+        raise ValueError(f"{base}: none of its {needed} can be read:" + "".join(f"\n  {b}" for b in bad[:3]))
+    if "train" in found and "val" not in found:
         train, val = hold_out(found["train"].label)
         if len(val):
             found = {

@@ -56,7 +56,7 @@ def read_json(path: Path) -> Any:
         ValueError: It is no whole JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; {WHERE}.") from None
     except (ValueError, RecursionError) as error:

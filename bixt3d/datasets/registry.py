@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bixt3d.datasets.features import FeatureError, parse_features
-from bixt3d.datasets.folder import read_folder
-from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.folder import NAMES, read_folder
+from bixt3d.datasets.holdout import SPLITS, check_request, cut_train
 from bixt3d.datasets.image_folder import read_image_folder
 from bixt3d.datasets.modelnet40 import HDF5_FOLDER, read_modelnet40, read_modelnet40_normal
 from bixt3d.datasets.normals import estimate_split
@@ -48,7 +48,7 @@ def open_dataset(
         root: The data folder, or the data set's own folder; data/README.md shows the layouts.
         split: train, val, test, or trainval. Where a data set has no val split it is cut from the official
             train set by a fixed seed: the two are disjoint and add up to it; trainval is all of it in file
-            order.
+            order. Of `folder` also all: train, val and test.
         num_points: The first so many stored points of each shape; None keeps all (`folder`: 2,048).
         features: Names of what stands beside xyz, in order; [] is xyz alone. None: the normals, where the
             data set has them.
@@ -72,7 +72,7 @@ def open_dataset(
     if name not in _READERS:
         known = ", ".join(list_datasets())
         raise ValueError(f"name: expected a data set out of {known}, got {name!r}{nearest(name, _READERS)}")
-    check_request(split, num_points)
+    check_request(split, num_points, _SPLITS.get(name, SPLITS))
     wanted = None if features is None else parse_features(features)
     check_up(up)
     # Normals are estimated from all stored points, as `Predictor` does it from all that a file has.
@@ -206,3 +206,4 @@ _READERS: dict[str, Any] = {
     "shapes": _read_shapes,
 }
 _OWN = frozenset(_READERS)
+_SPLITS = {"folder": NAMES}  # what can be asked for, where that is more than the usual

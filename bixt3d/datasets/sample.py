@@ -134,7 +134,7 @@ def read_face_labels(mesh: Path) -> list[str]:
     for suffix in (".seg", ".labels"):
         path = mesh.with_suffix(suffix)
         if path.is_file():
-            return path.read_text(encoding="utf-8").split()
+            return path.read_text(encoding="utf-8-sig").split()
     path = mesh.with_name(f"{mesh.stem}_labels.txt")
     if not path.is_file():
         raise FileNotFoundError(

@@ -160,11 +160,9 @@ def _find_features(folder: Path, table: dict[str, str], wanted: tuple[str, ...] 
     if wanted is None or channel_count(wanted) - 3 != beside:
         width = 3 if wanted is None else channel_count(wanted) - 3
         expected = f"{', '.join(wanted or FEATURES)} ({width}){'' if wanted else ' or nothing'}"
-        such = "intensity" if beside == 1 else "color,intensity"
-        raise FeatureError(
-            f"{path}: expected {expected} between xyz and the part, got {beside} columns: name what "
-            f"they are, such as data.features=[{such}], or take [] for xyz alone"
-        )
+        such = ("intensity",) if beside == 1 else ("color", "intensity")
+        got = f"got {beside} columns"
+        raise FeatureError(f"{path}: expected {expected} between xyz and the part, {got}", such)
     return wanted
 
 

@@ -43,6 +43,9 @@ class RawModel(nn.Module):
     def forward(self, points: Tensor, *told: Tensor) -> Tensor:
         """Map points (B, N, 3 + F), and a category (B,) where the model is told it, to logits."""
         seen = self.preprocess.normalize(points.double())  # (B, N, C)
+        known = getattr(self.model, "num_categories", 0)
+        if known:  # -1 would be the last category: a number that is none is refused
+            told = tuple(torch.where(one < 0, known, one) for one in told)
         if self.per_point:
             return self._label(seen, told)
         chosen, own = self._choose(seen)  # (B, n, C), (B,) or (1,)

@@ -16,7 +16,9 @@ from bixt3d.config import config_from, override
 from bixt3d.datasets.preprocess import STORED_POINTS, Preprocess
 from bixt3d.datasets.relabel import match_labels
 from bixt3d.datasets.split import Split
+from bixt3d.suggest import unknown
 from bixt3d.tasks import Description, Task, find_task
+from bixt3d.tasks.description import GIVEN
 from bixt3d.training.checkpoint import load_checkpoint
 from bixt3d.training.splits import read_split
 
@@ -101,13 +103,15 @@ def training_split(predictor: Any, split: str, root: str | Path | None = None) -
         root: The data folder; that of the training if None.
 
     Raises:
-        ValueError: If the model does not come from a checkpoint that says it, the data are damaged, or their
-            categories are none of the model's.
+        ValueError: If the model does not come from a checkpoint that says it, or was trained on clouds that
+            no data set holds, the data are damaged, or their categories are none of the model's.
         FileNotFoundError: If the data are not there.
     """
     about = getattr(predictor.model, "description", None)
     if about is None or not {"name", "root"} <= set(about.config.get("data", {})):
         raise ValueError("the checkpoint does not say what data it was trained on: give files instead")
+    if about.dataset == GIVEN and root is None:
+        raise ValueError(f"the model was trained on {GIVEN}: give files instead, or a folder by --data")
     config = config_from(about.config)
     data = {"features": predictor.preprocess.features, "up": None}
     found = read_split(override(config, data={**data, "root": str(root or config.data.root)}), split)
@@ -121,7 +125,9 @@ def check_groups(predictor: Any, split: Split) -> None:
     """Raise ValueError if a split's classes, or categories of parts, are not those that a model knows."""
     known, names = predictor.classes or (), predictor.task.groups(split)[0]
     if known and tuple(known) != tuple(names):
-        raise ValueError(f"the model knows {', '.join(known)}; the data set has {', '.join(names)}")
+        raise ValueError(
+            f"the model knows {', '.join(known)}; the data set has {', '.join(names)}{unknown(names, known)}"
+        )
 
 
 def _description_of(model: nn.Module) -> Description | None:

@@ -267,7 +267,6 @@ class Predictor(Attentive):
             raise answer
         return answer
 
-    @torch.no_grad()
     def embed(self, clouds: Cloud | Sequence[Cloud], category: Any = None) -> np.ndarray[Any, Any]:
         """Return a vector of each cloud, (n, D) float32: the mean of the model's latents.
 
@@ -282,22 +281,32 @@ class Predictor(Attentive):
         Raises:
             ValueError: As `__call__`, or for a model without ``forward_features``.
         """
-        if not hasattr(self.model, "forward_features"):
-            raise ValueError(f"expected a model with forward_features, got {type(self.model).__name__}")
+        self._require_features()
         listed, _ = as_list(clouds, self.channels, self.task.axes)
         if not listed:
             trunk = getattr(getattr(self.model, "encoder", None), "trunk", None)
             return np.zeros((0, getattr(trunk, "dim", 0)), np.float32)
-        rows = []
-        for cloud, of_cloud in zip(listed, each_category(category, len(listed)), strict=True):
-            preprocess, looks = self._standing(cloud, of_cloud), []
-            points = self._read(cloud) if self.auto_up else self._read_noted(cloud)  # its answer noted it
-            for turned in self.looks.around([points], preprocess):
-                inputs = self.task.inputs(turned[0], preprocess, of_cloud)
-                found = self.model.forward_features(*(one.to(self.device) for one in inputs))
-                looks.append(found[0].float().mean(1))  # (1, D)
-            rows.append(torch.stack(looks).mean(0).cpu().numpy())
-        return np.concatenate(rows)
+        told = zip(listed, each_category(category, len(listed)), strict=True)
+        return np.concatenate([self.embed_one(cloud, of_cloud)[0] for cloud, of_cloud in told])
+
+    @torch.no_grad()
+    def embed_one(self, cloud: Cloud, category: Category = None) -> tuple[np.ndarray[Any, Any], str | None]:
+        """Return the vector of one cloud, (1, D) float32, as `embed` does, and the axis that points up.
+
+        With ``up="auto"`` that is the axis of the cloud's answer; None where clouds stay as they are.
+        """
+        self._require_features()
+        preprocess, looks = self._standing(cloud, category), []
+        points = self._read(cloud) if self.auto_up else self._read_noted(cloud)  # its answer noted it
+        for turned in self.looks.around([points], preprocess):
+            inputs = self.task.inputs(turned[0], preprocess, category)
+            found = self.model.forward_features(*(one.to(self.device) for one in inputs))
+            looks.append(found[0].float().mean(1))  # (1, D)
+        return torch.stack(looks).mean(0).cpu().numpy(), preprocess.up
+
+    def _require_features(self) -> None:
+        if not hasattr(self.model, "forward_features"):
+            raise ValueError(f"expected a model with forward_features, got {type(self.model).__name__}")
 
     def _standing(self, cloud: Cloud, category: Category) -> Preprocess:
         """Return the preprocessing of one cloud: with ``up="auto"`` the axis is that of its answer."""

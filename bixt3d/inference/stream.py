@@ -98,6 +98,7 @@ class Cells:
     Attributes:
         total: How many points there are.
         counts: Points of each cell (A, B).
+        extent: The least and the largest coordinates (2, 3).
     """
 
     def __init__(self, source: Path, folder: Path, preprocess: Preprocess, reach: float) -> None:
@@ -121,9 +122,12 @@ class Cells:
         self.low, self.side = np.nan_to_num(low), max(reach, float(extent.max()) / MOST_CELLS)
         self.shape = tuple(int(number) + 1 for number in extent / self.side)
         counts, largest = np.zeros(self.shape, np.int64).ravel(), 0
+        self.extent = np.array([[np.inf] * 3, [-np.inf] * 3])
         for points in _pieces(source):
-            largest = max(largest, largest_color(points))
-            counts += np.bincount(self._cell(_xyz(points)), minlength=len(counts))
+            largest, xyz = max(largest, largest_color(points)), _xyz(points)
+            counts += np.bincount(self._cell(xyz), minlength=len(counts))
+            self.extent[0] = np.minimum(self.extent[0], xyz.min(0))
+            self.extent[1] = np.maximum(self.extent[1], xyz.max(0))
         self.total, self.counts = int(counts.sum()), counts.reshape(self.shape)
         self._begins = np.append(0, counts.cumsum())  # (A * B + 1,)
         self._row = np.dtype([("points", "<f8", (preprocess.channels,)), ("place", "<i8")])
@@ -204,7 +208,10 @@ def _label(predictor: Any, cells: Cells, labels: Array) -> tuple[Array, Array]:
             told = _Told(done, int(own.sum()))
             given = torch.from_numpy(points).to(place_of_float64(predictor.device))
             answer = task.predict(
-                predictor.model, given, preprocess, wanted=torch.from_numpy(own), done=told.more
+                *(predictor.model, given, preprocess),
+                wanted=torch.from_numpy(own),
+                done=told.more,
+                extent=torch.from_numpy(cells.extent),
             )
             found, share = answer.parts[own], answer.probabilities[own]
             if found.max() >= MOST_LABELS:

@@ -179,7 +179,8 @@ class Task:
         """Return how far from a point others matter for its label, in the files' unit; None: all of them do.
 
         Of tasks with a reach, files of any size are labelled piece by piece: `predict` takes the keywords
-        ``wanted``, the points (N,) that need an answer, and ``done``, which is told how many have one.
+        ``wanted``, the points (N,) that need an answer, ``done``, which is told how many have one, and
+        ``extent``, the least and the largest coordinates (2, 3) of the whole file.
         """
         return None
 

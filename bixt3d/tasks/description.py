@@ -10,7 +10,9 @@ from typing import Any
 from bixt3d.datasets.features import name_of
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.models.factory import MODELS
+from bixt3d.suggest import unknown
 
+GIVEN = "clouds given in Python"  # what a checkpoint calls data that no data set holds
 OWN = ("task", "model", "preprocess", "dataset", "config", "metrics")
 # Names of tasks in older checkpoints.
 FORMER = {"part segmentation": "part_segmentation"}
@@ -26,7 +28,8 @@ class Description:
             built elsewhere.
         facts: What its outputs mean, as the task says: ``classes``, and whatever else.
         preprocess: What is done to a cloud before.
-        dataset: Name of the data set that it was trained on.
+        dataset: Name of the data set that it was trained on; `GIVEN` for clouds of the caller's own, "" where
+            it is not known, as in checkpoints of others, and of older runs on clouds of the caller's.
         config: The settings of its training.
         metrics: Its scores when it was saved.
     """
@@ -113,7 +116,9 @@ def compare_facts(who: str, known: Mapping[str, Any], found: Mapping[str, Any], 
     for key, value in found.items():
         other = known.get(key)
         if key != "part_names" and isinstance(value, list) and isinstance(other, list) and value != other:
+            named = all(isinstance(one, str) for one in (*value, *other))
+            strange = unknown(value, other) if named else ""
             raise ValueError(
                 f"{who} knows {len(other)} {key} ({', '.join(map(str, other[:3]))} ...), {name} "
-                f"has {len(value)} ({', '.join(map(str, value[:3]))} ...)"
+                f"has {len(value)} ({', '.join(map(str, value[:3]))} ...){strange}"
             )

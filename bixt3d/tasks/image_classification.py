@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,10 @@ from bixt3d.tasks.base import Change, Choose
 from bixt3d.tasks.classification import ClassificationTask
 from bixt3d.tasks.results import Prediction
 
+logger = logging.getLogger(__name__)
+
+FLOATS = "float32"  # what `facts` calls images that models take as they are
+LARGEST = 10  # no normalised colour is so large: white is 2.6
 # Settings that say nothing of images.
 OF_CLOUDS = {
     "data": ("order", "features", "up", "estimate_normals", "normalization"),
@@ -53,6 +58,8 @@ class ImageClassificationTask(ClassificationTask):
     averages = False
     in_dims: int | None = None
     image_size: int | None = None
+    pixels: str | None = None  # FLOATS where the training images were floats
+    _noted = False
 
     def configure(self, config: Config) -> None:
         """Take the settings.
@@ -68,6 +75,16 @@ class ImageClassificationTask(ClassificationTask):
                     raise ValueError(
                         f"{section}.{name}: expected none for images, got {value!r}; leave it out"
                     )
+
+    def facts(self, split: Split) -> dict[str, Any]:
+        """Return the classes, and whether the images are floats."""
+        floats = {"pixels": FLOATS} if split.points.is_floating_point() else {}
+        return {**super().facts(split), **floats}
+
+    def set_facts(self, facts: Mapping[str, Any]) -> None:
+        """Take the names of the classes, and what the training images were."""
+        super().set_facts(facts)
+        self.pixels = facts.get("pixels")
 
     def bind_model(self, model: nn.Module) -> None:
         """Take from a model its channels, and the size of images where nothing else says it."""
@@ -91,6 +108,9 @@ class ImageClassificationTask(ClassificationTask):
         _, height, width, channels = train.points.shape
         lines = [f"  {len(train.classes)} classes; {height} x {width} pixels of {channels} channels"]
         for name, split in splits.items():
+            if split.points.dtype != train.points.dtype:
+                kinds = (str(one.points.dtype).removeprefix("torch.") for one in (split, train))
+                lines.append("note: {} has {} images, training {}: give both alike".format(name, *kinds))
             present = set(split.label.tolist())
             missing = [one for number, one in enumerate(split.classes) if number not in present]
             if missing:
@@ -135,7 +155,24 @@ class ImageClassificationTask(ClassificationTask):
             raise ValueError(f"{wanted}, got {describe(image)}")
         if not bool(torch.isfinite(image).all()):
             raise ValueError("image: expected finite numbers, got NaN or infinity")
+        if not self._noted and (doubt := self._doubt(image)):
+            self._noted = True
+            logger.warning("image: %s", doubt)
         return image.detach() if image.dtype == torch.uint8 else image.detach().float()
+
+    def _doubt(self, image: Tensor) -> str | None:
+        """Return what is odd about an image's numbers, for a model of this training; None for nothing."""
+        if not image.is_floating_point():
+            said = "this model was trained on float images, got uint8; give it numbers as in its training"
+            return said if self.pixels == FLOATS else None
+        low, high = (float(value) for value in torch.aminmax(image))
+        kind = "pixels divided by 255" if high <= 1 else "pixels from 0 to 255" if high > LARGEST else ""
+        if self.pixels == FLOATS or low < 0 or high > 255 or not kind:
+            return None
+        return (
+            f"expected uint8 from 0 to 255, or floats less the mean and divided by the deviation, got floats "
+            f"from {low:.3g} to {high:.3g}, as {kind} are; give it uint8, or the answer is likely wrong"
+        )
 
     def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
         """Return an image (H, W, C) at the training's size, (1, H, W, C)."""

@@ -18,6 +18,7 @@ from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.orientation import turn
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
+from bixt3d.ops.precision import widest
 from bixt3d.progress import progress
 from bixt3d.tasks.base import Choose
 from bixt3d.tasks.labels import part_data
@@ -25,6 +26,7 @@ from bixt3d.tasks.part_segmentation import PartSegmentationTask
 from bixt3d.tasks.results import Segmentation, check_output
 
 TINY = 1e-12  # the least probability, whose logarithm is finite
+ROUNDING = 1e-6  # of a scene's width: what its middle is off by, in float32
 PASS = 32_768  # points that go through the model together
 
 
@@ -143,7 +145,7 @@ class SceneSegmentationTask(PartSegmentationTask):
         place = (row % own).expand(batch.points.shape[:2])  # (B, N), of each point or the one it repeats
         size = self.num_points or 0
         logits = [
-            self._shares(model, points[: int(index.max()) + 1], size, self.features)
+            self._shares(model, *self._laid(points[: int(index.max()) + 1]), size, self.features)
             .clamp_min(TINY)
             .log()[index]
             for points, index in zip(batch.points, place, strict=True)
@@ -187,6 +189,7 @@ class SceneSegmentationTask(PartSegmentationTask):
         category: Any = None,
         wanted: Tensor | None = None,
         done: Callable[[int], object] | None = None,
+        extent: Tensor | None = None,
     ) -> Segmentation:
         """Label every point of one scene (N, C); see `Task.predict`.
 
@@ -198,13 +201,16 @@ class SceneSegmentationTask(PartSegmentationTask):
             wanted: Which points need a label (N,), bool; others get some, as far as columns reach them.
                 None: all.
             done: Is told how many more points are done; None: it is shown here.
+            extent: The least and the largest coordinates (2, 3) of the scene that the points are a piece of;
+                None: their own.
         """
         size = preprocess.num_points or len(points)
         turned, corners = turn(points, preprocess.up, preprocess.features), None
+        laid, begin = self._laid(turned, None if extent is None else turn(extent.to(turned), preprocess.up))
         if wanted is not None:
-            corners = torch.stack(torch.aminmax(turned[wanted.to(turned.device), :3], dim=0))  # (2, 3)
+            corners = torch.stack(torch.aminmax(laid[wanted.to(laid.device), :3], dim=0))  # (2, 3)
         with progress("labelling", len(points), "points") if done is None else nullcontext(done) as tell:
-            shares = self._shares(model, turned, size, preprocess.features, corners, tell)
+            shares = self._shares(model, laid, begin, size, preprocess.features, corners, tell)
         check_output(shares)
         share, label = (value.cpu().numpy() for value in self._among_allowed(shares).max(-1))
         names = np.array(self.part_names)[label]
@@ -261,10 +267,25 @@ class SceneSegmentationTask(PartSegmentationTask):
         rows, total = len(batch.points), batch.points.shape[1]
         return [total] * rows if batch.count is None else batch.count.tolist()
 
+    def _laid(self, points: Tensor, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return a scene (N, C), y up, as files of scenes are read, and where the columns' grid begins (3,).
+
+        The middle of its extent (2, 3) is the origin, and the points are float32. There the grid begins, too,
+        or half a square before, of a scene that fits into one square.
+        """
+        xyz = points[:, :3].to(widest(points.device))
+        low, high = torch.aminmax(xyz if extent is None else extent, dim=0)  # (3,) each
+        middle, wide = (low + high) / 2, high - low
+        middle = torch.where(middle.abs() <= ROUNDING * wide, 0, middle)  # it is there, as in files
+        side = self.step * self.radius
+        laid = torch.cat([(xyz - middle).float(), points[:, 3:].float()], 1)  # (N, C)
+        return laid, torch.where(wide < side, -side / 2, 0.0).to(xyz)
+
     def _shares(
         self,
         model: nn.Module,
         points: Tensor,
+        begin: Tensor,
         size: int,
         features: Sequence[str],
         corners: Tensor | None = None,
@@ -275,6 +296,7 @@ class SceneSegmentationTask(PartSegmentationTask):
         Args:
             model: In evaluation mode.
             points: The scene, where it is stored; columns go to the model's device.
+            begin: Where the grid of columns begins (3,).
             size: Points of a pass.
             features: What stands beside xyz.
             corners: Columns that hold no point between them (2, 3) are left out; None: none are.
@@ -293,7 +315,9 @@ class SceneSegmentationTask(PartSegmentationTask):
                 total[index] += of_pass[: len(index)]  # no point twice in one pass
             passes.clear()
 
-        for index, held in columns_over(points[:, :3], self.radius, self.step, corners):
+        places = points[:, :3].to(begin) - begin  # (N, 3)
+        corners = None if corners is None else corners.to(begin) - begin
+        for index, held in columns_over(places, self.radius, self.step, corners):
             seen = place_column(points[index][None], self.radius, features)[0].float()  # (n, C)
             order = torch.randperm(len(index), generator=Generator().manual_seed(0)).to(index.device)
             each, width = pass_size(len(index), size)

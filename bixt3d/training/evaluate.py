@@ -18,6 +18,7 @@ from bixt3d.datasets.split import Split
 from bixt3d.ops.precision import widest
 from bixt3d.progress import progress
 from bixt3d.tasks import Description, Task, compare_facts
+from bixt3d.tasks.description import GIVEN
 from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint
 from bixt3d.training.device import autocast
 from bixt3d.training.distributed import Workers
@@ -159,9 +160,9 @@ def evaluate_checkpoint(
     model, meta = load_checkpoint(path, device)
     known = Description.from_dict(meta)
     named = cfg or any(text.strip().startswith(("data.name", "data.root")) for text in overrides)
-    if meta.get("dataset") == "" and not named:
+    if meta.get("dataset") in ("", GIVEN) and not named:
         raise ValueError(
-            f"{path}: this run was trained on clouds given in Python: evaluate it with "
+            f"{path}: this run was trained on {GIVEN}: evaluate it with "
             "bixt3d.training.evaluate, or name a data set with --set data.name=NAME data.root=FOLDER"
         )
     config = load_config(cfg, overrides) if cfg else config_from(known.config, overrides)
@@ -175,16 +176,18 @@ def evaluate_checkpoint(
     task.bind_model(model)
     look = None if watch is None else partial(watch, task, split)
     size, amp = config.train.eval_batch_size, config.train.amp
+    out = out.expanduser() if out else place_beside(path) / f"{path.stem}_{split_name}"
+    out.mkdir(parents=True, exist_ok=True)  # before the work, that a wrong place costs none
     seen = evaluate(model, split, task, size, amp, watch=look, what="evaluating")
     rows = task.table(seen.counts.cpu())
     epoch = known.metrics.get("epoch", "unknown")
     print(f"{text_table(rows)}\n\n{split_name}: {len(split)} shapes of {config.data.name}, epoch {epoch}")
     print(scores(seen, task))
-    learned = known.config.get("data", {}).get("train_split")
-    if split_name in ("train", "trainval") or (split_name == "val" and learned == "trainval"):
+    data = known.config.get("data", {})
+    learned, own = data.get("train_split"), data.get("root") == config.data.root
+    seen_before = {"train": True, "trainval": True, "val": learned == "trainval", "all": own}
+    if seen_before.get(split_name):
         print(f"the model was trained on these shapes ({learned}): this says nothing about others")
-    out = out.expanduser() if out else place_beside(path) / f"{path.stem}_{split_name}"
-    out.mkdir(parents=True, exist_ok=True)
     write_csv(rows, out / "table.csv")
     write_result(out / "result.json", {"split": split_name, "shapes": len(split), **seen.metrics})
     return Scored(replace(seen, counts=seen.counts.cpu()), split, out, task)

@@ -20,7 +20,7 @@ from bixt3d.datasets.split import Split
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.factory import create_model, is_own, takes
 from bixt3d.tasks import Description, Task
-from bixt3d.tasks.description import OWN, dropped_features
+from bixt3d.tasks.description import GIVEN, OWN, dropped_features
 from bixt3d.training.checkpoint import load_checkpoint
 from bixt3d.training.device import kept_random, pick_device
 from bixt3d.training.distributed import Workers, join_workers
@@ -144,7 +144,7 @@ def _train(
     splits, stored_points = open_all(config, where, made, own)
     chosen = next(iter(splits))
     made.set_facts(made.facts(splits[chosen]))
-    named = "" if "train" in own else None
+    named = GIVEN if "train" in own else None
     description = describe(config, splits[chosen], stored_points, made, model, named)
     say = print if workers.first else lambda line: None
     net = build_model(config, description, resume, say) if model is None else model
@@ -160,6 +160,11 @@ def _train(
         source = "given clouds" if own else config.data.name
         name = description.model["name"] or type(net).__name__
         print(f"{name}: {count:,} parameters on {where}\n{source}: {sizes}", *made.brief(splits), sep="\n")
+    if workers.first and config.train.keep_every > config.train.epochs:
+        logger.warning(
+            "train.keep_every=%s keeps no epoch of train.epochs=%s: expected as many or fewer, or 0",
+            *(config.train.keep_every, config.train.epochs),
+        )
     asked = [(value, value.requires_grad) for value in net.parameters()]
     trainer = Trainer(config, net, made, splits[chosen], splits.get("val"), run_dir, description, resume)
     before, finished = trainer.seconds, trainer.epoch >= config.train.epochs

@@ -7,10 +7,13 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from bixt3d.mistakes import explain
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -19,18 +22,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OSError: If it cannot be written; the previous file, if any, is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         flush(temporary)
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except Exception as error:
         kept = f"; the previous {path.name} is untouched" if path.exists() else ""
-        raise OSError(f"could not save {path} ({error}){kept}") from error
+        raise OSError(f"could not save {path} ({explain(error)}){kept}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

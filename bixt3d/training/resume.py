@@ -24,6 +24,7 @@ from bixt3d.config import Config, to_dict
 from bixt3d.datasets.mapped import of_each
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description
+from bixt3d.tasks.description import GIVEN
 from bixt3d.training.checkpoint import save_model
 from bixt3d.training.distributed import Workers
 from bixt3d.training.files import flush, write_atomically
@@ -144,9 +145,9 @@ def _check_same_run(trainer: Trainer, state: dict[str, Any]) -> None:
 def check_opened(run_dir: Path) -> None:
     """Raise ValueError for a run that was trained on clouds that no data set holds."""
     state, _ = load_latest_state(run_dir / FILE)
-    if json.loads(state.get("description", "{}")).get("dataset") == "":
+    if json.loads(state.get("description", "{}")).get("dataset") in ("", GIVEN):
         raise ValueError(
-            f"{run_dir}: this run was trained on clouds given in Python: resume it with "
+            f"{run_dir}: this run was trained on {GIVEN}: resume it with "
             "bixt3d.train(..., train=..., resume=True)"
         )
 

@@ -21,10 +21,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Found:
-    """A shape that was found: its file, and the cosine of its embedding and the query's."""
+    """A shape that was found.
+
+    Attributes:
+        file: Its file.
+        similarity: The cosine of its embedding and the query's.
+        up: The axis that points up in it, of clouds that find their own the one found; None: as it is.
+    """
 
     file: Path
     similarity: float
+    up: str | None = None
 
 
 def search(
@@ -44,17 +51,17 @@ def search(
         FileNotFoundError: If the query is missing.
     """
     own = Path(query).expanduser().resolve() if isinstance(query, (str, Path)) else None
-    wanted = predictor.embed(query, category)[0]
+    wanted = predictor.embed_one(query, category)[0][0]  # (D,)
     kept, rows = [], []
     with progress("embedding", len(files), "files") as done:
         for file in files:
             if file.resolve() != own:
-                row = attempt(file, predictor.embed, file, category)
-                if isinstance(row, Exception):
-                    logger.warning("left out: %s", row)
+                found = attempt(file, predictor.embed_one, file, category)
+                if isinstance(found, Exception):
+                    logger.warning("left out: %s", found)
                 else:
-                    kept.append(file)
-                    rows.append(row[0])
+                    kept.append((file, found[1]))
+                    rows.append(found[0][0])
             done(1)
     if not rows:
         raise ValueError("expected files to search, got none that can be read")
@@ -62,11 +69,16 @@ def search(
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     near = vectors[1:] @ vectors[0]  # (F,)
     best = np.argsort(-near, kind="stable")[:count]
-    return [Found(kept[place], float(near[place])) for place in best.tolist()]
+    return [Found(file, float(near[at]), up) for at in best.tolist() for file, up in [kept[at]]]
 
 
 def write_search(
-    predictor: Predictor, query: Path, found: Sequence[Found], base: Path | None, path: Path
+    predictor: Predictor,
+    query: Path,
+    found: Sequence[Found],
+    base: Path | None,
+    path: Path,
+    category: Any = None,
 ) -> Path:
     """Write a page with thumbnails of a query and of what was found; it needs no network.
 
@@ -76,16 +88,17 @@ def write_search(
         found: What `search` returned.
         base: The folder below which files are named; None to give their whole paths.
         path: Where to write.
+        category: As for `search`.
     """
 
-    def drawn(file: Path, lines: Sequence[str]) -> str:
-        cloud = LabelledCloud(str(file), predictor.read(file)[:, :3], up=predictor.up)
-        return card(cloud, ["shape"], lines)
+    def drawn(file: Path, up: str | None, lines: Sequence[str]) -> str:
+        return card(LabelledCloud(str(file), predictor.read(file)[:, :3], up=up), ["shape"], lines)
 
-    cards = [drawn(one.file, [f"{one.similarity:.3f}", name_below(one.file, base)]) for one in found]
+    own = predictor.answer(query, category).up if predictor.auto_up else predictor.up
+    cards = [drawn(one.file, one.up, [f"{one.similarity:.3f}", name_below(one.file, base)]) for one in found]
     body = [
         '<p class="dim">The nearest shapes first, by the cosine of their embeddings.</p>',
-        f'<div class="cards">{drawn(query, ["query", query.name])}</div>',
+        f'<div class="cards">{drawn(query, own, ["query", query.name])}</div>',
         f"<h2>The nearest {len(cards)}</h2>",
         f'<div class="cards">{"".join(cards)}</div>',
     ]

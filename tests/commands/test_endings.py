@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -20,13 +21,17 @@ import torch
 from tqdm import tqdm
 
 import bixt3d
+from bixt3d.cli import main
 from bixt3d.commands.endings import BesideBars, load_plugin, one_line_errors
 from bixt3d.commands.options import add_machine
 from bixt3d.commands.train import STOPPED, experiment
 from bixt3d.datasets.readers import read_cloud
+from bixt3d.training.files import write_text
 from bixt3d.training.guards import Stopped
+from tests.inference.test_predictor import save
 from tests.training.own import settings
 from tests.training.tiny import make_split
+from tests.visualize.test_run_table import write_run
 
 
 def test_what_is_logged_beside_a_bar_has_its_own_line() -> None:
@@ -85,7 +90,68 @@ def plugin(folder: Path, text: str, name: str = "mine.py") -> Path:
 def test_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "taken").touch()
     said = said_of(lambda: (tmp_path / "taken").mkdir(exist_ok=True))
-    assert said == f"error: {tmp_path / 'taken'} is a file, no folder"
+    assert said == f"error: {tmp_path / 'taken'} is a file, no folder; name another place"
+
+
+def barred(number: int, *paths: Path) -> Callable[[], object]:
+    """What the system says of a place, whoever runs this."""
+
+    def work() -> None:
+        raise OSError(number, "said", str(paths[0]), None, *map(str, paths[1:]))
+
+    return work
+
+
+def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, new = tmp_path / "taken", tmp_path / "new" / "out.csv"
+    file.touch()
+    other = "no permission to write there; name another place"
+    for work, said in (
+        (lambda: (file / "out").mkdir(parents=True), f"{file / 'out'}: {file} is a file, no folder; name "),
+        (lambda: (file / "x.csv").open("w"), f"{file / 'x.csv'}: {file} is a file, no folder; name another"),
+        (lambda: write_text(file / "x.csv", ""), f"could not save {file / 'x.csv'} ("),
+        (lambda: tmp_path.open("w"), f"{tmp_path} is a folder; name a file"),
+        (lambda: Path("/proc/none/out").mkdir(parents=True), "/proc/none: no folder can be made there; name"),
+        (barred(errno.EACCES, new), f"{tmp_path}: {other}"),
+        (barred(errno.EACCES, file), f"{file}: {other}"),
+        (barred(errno.EPERM, new.parent, new), f"{tmp_path}: {other}"),
+        (barred(errno.EROFS, new), f"{tmp_path}: nothing can be written there, it is read-only; name "),
+    ):
+        found = said_of(work)
+        assert found.startswith(f"error: {said}") and "\n" not in found and "Errno" not in found, found
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    said = said_of(barred(errno.EACCES, file))
+    assert said == f"error: {file}: no permission to read it; ask its owner, or name another"
+
+
+def test_verbs_that_write_name_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        np.save(f"{name}.npy", np.random.default_rng(len(name)).normal(size=(300, 3)))
+    save(tmp_path / "best.safetensors")
+    (tmp_path / "taken").touch()
+    log = write_run(tmp_path / "log", 0.9, epochs=2)
+    for words in (
+        ["train", "modelnet40_cpu", "--set", "run.dir=taken/x"],
+        ["search", "a.npy", "b.npy", "--checkpoint", ".", "--html", "taken/x.html"],
+        ["view", ".", "a.npy", "--html", "taken/x.html"],
+        ["view", ".", "a.npy", "--png", "taken/x"],
+        ["attention", ".", "a.npy", "--out", "taken/x.png"],
+        ["export", ".", "--out", "taken/x.onnx"],
+        ["compare", str(log), "--out", "taken/x.md"],
+        ["plot", str(log), "--out", "taken/x"],
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        said = str(end.value.code)
+        assert re.match(r"error: .*taken.* is a file, no folder; name another place", said), (
+            words,
+            said,
+        )
+        assert "\n" not in said and "Errno" not in said
+    capsys.readouterr()
 
 
 def test_run_that_is_there_already_says_so_itself() -> None:

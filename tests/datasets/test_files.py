@@ -95,6 +95,11 @@ def test_read_rows(tmp_path: Path) -> None:
     assert read_rows(path, 3, limit=2, separator=",").shape == (2, 3)
     path.write_text(" 1  2\t3 \n")
     assert read_rows(path, 3).tolist() == [[1, 2, 3]]
+    path.write_text("\ufeff1 2 3\n4 5 6\n", encoding="utf-8")  # a mark of its encoding
+    assert read_rows(path, 3).tolist() == [[1, 2, 3], [4, 5, 6]]
+    path.write_text("\ufeff1 2 3\n4 x 6\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: expected finite numbers, got 'x'"):
+        read_rows(path, 3)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,27 @@ def test_a_file_elsewhere_changes_nothing(tmp_path: Path) -> None:
     assert sum(map(len, moved)) <= 2
 
 
+@pytest.mark.parametrize("pattern", ["{one}", "{split}/{one}", "{one}/{split}"])
+def test_all_shapes_are_one_split(pattern: str, tmp_path: Path) -> None:
+    """A model that was trained elsewhere is evaluated on all of a folder."""
+    base = fill(tmp_path / "own", pattern)
+    parts = [open_dataset("folder", base, name, 8) for name in COUNTS]
+    whole = open_dataset("folder", base, "all", 8)
+    assert whole.names == sum((part.names for part in parts), ()) and len(whole) == 20
+    assert torch.equal(whole.points, torch.cat([part.points for part in parts]))
+    assert torch.equal(whole.label, torch.cat([part.label for part in parts]))
+    assert whole.classes == ("bowl", "cup")
+
+
+def test_all_shapes_where_there_are_test_shapes_alone(tmp_path: Path) -> None:
+    write(tmp_path / "test" / "cup" / "a.npy")
+    assert open_dataset("folder", tmp_path, "all", 8).names == ("cup/a.npy",)
+    with pytest.raises(ValueError, match="expected one of train, val, test, trainval, all, got 'whole'"):
+        open_dataset("folder", tmp_path, "whole")
+    with pytest.raises(ValueError, match="expected one of train, val, test, trainval, got 'all'"):
+        open_dataset("shapes", tmp_path, "all")
+
+
 def test_classes_too_small_for_a_test(tmp_path: Path) -> None:
     write(tmp_path / "cup" / "a.npy")
     assert open_dataset("folder", tmp_path, "trainval", 8).names == ("cup/a.npy",)

@@ -53,6 +53,35 @@ def test_folder(tmp_path: Path) -> None:
     assert "note: 1 file cannot be read, left out:\n" in text and "bad.xyz" in said[-1]
 
 
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_folder_of_test_shapes_alone(
+    split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It can be evaluated on, so it is described."""
+    random = np.random.default_rng(0)
+    for name, count in (("cup", 10), ("mug", 3)):
+        (tmp_path / split / name).mkdir(parents=True)
+        for number in range(count):
+            np.save(tmp_path / split / name / f"{number}.npy", random.normal(size=(90, 3)))
+    cli.main(["data", "info", str(tmp_path)])
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in said[1:3]] == [[split, "13"], []]
+    assert said[-1] == (
+        "note: there is no train: a model can be evaluated on these shapes, not trained on them"
+    )
+    assert len(open_dataset("folder", tmp_path, split)) == 13
+    for name in ("0", "1"):
+        (tmp_path / split / "cup" / f"{name}.npy").write_bytes(b"")
+    refused = f"2 of 13 {split} files cannot be read, more than one in ten"
+    assert f"note: an evaluation refuses this:\n  {refused}" in info(tmp_path)
+    with pytest.raises(ValueError, match=f"expected {split} files with color, got none: .*it has no feature"):
+        info(tmp_path, features=["color"])
+    for path in tmp_path.rglob("*.npy"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=f"none of its {split} files can be read:\n  .*the file is empty"):
+        info(tmp_path)
+
+
 def test_training_and_info_say_the_same_of_copies(tmp_path: Path) -> None:
     """Of large clouds a training keeps a draw, which depends on the file's name."""
     random = np.random.default_rng(0)
@@ -268,3 +297,22 @@ def test_hints_of_the_commands_name_their_own_option(
             cli.main(["data", "info", str(tmp_path / name)])
         assert f"such as {remedy}, or --features with no name for xyz alone" in str(error.value)
         assert "data.features" not in str(error.value)
+        with pytest.raises(ValueError, match="between xyz and the part, got . columns; name what") as error:
+            open_dataset("shapenetpart", tmp_path / name, "train")
+        such = remedy.removeprefix("--features ").replace(" ", ",")
+        alone = "take data.features=[] for xyz alone"
+        assert str(error.value).endswith(f"such as data.features=[{such}] of a training, or {alone}")
+
+
+def test_hints_are_those_of_the_command_though_paths_look_like_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data.features=[color]"
+    (root / "cup").mkdir(parents=True)
+    table = np.random.default_rng(0).uniform(0, 1, (40, 6))
+    np.savetxt(root / "cup" / "a.txt", table)
+    with pytest.raises(SystemExit) as error:
+        cli.main(["data", "info", str(root), "--features", "normal"])
+    said = str(error.value)
+    assert str(root) in said and "got none" in said and "(normal is column 4 to 6); name what" in said
+    assert said.endswith("such as --features color, or x,y,z,r,g,b in the first line of a text")

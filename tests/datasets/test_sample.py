@@ -129,6 +129,20 @@ def test_psb(form: str, tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(out)).read_bytes()
 
 
+@pytest.mark.parametrize("form", [".seg", ".labels", "_labels.txt"])
+def test_a_mark_of_the_encoding_is_no_label(form: str, tmp_path: Path) -> None:
+    source = labelled_boxes(tmp_path / "meshes", form)
+    plain = read_face_labels(source / "Cup" / "1.off")
+    path = source / "Cup" / f"1{form}"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_face_labels(source / "Cup" / "1.off") == plain and "top" in plain
+    sample_psb(source, tmp_path / "out", 400)
+    names = tmp_path / "out" / "parts.json"
+    names.write_text(names.read_text(), encoding="utf-8-sig")
+    opened = open_dataset("shapenetpart", tmp_path / "out", "train")
+    assert opened.part_names == ("side", "top", "side", "top")
+
+
 def test_labels_that_do_not_fit(tmp_path: Path) -> None:
     source = labelled_boxes(tmp_path / "meshes", ".seg")
     (source / "Cup" / "1.seg").write_text("0\n1\n")

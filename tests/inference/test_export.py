@@ -96,6 +96,9 @@ def test_onnx_gives_what_the_model_gives_for_any_batch_and_points(name: str, tmp
         with torch.no_grad():
             expected = made(unit_sphere(given[0].double()).float(), *given[1:]).numpy()
         np.testing.assert_allclose(session.run(["logits"], named)[0], expected, rtol=1e-3, atol=1e-4)
+        for wrong in (-1, 3) if "category" in named else ():
+            with pytest.raises(Exception, match="indices element out of data bounds"):
+                session.run(None, {**named, "category": np.full_like(named["category"], wrong)})
 
 
 @slow

@@ -76,6 +76,20 @@ def test_passes_are_those_of_evaluation_for_a_cloud_of_one_pass() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_category_that_is_none_is_refused() -> None:
+    """Also in an exported program, where -1 would be the last one."""
+    sizes = {"dim": 12, "depth": 1, "num_heads": 2, "num_latents": 4, "drop_path": 0.0}
+    model = bixt3d.create_model("bixt_ti_partseg", num_parts=5, num_categories=3, **sizes).eval()
+    raw, points = RawModel(model, Preprocess(64, "random"), per_point=True), clouds(64)
+    with pytest.raises(ValueError, match="category: expected 0 to 2, got"):
+        raw(points, torch.tensor([2, -1]))
+    program = torch.export.export(raw, (points, torch.tensor([2, 1])), strict=False).module()
+    assert program(points, torch.tensor([2, 0])).shape == (2, 64, 5)
+    for wrong in (-1, 3):
+        with pytest.raises(IndexError):
+            program(points, torch.tensor([2, wrong]))
+
+
 def test_a_draw_is_even_and_takes_each_once() -> None:
     keys = scatter_keys(torch.arange(1 << 20))
     assert int(keys.min()) >= 0 and int(keys.max()) < 1 << 32

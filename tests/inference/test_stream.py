@@ -12,9 +12,11 @@ import torch
 
 import bixt3d
 from bixt3d.datasets import Preprocess
+from bixt3d.datasets.columns import place_column
+from bixt3d.datasets.loader import CloudLoader
 from bixt3d.inference import Predictor, stream
 from bixt3d.inference.stream import Cells, label_las
-from bixt3d.tasks import Description
+from bixt3d.tasks import Description, scene_segmentation
 from tests.models.randomize import randomize
 
 NAMES = ("ground", "house", "tree", "car")
@@ -82,6 +84,43 @@ def test_labels_are_those_of_the_whole_file(
     one = int(whole.parts[0])
     assert said.confidence[one] == pytest.approx(whole.probabilities[whole.parts == one].mean(), abs=1e-3)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "scan.laz", "scan.laz"]
+
+
+@pytest.mark.parametrize("radius", [9.0, 200.0])
+def test_evaluation_and_prediction_label_a_scene_alike(
+    radius: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In map coordinates, by columns of one grid; with a radius beyond the scene's extent by one column."""
+    model = bixt3d.create_model("bixt_pico_sceneseg_encdec", num_classes=4, neighbors=8, in_dims=4)
+    randomize(model)
+    predictor = Predictor(described(model, ("intensity",), radius))
+    source = tmp_path / "test" / "scan.las"
+    write_scan(source, 2000)
+    names = "".join(f"  {number}: label{number}\n" for number in range(19))
+    (tmp_path / "labels.yaml").write_text(f"names:\n{names}")
+    split = bixt3d.open_dataset("scenes", tmp_path, "test", features=("intensity",), up="z")
+    task = predictor.task
+    task.num_points, task.features, task.parts_of_category = 128, split.features, ((0, 1, 2, 3),)
+    columns: list[int] = []
+
+    def counted(points: torch.Tensor, *about: Any) -> torch.Tensor:
+        columns.append(points.shape[1])
+        return place_column(points, *about)
+
+    monkeypatch.setattr(scene_segmentation, "place_column", counted)
+    with torch.no_grad():
+        (batch,) = CloudLoader(split, 1)
+        (evaluated,) = task.answers(task.forward(predictor.model, batch), batch)
+    evaluation = columns.copy()
+    columns.clear()
+    predicted = predictor.segment(source)
+    assert columns == evaluation and (len(columns) == 1) == (radius == 200.0)
+    assert np.array_equal(evaluated.parts, predicted.parts)
+    np.testing.assert_allclose(evaluated.probabilities, predicted.probabilities, atol=1e-5)
+    monkeypatch.setattr(stream, "BLOCK", 500)
+    label_las(predictor, source, tmp_path / "labelled.las")
+    found = np.asarray(laspy.read(tmp_path / "labelled.las").classification)
+    assert (found == predicted.parts).mean() > 0.999
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [(3, ".laz"), (7, ".las")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import bixt3d
 from bixt3d.config import Config
 from bixt3d.inference.loading import training_split
+from bixt3d.training.checkpoint import load_checkpoint, save_model
 from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.splits import open_splits
 from tests.training.tiny import make_config
@@ -73,6 +75,31 @@ def test_a_new_head_ignores_no_label_of_the_old_one(tmp_path: Path) -> None:
     bixt3d.train(settings(write_clouds(tmp_path / "data"), tmp_path / "run", "loss.ignore=[2]"), device="cpu")
     model = bixt3d.load_model(tmp_path / "run", classes=["a", "b", "c"])
     assert bixt3d.Predictor(model, "cpu").task.ignore == (-1,)
+
+
+def test_clouds_given_in_python_are_not_looked_for(tmp_path: Path) -> None:
+    """Their settings may name data that the model has never seen; a file that names none says nothing."""
+    config = settings(write_clouds(tmp_path / "data"), tmp_path / "run")
+    splits = open_splits(config, torch.device("cpu"), ("train", "test"))[0]
+    bixt3d.train(config, train=splits["train"], test=splits["test"], device="cpu")
+    predictor = bixt3d.Predictor(tmp_path / "run", "cpu")
+    with pytest.raises(ValueError, match="clouds given in Python: give files instead, or a folder by --data"):
+        training_split(predictor, "test")
+    assert len(training_split(predictor, "test", tmp_path / "data")) == 12
+    model, about = load_checkpoint(tmp_path / "run", "cpu")
+    save_model(tmp_path / "saved.safetensors", model, {**about, "dataset": ""})
+    assert len(training_split(bixt3d.Predictor(tmp_path / "saved.safetensors", "cpu"), "test")) == 12
+
+
+def test_an_evaluation_names_classes_that_are_not_known(tmp_path: Path) -> None:
+    bixt3d.train(settings(write_clouds(tmp_path / "data"), tmp_path / "run"), device="cpu")
+    for name in ("clutter", "rods", "Disc"):
+        (tmp_path / "other" / "test" / name).mkdir(parents=True)
+        known = tmp_path / "data" / "test" / name.lower().removesuffix("s")
+        shutil.copytree(known, tmp_path / "other" / "test" / name, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "other" / "test", tmp_path / "other" / "train")
+    with pytest.raises(ValueError, match=r"\); not known: rods \(did you mean 'rod'\?\)$"):
+        evaluate_checkpoint(tmp_path / "run", overrides=[f"data.root={tmp_path / 'other'}"])
 
 
 def test_labels_have_the_numbers_of_the_model(tmp_path: Path) -> None:

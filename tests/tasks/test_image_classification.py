@@ -192,6 +192,42 @@ def test_wrong_images(image: np.ndarray[Any, Any], message: str) -> None:
         bixt3d.Predictor(model, "cpu")(image)
 
 
+@pytest.mark.parametrize(
+    ("scale", "shift", "said"),
+    [
+        (1 / 255, 0.0, "floats from 0 to 0.859, as pixels divided by 255 are; give it uint8"),
+        (1.0, 0.0, "floats from 0 to 219, as pixels from 0 to 255 are"),
+        (1 / 58, -2.0, None),
+    ],
+)
+def test_floats_that_are_no_normalised_image_are_told_once(
+    scale: float, shift: float, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = bixt3d.create_model("bixt_ti_image_cls", num_classes=2, dim=16, depth=1, num_heads=2)
+    pixels = images().points
+    pixels[:, 0, 0] = 0
+    predictor = bixt3d.Predictor(model, "cpu")
+    predictor([*pixels])
+    assert not caplog.messages
+    predictor([*(pixels.float() * scale + shift)])
+    assert len(caplog.messages) == (said is not None) and (said or "") in "".join(caplog.messages)
+
+
+def test_a_model_of_floats_is_given_floats(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its checkpoint says what it was trained on."""
+    train = images()
+    train = ImageSplit(train.points.float() / 255, train.label, train.classes)
+    config = settings(tmp_path / "run", "train.epochs=1", "data.train_split=trainval")
+    bixt3d.train(config, train=train, device="cpu")
+    caplog.clear()
+    bixt3d.Predictor(tmp_path / "run", "cpu")(train.points[0])
+    assert not caplog.messages
+    bixt3d.Predictor(tmp_path / "run", "cpu")(images().points[0])
+    assert "trained on float images, got uint8" in caplog.text
+    lines = find_task("image_classification").brief({"train": train, "test": images()})
+    assert lines[1:] == ["note: test has uint8 images, training float32: give both alike"]
+
+
 def test_what_images_do_not_have(tmp_path: Path) -> None:
     model = bixt3d.create_model("bixt_ti_image_cls", num_classes=2, dim=16, depth=1, num_heads=2)
     with pytest.raises(ValueError, match="up: expected none for images, got 'z'"):

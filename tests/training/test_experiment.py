@@ -43,6 +43,18 @@ def test_splits_open_as_training_takes_them(root: Path) -> None:
     assert not torch.equal(far["test"].points, splits["test"].points)
 
 
+def test_keeping_no_epoch_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for every, said in ((2, 1), (1, 0)):
+        caplog.clear()
+        config = make_config(
+            f"run.dir={tmp_path / str(every)}", f"train.keep_every={every}", "train.epochs=1"
+        )
+        bixt3d.train(config, train=make_split(), device="cpu")
+        told = [text for text in caplog.messages if "keep_every" in text]
+        assert len(told) == said and len([*(tmp_path / str(every)).glob("epoch_*")]) == 1 - said
+    assert not told
+
+
 def test_description_tells_what_a_prediction_needs(root: Path) -> None:
     config = shapes(root, "data.order=fps", "model.args.depth=2")
     splits, stored = open_splits(config, CPU, ("val",))

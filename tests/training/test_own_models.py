@@ -193,7 +193,7 @@ def test_features_of_the_settings_hold_for_given_clouds(run: Path) -> None:
     result = bixt3d.train(config, train=own)
     about: Any = result.model.description
     assert about.preprocess.features == ("curv",) and about.model["args"]["in_dims"] == 4
-    assert about.dataset == ""  # nothing is known of it
+    assert about.dataset == "clouds given in Python"
     with pytest.raises(ValueError, match="features: expected normal, got color, curv"):
         bixt3d.train(settings(run / "other", "data.features=[normal]"), train=own)
 

@@ -12,7 +12,7 @@ import torch
 
 from bixt3d import Predictor, cli
 from bixt3d.training.evaluate import embed_split
-from bixt3d.visualize.search import search
+from bixt3d.visualize.search import search, write_search
 from tests.inference.test_predictor import save
 from tests.training.tiny import make_split
 
@@ -94,6 +94,27 @@ def test_the_command_prints_and_writes_a_page(
     assert f"{stated[0]['cosine']:.3f}" in page
     with pytest.raises(SystemExit, match="2"):
         cli.main([*words[:-4], "--top", "0"])
+
+
+def test_thumbnails_stand_as_each_cloud_was_found_to(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor(save(tmp_path / "best.safetensors"), "cpu", up="auto")
+    files = sorted(folder.rglob("*.npy"))
+    for number, file in enumerate(files):
+        np.save(file, np.roll(np.load(file), number, 1))
+    axes = {str(file): predictor(file).up for file in files}
+    assert len({*axes.values()}) > 1
+    found = search(predictor, files[0], files)
+    assert {str(one.file): one.up for one in found} == {str(file): axes[str(file)] for file in files[1:]}
+    drawn: dict[str, str | None] = {}
+    monkeypatch.setattr(
+        "bixt3d.visualize.search.card", lambda cloud, *_: drawn.update({cloud.title: cloud.up}) or ""
+    )
+    write_search(predictor, files[0], found, None, tmp_path / "page.html")
+    assert drawn == axes
+    stated = Predictor(tmp_path / "best.safetensors", "cpu", up="x")
+    assert {one.up for one in search(stated, files[0], files)} == {"x"}
 
 
 def test_a_split_is_embedded_as_clouds_are(predictor: Predictor) -> None:

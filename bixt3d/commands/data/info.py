@@ -11,13 +11,8 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import re
 
 from bixt3d.commands.options import place, split_names
-
-# how errors of a training say what stands beside xyz, and take xyz alone
-SETTING = re.compile(r"data\.features=\[([\w:,]*)\](?: of a training)?")
-ALONE = "or take [] for xyz alone"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what the data hold."""
+    from bixt3d.datasets.features import FeatureError
     from bixt3d.datasets.overview import info
 
     features = None if args.features is None else split_names(args.features)
     try:
         print(info(args.root, args.name, features))
-    except ValueError as error:
-        said = SETTING.sub(lambda found: f"--features {found[1].replace(',', ' ')}", str(error))
-        if said == str(error):
-            raise
-        raise ValueError(said.replace(ALONE, "or --features with no name for xyz alone")) from None
+    except FeatureError as error:
+        such = f"--features {' '.join(error.such)}"
+        raise ValueError(error.advise(such, "--features with no name for xyz alone")) from None

@@ -80,15 +80,12 @@ class FileCloud:
         """
         shape = points.shape
         if points.ndim == 3 and 0 not in shape:
-            remedy = ": save its clouds one a file" + (
-                ", transposed" if 3 <= shape[1] < shape[2] // 8 else ""
-            )
-            raise ValueError(f"{path}: expected points (N, 3), got a batch {shape}{remedy}")
+            raise ValueError(f"{path}: expected points (N, 3), got {_of_three_axes(*shape)}")
         if points.ndim != 2 or shape[0] == 0 or shape[1] < 3:
             raise ValueError(f"{path}: expected points (N, 3), got an array {shape}")
         if shape[0] <= CHANNELS and shape[1] > (CHANNELS if shape[0] == 3 else 8 * CHANNELS):
             raise ValueError(f"{path}: expected points (N, 3), got {shape}: transpose it")
-        if shape[1] > 3 and is_count(points[:, 0]):
+        if shape[1] > 3 and is_count(points[points[:, 0] == points[:, 0], 0]):  # of rows that have one
             logger.warning("%s: its first column counts the points; xyz are the next three", path)
             points = points[:, 1:]
         return cls(points[:, :3], {}, points[:, 3:] if points.shape[1] > 3 else None)
@@ -114,6 +111,10 @@ class FileCloud:
                     raise ValueError("it holds no points")
                 xyz = np.concatenate([_columns(values[name]) for name in used], axis=1)  # (N, 3)
                 return cls(xyz).beside({name: one for name, one in values.items() if name not in used})
+            if len(used) == len(names) == 3:
+                shapes = ", ".join(str(values[name].shape) for name in used)
+                what = f"one number a point in each of {', '.join(used)}"
+                raise ValueError(f"expected {what}, got {shapes}: save them as (N,)")
         raise ValueError(f"expected x, y and z among its names, got {', '.join(values) or 'none'}")
 
     def beside(self, values: Mapping[str, NDArray[Any]]) -> FileCloud:
@@ -279,8 +280,7 @@ class FileCloud:
         try:
             return mend_features(points, wanted, str(path), notes)
         except FeatureError as error:
-            taken = f" ({', '.join(unnamed)})" if unnamed else ""
-            raise FeatureError(f"{error}{taken}") from None
+            raise error.within("", f" ({', '.join(unnamed)})" if unnamed else "") from None
 
     def _find(self, name: str) -> NDArray[Any] | None:
         """A value by its name, or by one that differs in case alone."""
@@ -303,6 +303,21 @@ class FileCloud:
         if self.columns is not None and self.columns.shape[1]:
             held += f", and {self.columns.shape[1]} columns without names beside xyz"
         return f"expected a file with it, or a model and data.features without it; this one has {held}"
+
+
+def _of_three_axes(first: int, second: int, channels: int) -> str:
+    """Say what an array is that is no cloud, and how to save it: one cloud in a grid, or a batch."""
+    shape = (first, second, channels)
+    if 3 <= second < channels // 8:
+        return f"a batch {shape}: save its clouds one a file, transposed"
+    if 3 <= first <= CHANNELS < channels:
+        return f"{shape}: save array.reshape({first}, -1).T if it is one cloud, as of a depth camera"
+    if channels < 3:
+        return f"an array {shape}"
+    return (
+        f"{shape}: save array.reshape(-1, {channels}) if it is one cloud, as of a depth camera; of a batch "
+        "save the clouds one a file"
+    )
 
 
 def _note(notes: list[str] | None, text: str) -> None:

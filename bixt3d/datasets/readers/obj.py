@@ -8,7 +8,7 @@ import numpy as np
 
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.mesh import Array, Mesh, mesh_of_lists
-from bixt3d.datasets.readers.text import UTF_16, lines_of
+from bixt3d.datasets.readers.text import unmarked
 
 FREE_FORM = {b"curv", b"curv2", b"surf"}
 
@@ -19,9 +19,7 @@ def read_obj(path: Path) -> Mesh:
     Raises:
         ValueError: A line is damaged, a face names a vertex that is missing, or there are no vertices.
     """
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if content[:2] in UTF_16:
-        content = "\n".join(lines_of(content)).encode()
+    content = unmarked(path.read_bytes())
     if b"\\" in content:  # a line goes on in the next
         content = content.replace(b"\\\r\n", b"  ").replace(b"\\\n", b" ")
     vertices: list[list[bytes]] = []

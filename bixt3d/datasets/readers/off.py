@@ -10,7 +10,7 @@ import numpy as np
 
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.mesh import Array, Mesh, mesh_of_lists
-from bixt3d.datasets.readers.text import lines_of, parse_table
+from bixt3d.datasets.readers.text import lines_of, parse_table, unmarked
 
 # texture coordinates, colours, normals, a fourth coordinate that divides the others, a number of dimensions
 KEYWORD = re.compile(r"(ST)?(C)?(N)?(4)?(n)?OFF(.*)|(c)?off(.*)", re.DOTALL)
@@ -33,7 +33,7 @@ def read_off(path: Path) -> Mesh:
     Raises:
         ValueError: The file is of another kind or damaged, or holds more or fewer lines than it announces.
     """
-    content = path.read_bytes()
+    content = unmarked(path.read_bytes())
     first = content.partition(b"\n")[0].decode("ascii", "replace")
     if re.fullmatch(r"\w*OFF\s+BINARY\s*", first):
         kind, _ = _kind_of(first)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.limits import check_unpacked
-from bixt3d.datasets.readers.text import lines_of, parse_table
+from bixt3d.datasets.readers.text import lines_of, parse_table, unmarked
 
 XYZ = ("x", "y", "z")
 WIDEST = 64  # values of a field that is read; wider ones, such as histograms, are no features of a point
@@ -54,7 +54,7 @@ def read_pcd(path: Path) -> FileCloud:
         ValueError: The file is no PCD file, is damaged, ends before its last point, or has no x, y, z. What
             its header announces is believed only as far as the file has the bytes for it.
     """
-    content = path.read_bytes()
+    content = unmarked(path.read_bytes())
     header = _read_header(content)
     for name in XYZ:
         if name not in header.fields or header.fields[name].values != 1:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.mesh import Array, Mesh
-from bixt3d.datasets.readers.text import lines_of, parse_table
+from bixt3d.datasets.readers.text import lines_of, parse_table, unmarked
 
 LONGEST_HEADER = 1 << 16  # bytes
 TYPES = {
@@ -51,7 +51,7 @@ def read_ply(path: Path) -> Mesh:
     Raises:
         ValueError: The file is damaged, or announces other than it holds.
     """
-    content = path.read_bytes()
+    content = unmarked(path.read_bytes())
     order, start, elements = _read_header(content)
     announced = sum(element.number for element in elements)
     if announced > len(content) - start:

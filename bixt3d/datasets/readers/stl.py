@@ -9,7 +9,7 @@ import numpy as np
 
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.mesh import Array, Mesh
-from bixt3d.datasets.readers.text import parse_table
+from bixt3d.datasets.readers.text import parse_table, unmarked
 
 HEAD, FACET = 84, 50  # bytes: a comment and the number of facets; a normal, three corners and two spare bytes
 
@@ -24,8 +24,10 @@ def read_stl(path: Path) -> Mesh:
     announced = int.from_bytes(content[80:HEAD], "little")
     if len(content) >= HEAD and len(content) == HEAD + FACET * announced:
         corners = _binary(content, announced)
-    elif re.match(rb"(?i)\s*solid\b", content) and re.search(rb"(?i)\bfacet\b|endsolid", content):
-        corners = _text(content)
+    elif re.match(rb"(?i)\s*solid\b", text := unmarked(content)) and re.search(
+        rb"(?i)\bfacet\b|endsolid", text
+    ):
+        corners = _text(text)
     elif len(content) < HEAD:
         raise ValueError(f"expected an STL file of {HEAD} bytes or more, or a first word solid")
     elif len(content) < HEAD + FACET * announced:

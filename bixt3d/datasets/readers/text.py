@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -14,14 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bixt3d.datasets.files import WHERE
+from bixt3d.datasets.readers.cells import (
+    GROUPED,
+    bare_of,
+    cells_of,
+    is_cut,
+    is_number,
+    other_kind,
+    separator_of,
+    told_grouped,
+)
 from bixt3d.datasets.readers.cloud import POINTS, FileCloud
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks at the beginning of such text
 COMMENTS = ("#", "//", "%", "!")
-QUOTED = re.compile(r'"[^"]*"')
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-DECIMAL_COMMA = re.compile(r"[-+]?\d+(?:,\d+)?(?:[eE][-+]?\d+)?")
-MOLECULE = re.compile(rf"[A-Z][a-z]?(?:\s+{NUMBER}){{3}}")  # an element's name and its place
 SCANNER = {4: ("intensity",), 6: ("r", "g", "b"), 7: ("intensity", "r", "g", "b")}  # of PTS, by columns
 
 
@@ -30,7 +36,7 @@ def read_text(path: Path) -> FileCloud:
 
     Comments are passed over. A line of names with x, y and z, a comment or not, names the columns, of which
     those that hold text or nothing are left out, as are separators that end every line. A first line of one
-    whole number is the count of points, as in PTS.
+    whole number is the count of points, as in PTS. Cells of x, y or z that are empty are NaN.
 
     Raises:
         ValueError: A line is no point.
@@ -38,53 +44,66 @@ def read_text(path: Path) -> FileCloud:
     whole = lines_of(path.read_bytes())
     rows = [(at, line) for at, raw in enumerate(whole, 1) if (line := raw.strip())]
     names: list[str] = []
+    blank: list[tuple[int, str]] = []  # rows of empty cells before all others
     by_tabs = False  # the names
     stated, count, begin = 0, None, -1
     for at, line in rows:
         begin += 1
         words = _words(line)
-        if any(map(_is_number, [*words, *line.split("\t")])) and not line.startswith(COMMENTS):
-            if len(words) > 1 or count is not None or not words[0].isdecimal():
+        if any(map(is_number, [*words, *line.split("\t")])) and not line.startswith(COMMENTS):
+            cells = by_tabs and "\t" in whole[at - 1]
+            if cells or len(words) > 1 or count is not None or not words[0].isdecimal():
                 break
             count = int(words[0])
         elif any(set(points) <= {word.lower() for word in words} for points in POINTS[-3:]):
             names, stated = words, 0 if line.startswith(COMMENTS) else at
-            by_tabs = _separator(line) == "\t"
+            by_tabs, blank = separator_of(line) == "\t", []
+        elif len(words) > 1 and not line.strip(',;" \t'):
+            blank.append((at, line))
         elif not line.startswith(COMMENTS):
             raise ValueError(
-                _other_kind(rows) or f"line {at}: expected numbers, or names such as x,y,z, got {line[:60]!r}"
+                other_kind(rows) or f"line {at}: expected numbers, or names such as x,y,z, got {line[:60]!r}"
             )
     else:
         raise ValueError("expected lines of numbers, got none")
-    at, first = rows[begin]
-    data = [row for row in rows[begin:] if not row[1].startswith(COMMENTS)]
-    separator = _separator(first)
+    first = rows[begin][1]
+    data = [row for row in (*blank, *rows[begin:]) if not row[1].startswith(COMMENTS)]
+    if fault := other_kind(data):
+        raise ValueError(fault)
+    separator = separator_of(first)
     if by_tabs:  # a cell may be empty, the last one, too
         uncut = [(number, whole[number - 1].strip(" ")) for number, _ in data]
         uncut = _without_ends(uncut, "\t", len(names))
-        by_tabs = len(_cells(uncut[0][1], "\t")) == len(names)
+        by_tabs = len(cells_of(uncut[0][1], "\t")) == len(names)
     if by_tabs:
         separator, data = "\t", uncut
     elif separator == "\t":
         separator = None  # tabs that only align are blanks
     elif separator and first.endswith(separator):
         data = _without_ends(data, separator, len(names))
-    values = _cells(data[0][1], separator)
+    values = cells_of(data[0][1], separator)
     if names and len(names) != len(values):
         if stated:
-            raise ValueError(f"line {stated} names {len(names)} columns, and line {at} has {len(values)}")
+            raise ValueError(
+                f"line {stated} names {len(names)} columns, and line {data[0][0]} has {len(values)}"
+            )
         names = []  # a comment that is about something else
+    places = _places(names)
     kept = [
         column
         for column, value in enumerate(values)
-        if not names or _is_number(_bare(value) or _first_value(data, separator, column))
+        if not names or column in places or is_number(bare_of(value) or _first_value(data, separator, column))
     ]
-    fault = _other_kind(data)
-    if fault:
-        raise ValueError(fault)
     lines, numbers = [line for _, line in data], [number for number, _ in data]
     every = len(kept) == len(values)  # then loadtxt itself counts them in each line
-    table = parse_table(lines, "line", separator, None if every else kept, numbers, names)
+    columns = None if every else kept
+    try:
+        table = parse_table(lines, "line", separator, columns, numbers, names)
+    except ValueError:
+        filled = [_filled(line, separator, len(values), kept, places) for line in lines]
+        if filled == lines:
+            raise
+        table = parse_table(filled, "line", separator, columns, numbers, names)
     if count is not None and count != len(table):
         raise ValueError(f"it announces {count} points in its first line, and holds {len(table)}")
     if names:
@@ -98,10 +117,16 @@ def read_text(path: Path) -> FileCloud:
     return FileCloud.of_array(table, path)
 
 
+def unmarked(content: bytes) -> bytes:
+    """Return text without the mark of its encoding at its beginning; UTF-16 becomes UTF-8."""
+    if content[:2] in UTF_16:
+        return content.decode("utf-16", errors="replace").encode()
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
 def lines_of(content: bytes) -> list[str]:
     """Split text into lines, whatever ends them, without a mark of its encoding."""
-    encoding = "utf-16" if content[:2] in UTF_16 else "utf-8-sig"
-    text = content.decode(encoding, errors="replace")
+    text = unmarked(content).decode("utf-8", errors="replace")
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
@@ -126,10 +151,10 @@ def parse_table(
     Raises:
         ValueError: A row holds something else; the message says which.
     """
-    width = len(_cells(rows[0], separator))
+    width = len(cells_of(rows[0], separator))
 
     def odd(row: str) -> bool:
-        cells = _cells(row, separator)
+        cells = cells_of(row, separator)
         return len(cells) != width or cells[-1].endswith("\n")
 
     try:
@@ -173,7 +198,7 @@ def read_rows(
     """
 
     def fault(otherwise: object) -> ValueError:
-        with path.open(encoding="utf-8", errors="replace") as file:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             rows = islice(((at, line) for at, line in enumerate(file, 1) if line.strip()), limit)
             largest = float(np.finfo(np.float32).max)
             found = _fault(rows, "line", columns, separator, None, largest)
@@ -191,7 +216,7 @@ def read_rows(
                 delimiter=separator,
                 ndmin=2,
                 max_rows=limit,
-                encoding="utf-8",
+                encoding="utf-8-sig",
             )
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; {WHERE}.") from None
@@ -216,10 +241,12 @@ def _fault(
 ) -> str | None:
     """Find the first row that is not so many numbers up to `most`, the slow way."""
     for number, line in rows:
-        values = _cells(line.strip(" \r\n"), separator)
+        values = cells_of(line.strip(" \r\n"), separator)
         if values[-1].endswith("\n"):
             return f"{what} {number}: expected a quote that ends in its line, got {line.strip()[:80]!r}"
         if len(values) != width:
+            if separator == "," and is_cut(line.strip()):
+                return f"{what} {number}: {told_grouped(line)}"
             blank = {None: "blanks", ",": "commas", ";": "semicolons", "\t": "tabs"}.get(separator, separator)
             return (
                 f"{what} {number}: expected {width} numbers with {blank} between, got {len(values)}: "
@@ -227,11 +254,13 @@ def _fault(
             )
         for column in range(width) if columns is None else columns:
             value = values[column].strip()
-            bare = _bare(value)
+            bare = bare_of(value)
             if not bare:
                 of = f" for {names[column]}" if names else ""
                 return f"{what} {number}: expected a number{of}, got an empty cell"
-            plain = '"' not in value and _is_number(value)
+            if GROUPED.fullmatch(bare):
+                return f"{what} {number}: {told_grouped(value)}"
+            plain = '"' not in value and is_number(value)
             if not (plain and (most == np.inf or abs(float(bare)) <= most)):  # no NaN
                 return f"{what} {number}: expected finite numbers, got {value[:40]!r}"
     return None
@@ -240,19 +269,34 @@ def _fault(
 def _without_ends(rows: list[tuple[int, str]], separator: str, columns: int) -> list[tuple[int, str]]:
     """Rows without the separators that end every one; as many columns as there are names stay, if any are."""
     bare = [(number, line.rstrip(separator + " \t")) for number, line in rows]
-    widths = {len(_cells(line, separator)) for _, line in bare}
+    widths = {len(cells_of(line, separator)) for _, line in bare}
     if len(widths) == 1 and (not columns or widths == {columns}):
         return bare
-    most = max(len(_cells(rows[0][1], separator)) - columns, 0)
+    most = max(len(cells_of(rows[0][1], separator)) - columns, 0)
     ends = [line[len(kept) :].count(separator) for (_, line), (_, kept) in zip(rows, bare, strict=True)]
     return [(number, line.rsplit(separator, min(most, *ends))[0]) for number, line in rows]
+
+
+def _places(names: Sequence[str]) -> tuple[int, ...]:
+    """The columns of x, y and z."""
+    known = [name.lower() for name in names]
+    found = (points for points in POINTS[-3:] if set(points) <= {*known})
+    return tuple(known.index(name) for name in next(found, ())) or (0, 1, 2)
+
+
+def _filled(line: str, separator: str | None, width: int, kept: Sequence[int], places: Sequence[int]) -> str:
+    """A row with NaN in its empty cells, where x, y or z is one of them: no point, whatever else it lacks."""
+    cells = [bare_of(cell) for cell in cells_of(line, separator)]
+    if len(cells) != width or not any(cells[place].lower() in ("", "nan") for place in places[:width]):
+        return line
+    return (separator or " ").join((cell if at in kept else "") or "nan" for at, cell in enumerate(cells))
 
 
 def _first_value(rows: Sequence[tuple[int, str]], separator: str | None, column: int) -> str:
     """The first value of a column that is no empty cell, or the last that is."""
     value = ""
     for _, line in rows:
-        value = _bare("".join(_cells(line, separator)[column : column + 1]))
+        value = bare_of("".join(cells_of(line, separator)[column : column + 1]))
         if value:
             break
     return value
@@ -261,49 +305,5 @@ def _first_value(rows: Sequence[tuple[int, str]], separator: str | None, column:
 def _words(line: str) -> list[str]:
     """The names or numbers of a line, without marks of a comment, quotes and units in brackets."""
     text = line.lstrip("#/%! \t")
-    words = _cells(text, _separator(text))
+    words = cells_of(text, separator_of(text))
     return [re.sub(r"[\[(].*[\])]", "", word).strip(' "\n') for word in words] or [""]
-
-
-def _separator(line: str) -> str | None:
-    """What stands between the cells of a line, beside what is in quotes; None means blanks."""
-    text = QUOTED.sub("", line.strip())
-    return next((mark for mark in (";", ",", "\t") if mark in text), None)
-
-
-def _cells(line: str, separator: str | None) -> list[str]:
-    """The cells of a row, without their quotes; one whose quote stays open ends with a line break."""
-    if '"' not in line:
-        return line.split(separator)
-    text = line if separator else " ".join(line.split())
-    try:
-        return next(csv.reader([text, "\n"], delimiter=separator or " "))
-    except csv.Error:  # a cell of more characters than csv takes
-        return line.split(separator)
-
-
-def _bare(word: str) -> str:
-    """A cell without blanks and quotes around it."""
-    return word.strip(' \t"')
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(_bare(word))
-    except ValueError:
-        return False
-    return "_" not in word
-
-
-def _other_kind(rows: Sequence[tuple[int, str]]) -> str | None:
-    """Say what lines are that look like points and are none."""
-    for at, line in rows[:10]:
-        if MOLECULE.fullmatch(line):
-            return (
-                f"line {at}: expected a point, got an atom, {line[:40]!r}: the file is a molecule's, no cloud"
-            )
-        values = line.split(";") if ";" in line else line.split()
-        values = [value.strip() for value in values]
-        if len(values) >= 3 and "," in line and all(map(DECIMAL_COMMA.fullmatch, values)):
-            return f"line {at}: expected numbers such as 1.5, got decimal commas: {line[:40]!r}"
-    return None

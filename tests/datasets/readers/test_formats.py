@@ -929,7 +929,11 @@ def test_text_of_open3d(suffix: str, tmp_path: Path) -> None:
         ("1 2 3\n4 5\n", "line 2: expected 3 numbers with blanks between, got 2: '4 5'"),
         ("1 2 3\n4 5 6 7\n", "line 2: expected 3 numbers with blanks between, got 4: '4 5 6 7'"),
         ("# x y z\n\n1;2;3\n4 5 6\n", "line 4: expected 3 numbers with semicolons between, got 1: '4 5 6'"),
-        ("1,2,3\n4,,6\n", "line 2: expected a number, got an empty cell"),
+        ("1,2,3,4\n4,5,6,\n", "line 2: expected a number, got an empty cell"),
+        ("x,y,z,i\n1,2,3,4\n,,,a\n", "line 3: expected finite numbers, got 'a'"),
+        ("x,y,z,i\na,b,c,1\n1,2,3,4\n", "line 2: expected finite numbers, got 'a'"),
+        ("x,y,z\n,,\n,,\n", "expected lines of numbers, got none"),
+        ("1,2,3\n" + ",,\n" * 10, "got 10 of 11 points that are NaN, the first in row 2"),
         ("1,2,3,,,\n4,5,6,0,0,1\n", "line 1: expected a number, got an empty cell"),
         ("1,2,3,4,\n5,6,7,,\n", "line 2: expected a number, got an empty cell"),
         (
@@ -962,6 +966,77 @@ def test_text_of_open3d(suffix: str, tmp_path: Path) -> None:
 )
 def test_text_that_is_no_cloud(content: str, message: str, tmp_path: Path) -> None:
     assert message in refused(write(tmp_path / "a.txt", content))
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("1,000.5 2,000.1 3,100\n", 1),
+        ("x y z\n1,000.5 2 3\n", 2),
+        ("1,000.5\t2,000.1\t-3,100.0\n", 1),
+        ("x\ty\tz\n1,000.5\t2\t3\n", 2),
+        ("1,000.5;2;3\n", 1),
+        ("1.000,5;2;3\n", 1),
+        ("1'000.5 2 3\n", 1),
+        ("1,000,000 2 3\n", 1),
+        ("1,000.5,2,000.1,3\n", 1),  # commas in numbers and between them: no five columns
+        ("900,20,30\n" * 20 + "1,000.5,2,30\n", 21),
+        ('x,y,z\n"1,000.5","2,000.1","3"\n', 2),
+        ("900 20 30\n" * 20 + "1,000.5 20 30\n", 21),
+    ],
+)
+def test_thousands_separators_are_named(content: str, line: int, tmp_path: Path) -> None:
+    message = f"line {line}: expected numbers such as 1234.5, got thousands separators: "
+    assert message in refused(write(tmp_path / "a.txt", content))
+
+
+@pytest.mark.parametrize(
+    ("content", "lost"),
+    [
+        ("x,y,z\n1,2,3\n,,\n4,5,6\n", 1),
+        ("x,y,z\n,,\n1,2,3\n1,,3\n4,5,6\n", 2),
+        (",,\n1,2,3\n4,5,6\n,,7\n", 2),
+        ("x;y;z\n1;2;3\n ; ; \n4;5;6\n", 1),
+        ('"x","y","z"\n"1","2","3"\n"","",""\n"4","5","6"\n', 1),
+        ("x,y,z,i\n1,2,3,7\n,,,\nnan,nan,nan,\n,,,8\n4,5,6,9\n", 3),
+        ("i,z,y,x,note\n7,3,2,1,a\n,,,,\n8,,,,b\n9,6,5,4,\n", 2),
+        ("1,2,3,\n4,5,6,\n,,,\n", 1),
+        ("x,y,z\n1,2,3,\n,,,\n4,5,6,\n", 1),
+        ("x\ty\tz\ti\n\t\t\t5\n1\t2\t3\t7\n4\t5\t6\t9\n", 1),
+        ("0,1,2,3\n1,,,\n2,4,5,6\n", 1),  # its first column counts the points
+        ("0,1,2,3\n,,,\n1,4,5,6\n2,4,5,6\n", 1),
+        ("4\n1,2,3\n,,\n4,5,6\n4,5,6\n", 1),
+    ],
+)
+def test_points_whose_cells_are_empty_are_left_out_as_nan_are(
+    content: str, lost: int, tmp_path: Path
+) -> None:
+    path, notes = write(tmp_path / "a.csv", content), list[str]()
+    cloud = load_cloud(path, notes=notes)
+    np.testing.assert_array_equal(np.unique(cloud.xyz, axis=0), [[1, 2, 3], [4, 5, 6]])
+    assert cloud.columns is None
+    if "i" in content:
+        np.testing.assert_array_equal(cloud.named["i"], [7, 9])
+    assert notes == [f"{path}: {lost} of {lost + len(cloud.xyz)} points are NaN and left out"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", [".stl", ".off", ".obj", ".ply", ".pcd", ".gltf", ".csv", ".pts"])
+def test_a_mark_of_the_encoding_is_no_part_of_a_file(suffix: str, encoding: str, tmp_path: Path) -> None:
+    plain = tmp_path / f"plain{suffix}"
+    if suffix in (".csv", ".pts"):
+        write(plain, table(",", xyz(), "x,y,z\n" if suffix == ".csv" else f"{COUNT}\n"))
+    elif suffix == ".pcd":  # whose first line is one that counts
+        head = f"FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH {COUNT}\nHEIGHT 1\nPOINTS {COUNT}\nDATA ascii\n"
+        write(plain, head + table(" ", xyz()))
+    elif suffix == ".gltf":
+        for name, content in trimesh.exchange.gltf.export_gltf(trimesh.Scene(ball())).items():
+            write(plain if name.endswith(".gltf") else tmp_path / name, content)
+    else:
+        options = {".stl": {"file_type": "stl_ascii"}, ".ply": {"encoding": "ascii"}}.get(suffix, {})
+        ball().export(plain, **options)
+    marked = write(tmp_path / f"marked{suffix}", plain.read_bytes().decode().encode(encoding))
+    np.testing.assert_array_equal(read_cloud(marked, ()), read_cloud(plain, ()))
 
 
 @pytest.mark.parametrize(
@@ -1052,6 +1127,14 @@ def test_arrays_of_another_length_are_no_features(key: str, value: Any, tmp_path
         assert refused(path, (feature,)) == said
 
 
+def test_coordinates_in_a_grid(tmp_path: Path) -> None:
+    x, y, z = np.ones((3, 4, 5))
+    np.savez(tmp_path / "a.npz", x=x, y=y, z=z)
+    assert refused(tmp_path / "a.npz") == (
+        "expected one number a point in each of x, y, z, got (4, 5), (4, 5), (4, 5): save them as (N,)"
+    )
+
+
 def test_coordinates_of_different_lengths(tmp_path: Path) -> None:
     x, y, z = xyz().T
     np.savez(tmp_path / "a.npz", x=x, y=y, z=z[1:])
@@ -1091,7 +1174,16 @@ def test_structured_arrays(tmp_path: Path) -> None:
         ((6, 2048), "got (6, 2048): transpose it"),
         ((3, 17), "got (3, 17): transpose it"),
         ((5, 3, 2048), "got a batch (5, 3, 2048): save its clouds one a file, transposed"),
-        ((5, 2048, 3), "got a batch (5, 2048, 3): save its clouds one a file"),
+        (
+            (48, 64, 3),
+            "got (48, 64, 3): save array.reshape(-1, 3) if it is one cloud, as of a depth camera; of a batch "
+            "save the clouds one a file",
+        ),
+        (
+            (6, 48, 64),
+            "got (6, 48, 64): save array.reshape(6, -1).T if it is one cloud, as of a depth camera",
+        ),
+        ((48, 64, 1), "got an array (48, 64, 1)"),
     ],
 )
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".txt"])
@@ -1177,7 +1269,7 @@ def test_colours_are_refused_as_normals_by_their_columns(suffix: str, scale: flo
     message = str(caught.value)
     assert message.startswith(f"{path}: feature normal: expected vectors of length 1")
     assert "name what they are, such as data.features=[color]" in message
-    assert message.endswith("(own is column 4, normal is column 5 to 7)")
+    assert "(own is column 4, normal is column 5 to 7); name what" in message
     notes: list[str] = []
     points[:, 4:] = unit() * 10
     np.save(path, points) if suffix == ".npy" else write(path, table(",", points))
