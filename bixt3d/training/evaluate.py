@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bixt3d.config import config_from, load_config, override
+from bixt3d.config import Config, config_from, load_config, override
 from bixt3d.datasets.loader import Batch, CloudLoader
 from bixt3d.datasets.split import Split
 from bixt3d.ops.precision import widest
@@ -22,7 +22,7 @@ from bixt3d.tasks.description import GIVEN
 from bixt3d.training.checkpoint import find_checkpoint, load_checkpoint
 from bixt3d.training.device import autocast
 from bixt3d.training.distributed import Workers
-from bixt3d.training.files import text_table, write_csv, write_result
+from bixt3d.training.files import made_folder, text_table, write_csv, write_result
 from bixt3d.training.guards import guard_memory
 from bixt3d.training.splits import build_task, open_splits
 from bixt3d.training.weights import place_beside
@@ -177,17 +177,29 @@ def evaluate_checkpoint(
     look = None if watch is None else partial(watch, task, split)
     size, amp = config.train.eval_batch_size, config.train.amp
     out = out.expanduser() if out else place_beside(path) / f"{path.stem}_{split_name}"
-    out.mkdir(parents=True, exist_ok=True)  # before the work, that a wrong place costs none
-    seen = evaluate(model, split, task, size, amp, watch=look, what="evaluating")
+    with made_folder(out):  # before the work, that a wrong place costs none
+        seen = evaluate(model, split, task, size, amp, watch=look, what="evaluating")
     rows = task.table(seen.counts.cpu())
     epoch = known.metrics.get("epoch", "unknown")
     print(f"{text_table(rows)}\n\n{split_name}: {len(split)} shapes of {config.data.name}, epoch {epoch}")
     print(scores(seen, task))
-    data = known.config.get("data", {})
-    learned, own = data.get("train_split"), data.get("root") == config.data.root
-    seen_before = {"train": True, "trainval": True, "val": learned == "trainval", "all": own}
-    if seen_before.get(split_name):
-        print(f"the model was trained on these shapes ({learned}): this says nothing about others")
+    if learned := trained_on(known, config, split_name):
+        print(learned)
     write_csv(rows, out / "table.csv")
     write_result(out / "result.json", {"split": split_name, "shapes": len(split), **seen.metrics})
     return Scored(replace(seen, counts=seen.counts.cpu()), split, out, task)
+
+
+def trained_on(known: Description, config: Config, split_name: str) -> str:
+    """Return what to say of scores on the shapes that a checkpoint was trained on; empty on others."""
+    data = known.config.get("data", {})
+    learned, own = data.get("train_split"), data.get("root") == config.data.root
+    seen = {"train": True, "trainval": True, "val": learned == "trainval", "all": own}
+    if not seen.get(split_name) or data.get("name") != config.data.name:
+        return ""
+    if own:
+        return f"the model was trained on these shapes ({learned}): this says nothing about others"
+    return (
+        f"the model was trained on the split {learned} of {data.get('root')}: if these are its shapes, this "
+        "says nothing about others"
+    )

@@ -134,6 +134,37 @@ def test_scores_are_those_of_the_training(run: Path, known: None, capsys: pytest
     assert "the model was trained on these shapes (train)" in capsys.readouterr().out
 
 
+def test_shapes_of_another_folder_or_data_set(
+    run: Path, known: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bixt3d.train(settings(run, "data.name=balls", "data.root=mine", "train.epochs=1"))
+    evaluate_checkpoint(run, "train", overrides=["data.root=yours"])
+    said = capsys.readouterr().out
+    assert (
+        "trained on the split train of mine: if these are its shapes" in said and "these shapes (" not in said
+    )
+    bixt3d.register_dataset("others", balls)
+    evaluate_checkpoint(run, "train", overrides=["data.name=others"])
+    assert "trained on" not in capsys.readouterr().out.split("epoch")[-1]
+
+
+def test_failed_evaluation_leaves_no_folder(
+    run: Path, known: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bixt3d.train(settings(run, "data.name=balls", "train.epochs=1"))
+
+    def fail(*args: object, **keywords: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setitem(evaluate_checkpoint.__globals__, "evaluate", fail)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for out in (tmp_path / "new" / "scores", kept / "scores"):
+        with pytest.raises(RuntimeError, match="no memory"):
+            evaluate_checkpoint(run, out=out)
+    assert kept.is_dir() and not (kept / "scores").exists() and not (tmp_path / "new").exists()
+
+
 def test_results_under_home(run: Path, known: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bixt3d.train(settings(run, "data.name=balls", "train.epochs=1"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
