@@ -25,7 +25,7 @@ from bixt3d.tasks.labels import part_data
 from bixt3d.tasks.part_segmentation import PartSegmentationTask
 from bixt3d.tasks.results import Segmentation, check_output
 
-TINY = 1e-12  # the least probability, whose logarithm is finite
+TINY = torch.finfo(torch.float32).tiny  # the least probability, whose logarithm is finite
 ROUNDING = 1e-6  # of a scene's width: what its middle is off by, in float32
 PASS = 32_768  # points that go through the model together
 

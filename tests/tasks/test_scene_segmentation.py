@@ -151,6 +151,22 @@ def test_ignored_labels_are_never_said() -> None:
     assert counts[3].sum() == counts[:, 3].sum() == counts[0].sum() == 0
 
 
+def test_a_label_that_does_not_count_takes_nearly_all() -> None:
+    """Evaluation, by logarithms, and a prediction, by shares, name the same of what is left."""
+
+    class Elsewhere(ByHeight):
+        def forward(self, points: Tensor) -> Tensor:
+            return super().forward(points) + torch.tensor([230.0, 0, 0, 0])
+
+    split, model = make_split(1, 300), Elsewhere().eval()
+    task = ready(split, model)
+    (batch,) = CloudLoader(split, 1)
+    with torch.no_grad():
+        answer = task.predict(model, split.points[0].double(), Preprocess(64, "random"))
+        (evaluated,) = task.answers(task.forward(model, batch), batch)
+    assert (answer.parts == evaluated.parts).all() and len(set(answer.parts.tolist())) == 3
+
+
 def test_class_weights_are_of_points() -> None:
     split, model = make_split(1, 400), ByHeight()
     task = ready(split, model, loss={"class_weights": "balanced"})
