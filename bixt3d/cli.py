@@ -18,7 +18,7 @@ from typing import Any
 
 from bixt3d import __version__, commands
 from bixt3d.commands.endings import one_line_errors
-from bixt3d.commands.options import UsageError, join_axes
+from bixt3d.commands.options import UsageError, add_common, join_axes
 from bixt3d.suggest import nearest
 
 
@@ -58,9 +58,13 @@ def is_group(verb: ModuleType) -> bool:
 def parser_of(verb: ModuleType, prog: str) -> argparse.ArgumentParser:
     """Return a verb's parser; its help is the module's docstring, whose examples come last."""
     parser = argparse.ArgumentParser(prog=prog, **_about(verb))
-    verb.add_arguments(parser)
-    parser.add_argument("--traceback", action="store_true", help="print the whole traceback of an error")
+    _add_options(parser, verb)
     return parser
+
+
+def _add_options(parser: argparse.ArgumentParser, verb: ModuleType) -> None:
+    verb.add_arguments(parser)
+    add_common(parser)
 
 
 def group_parser(group: ModuleType, prog: str) -> argparse.ArgumentParser:
@@ -115,7 +119,7 @@ def _add_verbs(parser: argparse.ArgumentParser, group: ModuleType) -> None:
         if is_group(verb):
             _add_verbs(child, verb)
         else:
-            verb.add_arguments(child)
+            _add_options(child, verb)
 
 
 def _find(group: ModuleType, name: str) -> ModuleType:

@@ -128,9 +128,9 @@ def _combine(stated: Any, overrides: Sequence[str], source: str, folder: str | N
     from bixt3d.yaml import parse_overrides
 
     overrides = [overrides] if isinstance(overrides, str) else overrides
-    given = parse_overrides(overrides)
+    given = [("override", parse_overrides([one])) for one in overrides]  # in turn: {} clears what others fill
     merged: dict[str, Any] = {}
-    for origin, layer in ((source, stated), ("override", given)):
+    for origin, layer in ((source, stated), *given):
         if not isinstance(layer, Mapping):
             raise ValueError(f"{origin}: expected keys and values at the top, got {type(layer).__name__}")
         try:
@@ -154,3 +154,10 @@ def _present(layer: Mapping[Any, Any]) -> dict[Any, Any]:
         normals = convert(data["normals"], bool, "data.normals")
         layer["data"] = {"features": None if normals else [], **others}
     return layer
+
+
+def dotted(value: Any, name: str = "") -> dict[str, Any]:
+    """Return what nested dictionaries hold, by dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key in value for k, v in dotted(value[key], f"{name}.{key}" if name else key).items()}

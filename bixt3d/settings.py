@@ -111,6 +111,8 @@ def convert(value: Any, kind: Any, key: str) -> Any:
             raise ValueError(f"{key}: expected a list, got {value!r}")
         return tuple(convert(item, choices[0], key) for item in items)
     if origin is dict:
+        if value is None:  # as YAML has a key with nothing below it
+            return {}
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise ValueError(f"{key}: expected keys and values, got {value!r}")
         return {name: convert(inner, choices[1], f"{key}.{name}") for name, inner in value.items()}

@@ -5,11 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+ALIKE = 0.7  # a slip or two; words that merely share letters, as tisch and Lutscher do, reach 0.62
+BEGUN = 3  # letters from which on the beginning of a name stands for it
+
 
 def nearest(name: object, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, or nothing."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    """Return ``"; did you mean 'x'?"`` for the known name closest to ``name``, whatever the case, or nothing.
+
+    Close is a name with a slip or two, one of the same letters, or one that begins with what was given.
+    """
+    wanted, names = str(name).casefold(), {one.casefold(): one for one in reversed(list(known))}
+    close = difflib.get_close_matches(wanted, list(names), n=1, cutoff=ALIKE)
+    if not close and len(wanted) >= BEGUN:
+        short = sorted(names, key=len)
+        close = [one for one in short if sorted(one) == sorted(wanted) or one.startswith(wanted)]
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def unknown(names: Sequence[str], known: Sequence[str]) -> str:

@@ -29,6 +29,12 @@ def classify(session: onnxruntime.InferenceSession, path: str) -> tuple[str, flo
 if __name__ == "__main__":
     file, *clouds = sys.argv[1:]
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    failed = False
     for cloud in clouds:
-        label, share = classify(session, cloud)
-        print(f"{cloud}: {label} ({share:.1%})")
+        try:
+            label, share = classify(session, cloud)
+            print(f"{cloud}: {label} ({share:.1%})")
+        except (OSError, ValueError) as error:  # of one file; the others are named all the same
+            failed = True
+            print(f"not named: {error}", file=sys.stderr)
+    sys.exit(failed)

@@ -75,7 +75,7 @@ def test_help_of_a_verb(
     assert re.search(rf"^  ({name}|{door})\b", examples, re.M)
     parser = cli.parser_of(VERBS[name], name)
     assert [action.dest for action in parser._actions if not action.help] == []
-    assert "--traceback" in out
+    assert "--traceback" in out and "--plugin" in out
 
 
 @pytest.mark.parametrize("name", VERBS)

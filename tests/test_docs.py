@@ -149,3 +149,14 @@ def test_site_builds_and_loads_nothing_from_a_network() -> None:
     for page in pages:
         loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"', page.read_text())
         assert [url for url in loaded if "canonical" not in url] == [], page
+
+
+@pytest.mark.slow
+@pytest.mark.training
+def test_a_model_of_ones_own_with_files_of_ones_own(folder: Path) -> None:
+    """The page's code as a plug-in and its YAML as a config, by its commands."""
+    page = ROOT / "docs/tutorials/own-model.md"
+    (folder / "maxnet.py").write_text(blocks(page, "python")[0])
+    (folder / "maxnet.yaml").write_text(blocks(page, "yaml")[0])
+    for _, *words in lines_of(page, "text", "bixt3d "):
+        run(["-m", "bixt3d", *words, *(SMALL if words[0] == "train" else [])], folder)

@@ -155,6 +155,11 @@ def test_serve(tmp_path: Path) -> None:
     answers = [Predictor(tmp_path / "last.safetensors", "cpu")(tmp_path / file) for file in files]
     expected = [f"{file}: {a.label} ({a.confidence:.1%})" for file, a in zip(files, answers, strict=True)]
     assert done.stdout.splitlines() == expected
+    (tmp_path / "empty.stl").touch()
+    command[3:] = ["empty.stl", *files]  # a line for what cannot be read; the others follow
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout.splitlines() == expected
+    assert done.stderr == "not named: empty.stl: the file is empty\n"
 
 
 @slow

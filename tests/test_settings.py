@@ -79,6 +79,7 @@ def test_kinds_follow_from_annotations() -> None:
         ("", tuple[int, ...], ()),
         (None, tuple[int, ...] | None, None),
         ({"a": 1}, dict[str, float], {"a": 1.0}),
+        (None, dict[str, float], {}),
         ({"a": {"b": (1,)}}, dict[str, Any], {"a": {"b": [1]}}),
         ({"power": 2}, Engine, Engine(power=2.0)),
         (Engine(power=2), Engine, Engine(power=2.0)),

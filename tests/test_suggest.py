@@ -1,8 +1,37 @@
-"""Words of messages: numbers with their nouns."""
+"""Words of messages: the name that was meant, and numbers with their nouns."""
 
 from __future__ import annotations
 
-from bixt3d.suggest import counted
+import pytest
+
+from bixt3d.suggest import counted, nearest
+
+SHAPES = ("airplane", "chair", "Lutscher", "Mug", "table", "teddy", "tent", "vase", "lamp")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("chiar", "chair"),
+        ("chairs", "chair"),
+        ("Mg", "Mug"),
+        ("tabel", "table"),
+        ("airplne", "airplane"),
+        ("aeroplane", "airplane"),
+        ("CHAIR", "chair"),  # whatever the case
+        ("mugg", "Mug"),
+        ("mgu", "Mug"),
+        ("lut", "Lutscher"),  # how it begins
+        ("tedy", "teddy"),
+    ],
+)
+def test_a_slip_is_understood(given: str, meant: str) -> None:
+    assert nearest(given, SHAPES) == f"; did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize("given", ["tisch", "Kapseln", "Kästen", "stuhl", "bottle", "", "te", "x", 3, None])
+def test_another_word_is_no_slip(given: object) -> None:
+    assert nearest(given, SHAPES) == ""
 
 
 def test_numbers_have_the_noun_that_fits() -> None:

@@ -1,7 +1,9 @@
 """Compare runs in one table: scores, parameters, epochs, minutes.
 
 Validation scores are those of the last epoch, and the mean over the last 20.
-Runs of one config that differ in seed or fold have a line with mean ± std.
+Runs of one config that differ in seed or fold have a line with mean ± std,
+named by the settings in which configs differ. A table wider than the terminal
+is folded; --out, or another format, writes it whole.
 
 Examples:
   bixt3d compare runs/modelnet40_cpu runs/modelnet40_naive
@@ -44,8 +46,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.format == "markdown":
         text = markdown_table(text_rows(rows))
     else:
-        here = not args.out and sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if here else sys.maxsize
+        width = sys.maxsize if args.out else shutil.get_terminal_size().columns
         text = "\n\n".join(map(text_table, folded(text_rows(rows), width)))
     if args.out:
         write_text(args.out, text + "\n")

@@ -56,7 +56,7 @@ def load_plugin(path: str | Path) -> None:
         raise FileNotFoundError(f"--plugin: no file {path}")
     name = f"bixt3d_plugin_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or b"\0" in file.read_bytes():
         raise ValueError(f"--plugin: expected a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as dataclasses and pickle look classes up there
@@ -116,8 +116,7 @@ def _said(error: Exception, ending: Ending) -> str:
         traceback.print_exception(error)
     if is_mistake(error, str(_program(traceback.extract_tb(error.__traceback__)))):
         return f"error: {explain(error)}"
-    place = _place(traceback.extract_tb(error.__traceback__))
-    at = f"{_shown(place.filename)}:{place.lineno}, in {place.name}"
+    at = _at(error)
     said = f"error: {type(error).__name__}: {error}\n  at {at}"
     if ending.whole:
         return said
@@ -128,6 +127,14 @@ def _program(frames: list[traceback.FrameSummary]) -> Path:
     # The first frame is `one_line_errors`, the second the program around which it stands, or a plug-in's
     # loader.
     return Path(frames[min(1, len(frames) - 1)].filename).resolve()
+
+
+def _at(error: Exception) -> str:
+    """Return the file and line of an error: of a text that is no Python, or of the innermost call."""
+    if isinstance(error, SyntaxError) and error.filename and os.path.isfile(error.filename):
+        return f"{_shown(error.filename)}:{error.lineno}"
+    place = _place(traceback.extract_tb(error.__traceback__))
+    return f"{_shown(place.filename)}:{place.lineno}, in {place.name}"
 
 
 def _place(frames: list[traceback.FrameSummary]) -> traceback.FrameSummary:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from bixt3d.commands.options import add_checkpoint, add_machine, checkpoint_of, folder_of, place
+from bixt3d.commands.options import add_checkpoint, checkpoint_of, folder_of, place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=place, metavar="FILE", help="default: beside the checkpoint; in runs for a shipped name"
     )
-    add_machine(parser, device=False)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from bixt3d.commands.options import add_machine, place
+from bixt3d.commands.options import place
 from bixt3d.shipped import shipped
 
 Row = tuple[str, str]
@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root", type=place, default="data", metavar="FOLDER", help="data folder to look in (default: data)"
     )
-    add_machine(parser, device=False)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -34,11 +34,15 @@ def add_settings(options: argparse.ArgumentParser, cfg: str) -> None:
     )
 
 
-def add_machine(options: argparse.ArgumentParser, device: bool = True) -> None:
-    """Add ``--device`` and ``--plugin``, which `bixt3d.commands.endings.one_line_errors` heeds."""
-    group = options.add_argument_group("machine and extensions")
-    if device:
-        group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: CUDA if there is one)")
+def add_machine(options: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    group = options.add_argument_group("machine")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: CUDA if there is one)")
+
+
+def add_common(options: argparse.ArgumentParser) -> None:
+    """Add what every command has, and `bixt3d.commands.endings.one_line_errors` heeds."""
+    group = options.add_argument_group("extensions and errors")
     group.add_argument(
         "--plugin",
         action="append",
@@ -46,6 +50,7 @@ def add_machine(options: argparse.ArgumentParser, device: bool = True) -> None:
         metavar="FILE.py",
         help="run this file first; it registers models, data sets or tasks of your own",
     )
+    group.add_argument("--traceback", action="store_true", help="print the whole traceback of an error")
 
 
 def add_checkpoint(options: argparse.ArgumentParser) -> None:

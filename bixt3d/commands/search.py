@@ -46,6 +46,10 @@ def run(args: argparse.Namespace) -> None:
     """Search."""
     if args.top < 1:
         raise UsageError(f"--top: expected 1 or more, got {args.top}")
+    if args.query.is_dir():
+        raise UsageError(
+            f"QUERY: expected one file, got the folder {args.query}; the file comes first, the folder second"
+        )
     import json
     import sys
 

@@ -190,7 +190,7 @@ def label_of(cloud: FileCloud) -> NDArray[np.int64]:
     labels = cloud.labels
     unfit = next((said for name in LABELS if (said := cloud.remark(name))), None)
     if labels is None and unfit:
-        raise ValueError(f"label: {unfit}")
+        raise ValueError(f"label: {unfit}; --names gives numbers their names")
     if labels is None and cloud.columns is not None:
         last = cloud.columns[:, -1]
         if (last == np.round(last)).all():

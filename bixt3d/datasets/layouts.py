@@ -20,6 +20,7 @@ NAMES = {
 }
 MODELS = ("model", "models/model_normalized", "model_normalized")  # in a shape's own folder, as ShapeNet's
 SHARES = {"test": 0.2, "val": 0.1}  # of a class where no folder says what is val and test
+SCENES = "; scenes, with a label a point, need a labels.yaml beside train (docs/tutorials/scenes.md)"
 LAYOUT = "data/README.md shows the layouts under 'folder'"
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def list_splits(
         if not listing.files:
             loose = len(listing.loose())
             got = f"{counted(loose, 'shape')} in no class's folder" if loose else "none"
+            got += SCENES if loose else ""
             where = splits.get(name, base)
             raise ValueError(
                 f"{where}: expected <class>/<file> ({', '.join(suffixes)}), got {got}{_hint(base)}. {LAYOUT}."

@@ -259,7 +259,8 @@ def _extent(extents: torch.Tensor) -> list[str]:
         unit = "likely centimetres, or scenes in metres"
     else:
         unit = "likely millimetres, or scenes in metres"
-    lines = [f"size: {sides} along x, y, z (median)", f"  longest side {low:.4g} to {high:.4g}: {unit}"]
+    span = " to ".join(dict.fromkeys((f"{low:.4g}", f"{high:.4g}")))
+    lines = [f"size: {sides} along x, y, z (median)", f"  longest side {span}: {unit}"]
     apart = int(((longest > APART * middle) | (longest < middle / APART)).sum())
     if apart:
         which = "one is" if apart == 1 else f"{apart} are"

@@ -52,6 +52,7 @@ def match_labels(split: Split, facts: Mapping[str, Any]) -> Split:
         categories=known,
         parts_of_category=tuple(map(tuple, table)),
         part_names=names if len(names) == total else (),
+        part_codes=(),
     )
 
 

@@ -20,6 +20,7 @@ from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.mapped import lay_out
 from bixt3d.datasets.readers import clouds_in, load_cloud
+from bixt3d.datasets.readers.cloud import LABELS as COLUMNS
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.store import Store
@@ -49,12 +50,15 @@ class LabelTable:
         ignore: Labels that do not count.
         numbers: Which label a number of the files stands for; None: the numbers are the labels.
         folders: Of each split, the folders in ``sequences``; none where each split is a folder.
+        written: By which number files say a label, of several that stand for it; the first of ``numbers`` if
+            None.
     """
 
     names: Mapping[int, str]
     ignore: frozenset[int]
     numbers: Mapping[int, int] | None = None
     folders: Mapping[str, Sequence[str]] | None = None
+    written: Mapping[int, int] | None = None
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -65,6 +69,16 @@ class LabelTable:
     def part_names(self) -> tuple[str, ...]:
         """Name of each number from 0 to the last label that counts."""
         return tuple(self.names.get(number, f"label {number}") for number in range(self.ids[-1] + 1))
+
+    @property
+    def part_codes(self) -> tuple[int, ...]:
+        """The number by which files say each number from 0 to the last label that counts; none: the same."""
+        written = dict(self.written or {})
+        for number, label in (self.numbers or {}).items():
+            written.setdefault(label, number)
+        codes = tuple(written.get(label, label) for label in range(self.ids[-1] + 1))
+        whole = all(label in written for label in self.ids)
+        return codes if whole and codes != tuple(range(len(codes))) else ()
 
     def convert(self, values: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
         """Return the labels of a file's numbers (N,), -1 where they are ignored.
@@ -106,11 +120,11 @@ def read_table(folder: Path) -> LabelTable:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(stated, dict):
         raise ValueError(f"{path}: expected {EXAMPLE}, got {stated!r:.40}")
-    numbers, folders = None, None
+    numbers, folders, written = None, None, None
     if "learning_map" in stated:
         numbers = _whole(path, stated, "learning_map")
-        raw = _whole(path, stated, "learning_map_inv")
-        names: Any = {label: stated.get("labels", {}).get(number) for label, number in raw.items()}
+        written = _whole(path, stated, "learning_map_inv")
+        names: Any = {label: stated.get("labels", {}).get(number) for label, number in written.items()}
         ignore: Any = [label for label, out in _mapping(path, stated, "learning_ignore").items() if out]
         parts = {"train": "train", "val": "valid", "test": "test"}
         split = _mapping(path, stated, "split") if "split" in stated else {}
@@ -128,7 +142,7 @@ def read_table(folder: Path) -> LabelTable:
     if not isinstance(ignore, list) or not all(map(_is_label, ignore)):
         raise ValueError(f"{path}: ignore: expected a list of labels, got {ignore!r:.60}")
     table = LabelTable(
-        {label: str(name) for label, name in names.items()}, frozenset(ignore), numbers, folders
+        *({label: str(name) for label, name in names.items()}, frozenset(ignore), numbers, folders, written)
     )
     if len(table.ids) < 2:
         raise ValueError(f"{path}: expected two labels or more that are not ignored, got {len(table.ids)}")
@@ -212,10 +226,12 @@ def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str
         (table.ids,),
         tuple(name for file, name in files.items() if file not in bare),
         part_names=table.part_names,
+        part_codes=table.part_codes,
         count=torch.from_numpy(rows) if int(rows.min()) < width else None,
         features=wanted,
     )
-    logger.info("read %d %s scenes of %s to %s points", scenes, split, f"{rows.min():,}", f"{width:,}")
+    span = " to ".join(dict.fromkeys((f"{rows.min():,}", f"{width:,}")))
+    logger.info("read %s of %s, of %s points", counted(scenes, "scene"), " and ".join(chosen), span)
     return whole if own_val or split in ("test", "trainval") else cut_train(whole, split)
 
 
@@ -305,11 +321,14 @@ def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray
         and (columns[:, -1] == np.rint(columns[:, -1])).all()
     ):
         values = columns[:, -1].astype(np.int64)
+    unfit = next((said for name in COLUMNS if (said := cloud.remark(name))), None)
+    if values is None and unfit:
+        raise NoLabelsError(f"label: {unfit}")
     if values is None:
-        raise NoLabelsError(
-            "expected a property such as label or classification, or a last column of whole numbers, got "
-            + ", ".join(("xyz", *cloud.named))
-        )
+        last = "" if cloud.named else ", or a last column of whole numbers"
+        advice = ": rename what holds the labels" if cloud.named else ""
+        held = ", ".join(("xyz", *cloud.named))
+        raise NoLabelsError(f"expected a property such as label or classification{last}, got {held}{advice}")
     return values
 
 

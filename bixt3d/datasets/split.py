@@ -69,6 +69,7 @@ class Split:
         categories: Names of the categories; part data only.
         parts_of_category: For each category the part ids that it may hold; part data only.
         part_names: Name of each part id, for ids 0..P-1; part data only.
+        part_codes: The number by which files say each part id, where it is another; part data only.
         count: (S,) int64 points that each shape has of its own, where shapes differ in that: its rows from
             there on repeat them. None: all are its own.
         names: Id of each shape where the files hold one, else empty.
@@ -96,6 +97,7 @@ class Split:
     names: tuple[str, ...] = ()
     digests: tuple[str, ...] = field(default=(), kw_only=True)
     moments: tuple[tuple[float, ...], ...] = field(default=(), kw_only=True)
+    part_codes: tuple[int, ...] = field(default=(), kw_only=True)
     part_names: tuple[str, ...] = ()
     count: Tensor | None = None
     features: tuple[str, ...] = ()
@@ -140,10 +142,9 @@ class Split:
         check_part_table(self.categories, self.parts_of_category)
         check_index("category", self.category, (len(self),), len(self.categories), "categories")
         check_index("parts", self.parts, tuple(self.points.shape[:2]), self.num_parts, "part ids", least=-1)
-        if self.part_names and len(self.part_names) != self.num_parts:
-            raise ValueError(
-                f"part_names: expected {self.num_parts} names, one a part id, got {len(self.part_names)}"
-            )
+        for key, values in (("part_names", self.part_names), ("part_codes", self.part_codes)):
+            if values and len(values) != self.num_parts:
+                raise ValueError(f"{key}: expected {self.num_parts}, one a part id, got {len(values)}")
 
     def _convert(self) -> None:
         """Take arrays of NumPy for tensors, and lists for tuples."""
@@ -268,7 +269,10 @@ class Split:
 
     def without_parts(self) -> Split:
         """Return the split without its parts and their tables."""
-        return replace(self, parts=None, category=None, categories=(), parts_of_category=(), part_names=())
+        tables: dict[str, Any] = dict.fromkeys(
+            ("categories", "parts_of_category", "part_names", "part_codes"), ()
+        )
+        return replace(self, parts=None, category=None, **tables)
 
     def __repr__(self) -> str:
         parts = f"{len(self.categories)} categories with parts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -296,6 +297,12 @@ def find_notes(splits: Mapping[str, Survey]) -> list[str]:
         if missing:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             notes.append(f"{name} has no shape of {', '.join(missing[:5])}{more}")
+    held = {name: int(survey.count.sum()) for name, survey in splits.items()}
+    if held.get("val", 0) > held.get("train", math.inf):
+        notes.append(
+            f"val holds {held['val']:,} points, and train {held['train']:,}: choose a folder val, or "
+            "data.train_split=trainval"
+        )
     name, survey = next(iter(splits.items()))
     notes += [*_range_notes(name, survey)]
     counts = torch.bincount(survey.label, minlength=len(survey.classes))

@@ -18,6 +18,21 @@ from bixt3d.tasks import Attention, Task
 Category = str | int | None
 Direction = Literal["latents", "tokens"]
 
+# What `Predictor` asks of a model beside its answer, and what that returns.
+METHODS = {
+    "forward_features": "latents (B, M, D), whose mean is a cloud's vector, and tokens (B, N, D)",
+    "located_attention": "for each layer the tokens' xyz (B, N, 3) and the attention on them (B, H, M, N)",
+    "attention_symmetry": "for each layer how alike its two directions are, (B, H)",
+    "attention_similarities": "for each layer what both directions of attention come from",
+}
+
+
+def require(model: Any, method: str) -> None:
+    """Raise ValueError, which says what the method is for, if a model does not have it."""
+    if not hasattr(model, method):
+        name, returned = type(model).__name__, METHODS[method]
+        raise ValueError(f"expected a model with {method}(points), got {name}; it returns {returned}")
+
 
 class Attentive:
     """What `Predictor` says of attention."""
@@ -97,8 +112,7 @@ class Attentive:
         self, method: str, cloud: Cloud, category: Category, up: str | None = None, **options: str
     ) -> tuple[Any, Tensor, Preprocess]:
         """Return what a method of the model says of a cloud, the cloud's points, and how they stand."""
-        if not hasattr(self.model, method):
-            raise ValueError(f"expected a model with {method}, got {type(self.model).__name__}")
+        require(self.model, method)
         points = self._read(cloud)
         preprocess = replace(self.preprocess, up=up) if up else self._standing(cloud, category)
         inputs = [one.to(self.device) for one in self.task.inputs(points, preprocess, category)]

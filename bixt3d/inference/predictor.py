@@ -17,7 +17,7 @@ from bixt3d.datasets.given import name_of
 from bixt3d.datasets.orientation import check_up
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.inference.attempts import attempt
-from bixt3d.inference.attention import Attentive
+from bixt3d.inference.attention import Attentive, require
 from bixt3d.inference.clouds import Cloud, as_list, check_count, each_category, find_clouds
 from bixt3d.inference.loading import open_model
 from bixt3d.inference.looks import Looks
@@ -281,7 +281,7 @@ class Predictor(Attentive):
         Raises:
             ValueError: As `__call__`, or for a model without ``forward_features``.
         """
-        self._require_features()
+        require(self.model, "forward_features")
         listed, _ = as_list(clouds, self.channels, self.task.axes)
         if not listed:
             trunk = getattr(getattr(self.model, "encoder", None), "trunk", None)
@@ -295,7 +295,7 @@ class Predictor(Attentive):
 
         With ``up="auto"`` that is the axis of the cloud's answer; None where clouds stay as they are.
         """
-        self._require_features()
+        require(self.model, "forward_features")
         preprocess, looks = self._standing(cloud, category), []
         points = self._read(cloud) if self.auto_up else self._read_noted(cloud)  # its answer noted it
         for turned in self.looks.around([points], preprocess):
@@ -303,10 +303,6 @@ class Predictor(Attentive):
             found = self.model.forward_features(*(one.to(self.device) for one in inputs))
             looks.append(found[0].float().mean(1))  # (1, D)
         return torch.stack(looks).mean(0).cpu().numpy(), preprocess.up
-
-    def _require_features(self) -> None:
-        if not hasattr(self.model, "forward_features"):
-            raise ValueError(f"expected a model with forward_features, got {type(self.model).__name__}")
 
     def _standing(self, cloud: Cloud, category: Category) -> Preprocess:
         """Return the preprocessing of one cloud: with ``up="auto"`` the axis is that of its answer."""

@@ -48,6 +48,9 @@ class FileLabels:
 def label_las(predictor: Any, source: str | Path, target: str | Path | None = None) -> FileLabels:
     """Label every point of a LAS or LAZ file, and write it again with the labels as classification.
 
+    Where the training's files say labels by other numbers, as the ``map`` of a ``labels.yaml`` has them, the
+    classification is those.
+
     The file is never in memory as a whole: its points are sorted into the cells of a grid, in a file beside
     the target, and labelled block by block, each with the points around it that its labels depend on; so
     labels are those of the whole file at once. Coordinates, scales, offsets and all other values stay as they
@@ -83,8 +86,11 @@ def label_las(predictor: Any, source: str | Path, target: str | Path | None = No
             if _state(source) != state:
                 raise ValueError("it has changed while it was read: label it again")
             if target is not None:
-                _check_room(source, counts)
-                _write(source, target, labels)
+                codes = np.arange(MOST_LABELS)
+                said = getattr(predictor.task, "part_codes", ())
+                codes[: len(said)] = said
+                _check_room(source, codes[counts.nonzero()])
+                _write(source, target, codes, labels)
             del labels
     except ValueError as error:
         raise ValueError(str(error) if str(source) in str(error) else f"{source}: {error}") from None
@@ -240,8 +246,8 @@ class _Told:
         self.done(self.left)
 
 
-def _write(source: Path, target: Path, labels: Array) -> None:
-    """Write a file again, with labels as classification."""
+def _write(source: Path, target: Path, codes: Array, labels: Array) -> None:
+    """Write a file again, with the codes of labels as classification."""
     import laspy
 
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -250,7 +256,7 @@ def _write(source: Path, target: Path, labels: Array) -> None:
             pack, done = target.suffix.lower() == ".laz", 0
             with laspy.open(temporary, mode="w", header=file.header, do_compress=pack) as out:
                 for points in file.chunk_iterator(CHUNK):
-                    points["classification"] = labels[done : done + len(points)]
+                    points["classification"] = codes[labels[done : done + len(points)]]
                     done += len(points)
                     out.write_points(points)
                 if file.evlrs:
@@ -266,9 +272,13 @@ def _state(source: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _check_room(source: Path, counts: Array) -> None:
+def _check_room(source: Path, codes: Array) -> None:
     with open_las(source) as file:
-        kind, largest = file.header.point_format.id, int(counts.nonzero()[0].max())
+        kind, largest = file.header.point_format.id, int(codes.max())
+    if largest >= MOST_LABELS:
+        raise ValueError(
+            f"expected labels up to {MOST_LABELS - 1}, as LAS files hold, got {largest}: write ply"
+        )
     if kind <= LEGACY and largest > NARROW:
         raise ValueError(
             f"its points, of format {kind}, hold labels up to {NARROW}, got {largest}: convert it to format "

@@ -94,9 +94,11 @@ def create_model(name: str, **args: Any) -> nn.Module:
     args = {key: _plain(value) for key, value in args.items()}
     for key, value in args.items():
         if not takes(name, key):
-            raise ValueError(
-                f"{name} has no argument {key!r}{nearest(key, known)}; it takes: {', '.join(known)}"
+            close = nearest(key, known)
+            others = (
+                "" if close else ". A config for another model has its arguments: clear them, model.args={}"
             )
+            raise ValueError(f"{name} has no argument {key!r}{close}; it takes: {', '.join(known)}{others}")
         if key in known and name in _OWN:
             _check_type(name, key, value, known[key])
     model = build(**args)

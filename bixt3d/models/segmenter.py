@@ -109,7 +109,8 @@ class PointSegmenter(PointModel):
         self.head.reset(count)
         if self.description is not None:
             categories = self.description.facts.get("classes", ())
-            facts = {"part_names": names, "parts_of_category": [list(range(count)) for _ in categories]}
+            table = [list(range(count)) for _ in categories]
+            facts = {"part_names": names, "parts_of_category": table, "part_codes": []}
             self.description = self.description.resized({self._counted: count}, facts)
 
 

@@ -13,6 +13,7 @@ from bixt3d.models.factory import MODELS
 from bixt3d.suggest import unknown
 
 GIVEN = "clouds given in Python"  # what a checkpoint calls data that no data set holds
+CALLED = ("part_names", "part_codes")
 OWN = ("task", "model", "preprocess", "dataset", "config", "metrics")
 # Names of tasks in older checkpoints.
 FORMER = {"part segmentation": "part_segmentation"}
@@ -111,11 +112,12 @@ def dropped_features(features: Sequence[str], augment: Any) -> tuple[str, ...]:
 def compare_facts(who: str, known: Mapping[str, Any], found: Mapping[str, Any], name: str) -> None:
     """Raise ValueError if the labels of two sources, such as a checkpoint and a data set, differ.
 
-    Labels are what the facts list; a number of a task's own, such as a mean, may be another for each source.
+    Labels are what the facts list; a number of a task's own, such as a mean, may be another for each source,
+    and so may be what labels are called (`CALLED`).
     """
     for key, value in found.items():
         other = known.get(key)
-        if key != "part_names" and isinstance(value, list) and isinstance(other, list) and value != other:
+        if key not in CALLED and isinstance(value, list) and isinstance(other, list) and value != other:
             named = all(isinstance(one, str) for one in (*value, *other))
             strange = unknown(value, other) if named else ""
             raise ValueError(

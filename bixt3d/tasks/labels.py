@@ -64,6 +64,14 @@ def checked_table(table: Any) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(ids) for ids in table)
 
 
+def checked_codes(codes: Any, count: int) -> tuple[int, ...]:
+    """Return a checkpoint's numbers of the files, one for each label or none, or raise ValueError."""
+    listed = isinstance(codes, (list, tuple)) and len(codes) in (0, count)
+    if not listed or not all(type(code) is int and code >= 0 for code in codes):
+        raise ValueError(f"checkpoint: part_codes: expected {count} whole numbers from 0, got {codes!r:.60}")
+    return tuple(codes)
+
+
 def counted_parts(split: Split, ignore: Sequence[int]) -> Tensor:
     """Return how many points of each shape are of each part, 0 for parts that do not count: (S, P)."""
     counts = count_parts(split)[:, 1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bixt3d.config import Config, config_from, load_config, override
+from bixt3d.config import Config, config_from, dotted, load_config, override
 from bixt3d.datasets.loader import Batch, CloudLoader
 from bixt3d.datasets.split import Split
 from bixt3d.ops.precision import widest
@@ -26,6 +27,9 @@ from bixt3d.training.files import made_folder, text_table, write_csv, write_resu
 from bixt3d.training.guards import guard_memory
 from bixt3d.training.splits import build_task, open_splits
 from bixt3d.training.weights import place_beside
+from bixt3d.yaml import parse_overrides
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,8 @@ def evaluate_checkpoint(
 ) -> Scored:
     """Evaluate a checkpoint on a split, print its table, and write ``result.json`` and ``table.csv``.
 
-    Data that have some of the model's classes alone, or in another order, are matched to it by name.
+    Data that have some of the model's classes alone, or in another order, are matched to it by name. Model
+    and features are those of the checkpoint, whatever the overrides say.
 
     Args:
         checkpoint: Weights file, its name without suffix, or a run's folder.
@@ -146,7 +151,8 @@ def evaluate_checkpoint(
         cfg: YAML file with the settings; those of the checkpoint's training if None.
         overrides: Settings that go before the file's.
         device: Where to compute.
-        out: Folder for the results; one beside the checkpoint if None.
+        out: Folder for the results; one beside the checkpoint if None, named by the split, and by the data
+            where they are others than the training's.
         watch: Is shown the task, the split, and the logits and the batch of each step.
 
     Returns:
@@ -156,6 +162,7 @@ def evaluate_checkpoint(
         ValueError: If the checkpoint is damaged or knows other classes than the data.
         FileNotFoundError: If checkpoint, settings or data are missing.
     """
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     path, device = find_checkpoint(checkpoint), torch.device(device or "cpu")
     model, meta = load_checkpoint(path, device)
     known = Description.from_dict(meta)
@@ -166,6 +173,7 @@ def evaluate_checkpoint(
             "bixt3d.training.evaluate, or name a data set with --set data.name=NAME data.root=FOLDER"
         )
     config = load_config(cfg, overrides) if cfg else config_from(known.config, overrides)
+    _tell_fixed(known, overrides, path)
     config = override(
         config, model={"name": known.model["name"]}, data={"features": known.preprocess.features}
     )
@@ -176,7 +184,7 @@ def evaluate_checkpoint(
     task.bind_model(model)
     look = None if watch is None else partial(watch, task, split)
     size, amp = config.train.eval_batch_size, config.train.amp
-    out = out.expanduser() if out else place_beside(path) / f"{path.stem}_{split_name}"
+    out = out.expanduser() if out else place_beside(path) / _results_name(path, split_name, known, config)
     with made_folder(out):  # before the work, that a wrong place costs none
         seen = evaluate(model, split, task, size, amp, watch=look, what="evaluating")
     rows = task.table(seen.counts.cpu())
@@ -188,6 +196,26 @@ def evaluate_checkpoint(
     write_csv(rows, out / "table.csv")
     write_result(out / "result.json", {"split": split_name, "shapes": len(split), **seen.metrics})
     return Scored(replace(seen, counts=seen.counts.cpu()), split, out, task)
+
+
+def _tell_fixed(known: Description, overrides: Sequence[str], path: Path) -> None:
+    """Log which settings ask for something else than a checkpoint has fixed."""
+    own = {"model.name": known.model["name"], "data.features": list(known.preprocess.features)}
+    own |= {f"model.args.{name}": value for name, value in dotted(dict(known.model["args"])).items()}
+    for key, value in dotted(parse_overrides(overrides)).items():
+        fixed = key == "data.features" or key.startswith("model.")
+        asked = [value] if key == "data.features" and isinstance(value, str) else value
+        if fixed and not key.startswith("model.init_from") and (own.get(key) or None) != (asked or None):
+            logger.warning("%s=%s is not used: %s fixes it as %s", key, value, path, own.get(key))
+
+
+def _results_name(path: Path, split_name: str, known: Description, config: Config) -> str:
+    """Return the folder's name for results: with the data's own name where they are not the training's."""
+    data, name, root = known.config.get("data", {}), config.data.name, Path(config.data.root).expanduser()
+    other = [name] if data.get("name", name) != name else []
+    if not other and Path(data.get("root", root)).name != root.name:
+        other = [root.resolve().name]
+    return "_".join([path.stem, split_name, *other])
 
 
 def trained_on(known: Description, config: Config, split_name: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bixt3d.config import Config, to_dict
+from bixt3d.config import Config, dotted, to_dict
 from bixt3d.training.boards import Board, check_loggers, open_board
 from bixt3d.training.device import has_bfloat16
 from bixt3d.training.files import write_text
@@ -30,6 +30,31 @@ LONGEST = 60.0  # seconds without a line, where there is no bar
 logger = logging.getLogger(__name__)
 
 
+def settings(config: Config, path: Path, resumed: bool = False, epoch: int = 0) -> str:
+    """Return the text of a run's ``config.yaml``, under lines that say which settings a resumed run changes.
+
+    Args:
+        config: The settings.
+        path: The file of before, which tells what they were.
+        resumed: Whether the run was begun before.
+        epoch: The epochs that are done.
+    """
+    from bixt3d.yaml import dump_yaml, parse_yaml
+
+    text, lines, before = dump_yaml(to_dict(config)), [], {}
+    if resumed:
+        with contextlib.suppress(OSError, ValueError):  # one that is gone or damaged is written anew
+            old = path.read_text(encoding="utf-8")
+            lines, before = [line for line in old.splitlines() if line.startswith("#")], parse_yaml(old)
+    was, now = dotted(before), dotted(parse_yaml(text))
+    changed = [key for key in now if key in was and now[key] != was[key] and not key.startswith("run.")]
+    if changed:
+        told = " ".join("; ".join(f"{key} was {was[key]}, now {now[key]}" for key in changed).split())
+        logger.warning("%s: other settings after epoch %s: %s", path.parent, epoch, told)
+        lines.append(f"# after epoch {epoch}: {told}")
+    return "".join(f"{line}\n" for line in lines) + text
+
+
 class RunLog:
     """The log in a run's folder, and its progress bar.
 
@@ -38,6 +63,7 @@ class RunLog:
         config: The settings, written to ``config.yaml``.
         device: Where it computes.
         epoch: The epochs that are done already.
+        resumed: The run was begun before: what its settings were, where they change, stays in the file.
         unwritten: Rows that could not be written before.
         active: Whether this process writes: of several, only the first does.
         progress: Show a progress bar, where standard error is a terminal.
@@ -50,6 +76,7 @@ class RunLog:
         config: Config,
         device: torch.device,
         epoch: int = 0,
+        resumed: bool = False,
         unwritten: str = "",
         active: bool = True,
         progress: bool = True,
@@ -72,14 +99,13 @@ class RunLog:
         loggers = check_loggers(config.run)
         if not active:
             return
-        from bixt3d.yaml import dump_yaml
-
         check_foreign(run_dir)
         self.lock = FolderLock(run_dir)
         for half in half_written(run_dir):  # left by a kill
             half.unlink()
-        write_text(run_dir / "config.yaml", dump_yaml(to_dict(config)))
-        write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
+        if not resumed or epoch < config.train.epochs:  # else nothing is trained, and what is said stays true
+            write_text(run_dir / "config.yaml", settings(config, run_dir / "config.yaml", resumed, epoch))
+            write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
         step = self._rewind(epoch)
         self.boards = {name: open_board(name, run_dir, config, step) for name in loggers}
 

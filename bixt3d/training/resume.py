@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bixt3d.config import Config, to_dict
+from bixt3d.config import Config, dotted, to_dict
 from bixt3d.datasets.mapped import of_each
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import Description
@@ -121,10 +121,16 @@ def restore(trainer: Trainer) -> str:
 
 def _check_same_run(trainer: Trainer, state: dict[str, Any]) -> None:
     """Raise ValueError for the state of a run of other settings, classes or clouds, naming them."""
-    kinds = ("task", "model", "preprocess", *trainer.description.facts)
     before = Description.from_dict(json.loads(state["description"]))
+    # What a run of before did not state of its labels says nothing against it.
+    kinds = (
+        "task",
+        "model",
+        "preprocess",
+        *(key for key in trainer.description.facts if key in before.facts),
+    )
     old, new = (
-        _flat({kind: told.get(kind) for kind in kinds})
+        dotted({kind: told.get(kind) for kind in kinds})
         for told in (before.to_dict(), trainer.description.to_dict())
     )
     old |= state["fixed"]
@@ -157,13 +163,6 @@ def fingerprint(split: Split) -> Tensor:
     points = split.points[:, :8] if split.points.ndim == 3 else split.points[:, ::5, 2::5].flatten(1, 2)
     size = of_each(points[..., :3], "heads", lambda _, part: part.float().abs().mean(1)).cpu()  # (S, 3)
     return torch.cat([split.label.cpu()[:, None].to(size), size], 1)  # (S, 4)
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return what nested dictionaries hold, by dotted names."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {k: v for key in value for k, v in _flat(value[key], f"{name}.{key}" if name else key).items()}
 
 
 def _fixed(config: Config, clouds: int) -> dict[str, Any]:

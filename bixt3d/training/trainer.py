@@ -201,7 +201,8 @@ class Trainer:
         run_state.check_folder(self.run_dir, resume, self.workers)
         unwritten = run_state.restore(self) if resume else ""
         first, done = self.workers.first, self.epoch
-        self.log = RunLog(self.run_dir, config, self.device, done, unwritten, first, progress, task.shown)
+        about = (self.run_dir, config, self.device, done, resume, unwritten)
+        self.log = RunLog(*about, first, progress, task.shown)
 
     @property
     def step(self) -> int:

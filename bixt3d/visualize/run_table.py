@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import struct
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bixt3d.config import Config, dotted, to_dict
 from bixt3d.tasks import find_task, list_tasks, metric_titles
 from bixt3d.visualize.runs import Run, read_metrics
 from bixt3d.yaml import parse_yaml
 
+logger = logging.getLogger(__name__)
+
 LAST = 20  # epochs, the mean over which says more than one
 # Settings in which runs of one experiment differ.
-REPEATED = {"train": ("seed",), "data": ("fold", "val_seed"), "run": None}
+REPEATED = {"train": ("seed",), "data": ("fold", "val_seed")}
+TITLE = 12  # characters of a line of a title, where a table is too wide
+MOST_NAMED = 3  # settings that the name of a mean states
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # in weights files, but no parameters
 Value = float | int | None
 
@@ -26,7 +33,8 @@ class Row:
     """A run, or the runs of one experiment that differ in seed or fold.
 
     Attributes:
-        name: Of the run, or of the first one and their number.
+        name: Of the run; of a mean the number of runs with the settings by which experiments differ, or with
+            the first one's name.
         values: By the names of the columns; scores are fractions of 1; None where there is none.
         std: Of each value over the runs; empty for one run.
         runs: Names of the runs that it is the mean of; empty for one run.
@@ -39,20 +47,37 @@ class Row:
 
 
 def run_rows(runs: Sequence[Run]) -> list[Row]:
-    """Return a row for each run, then one for each experiment of which several runs are there.
+    """Return a row for each run, then one for each experiment of which several seeds or folds are there.
+
+    A run with settings, seed and fold of an earlier one is no other measurement: the log says so, and no mean
+    counts it.
 
     Raises:
         FileNotFoundError: If a run has no log, such as the folder of an evaluation.
         ValueError: If its log or result is damaged.
     """
-    rows, groups = [], dict[str, list[Row]]()
+    rows, groups = [], dict[str, dict[str, Row]]()
+    experiments: dict[str, dict[str, str]] = {}
     for run in runs:
         if run.training is None:
             raise FileNotFoundError(f"{run.name}: expected the folder of a training (with metrics.jsonl)")
         row = Row(run.name, _values(run.training), {})
         rows.append(row)
-        groups.setdefault(_experiment(run.training), []).append(row)
-    return rows + [_mean(group) for key, group in groups.items() if key and len(group) > 1]
+        if (stated := _settings(run.training)) is None:
+            continue
+        shared, repeated = _parted(stated)
+        key = json.dumps(shared, sort_keys=True)
+        experiments[key] = shared
+        first = groups.setdefault(key, {}).setdefault(json.dumps(repeated, sort_keys=True), row)
+        if first is not row:
+            logger.warning("%s: settings, seed and fold of %s, so no mean counts it", row.name, first.name)
+    names = _differences(list(experiments.values()))
+    means = [
+        _mean(list(group.values()), name or f"{next(iter(group.values())).name} ...")
+        for name, group in zip(names, groups.values(), strict=True)
+        if len(group) > 1
+    ]
+    return rows + means
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
@@ -73,14 +98,35 @@ def text_rows(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def folded(rows: Sequence[Sequence[str]], width: int, gap: int = 2) -> list[list[list[str]]]:
-    """Return a table as several, of so many characters where that can be, each with the first column."""
-    widths = [max(len(row[at]) for row in rows) + gap for at in range(len(rows[0]))]
-    blocks: list[list[int]] = [[]]
-    for at in range(1, len(widths)):
-        if blocks[-1] and widths[0] + sum(widths[one] for one in blocks[-1]) + widths[at] > width + gap:
-            blocks.append([])
-        blocks[-1].append(at)
-    return [[[row[0], *(row[at] for at in block)] for row in rows] for block in blocks]
+    """Return a table as several, of so many characters where that can be, each with the first column.
+
+    Columns that the same rows fill stand together then, their titles in several lines, without the rows and
+    columns that are empty ("-").
+    """
+    if sum(_widths(rows)) + gap * (len(rows[0]) - 1) <= width:
+        return [[list(row) for row in rows]]
+    titles = [textwrap.wrap(title, TITLE, break_long_words=False) for title in rows[0]]
+    deep = max(map(len, titles))
+    heads = list(zip(*([*[""] * (deep - len(title)), *title] for title in titles), strict=True))
+    whole = [*heads, *rows[1:]]
+    widths = _widths(whole)
+    filled = [tuple(row[at] != "-" for row in rows[1:]) for at in range(len(widths))]
+    blocks: list[list[int]] = []
+    for kind in dict.fromkeys(kind for kind in filled[1:] if any(kind)):
+        for at in (at for at in range(1, len(widths)) if filled[at] == kind):
+            row = [0, *blocks[-1], at] if blocks else []
+            wide = sum(widths[one] for one in row) + gap * (len(row) - 1) > width
+            if not blocks or filled[blocks[-1][0]] != kind or wide:
+                blocks.append([])
+            blocks[-1].append(at)
+    return [
+        [[row[0], *(row[at] for at in block)] for row in whole if {row[at] for at in block} - {"", "-"}]
+        for block in blocks
+    ]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
 
 
 def number_rows(rows: Sequence[Row]) -> list[list[Any]]:
@@ -160,36 +206,54 @@ def _parameters(folder: Path) -> int | None:
     return total
 
 
-def _experiment(folder: Path) -> str:
-    """Return the settings of a run but for those that are repeated, as one text; "" if they are not there."""
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of a run; None if they are not there."""
     path = folder / "config.yaml"
     if not path.is_file():
-        return ""
+        return None
     try:
         stated = parse_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: no YAML ({error})") from None
     if not isinstance(stated, dict):
         raise ValueError(f"{path} is damaged: expected settings, got {stated!r:.40}")
-    for section, keys in REPEATED.items():
-        held = stated.get(section)
-        if keys is None or not isinstance(held, dict):
-            stated.pop(section, None)
-        else:
-            stated[section] = {key: value for key, value in held.items() if key not in keys}
-    return json.dumps(stated, sort_keys=True, default=str)
+    return stated
 
 
-def _mean(rows: Sequence[Row]) -> Row:
+def _parted(stated: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the settings of an experiment, and those that its runs repeat, as text by their dotted names."""
+    repeats = {f"{section}.{key}" for section, keys in REPEATED.items() for key in keys}
+    everything = _texts(to_dict(Config())) | _texts(stated)  # an older run does not state newer settings
+    flat = {name: value for name, value in everything.items() if not name.startswith("run.")}
+    shared = {name: value for name, value in flat.items() if name not in repeats}
+    return shared, {name: value for name, value in flat.items() if name in repeats}
+
+
+def _texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return settings as text, by their dotted names."""
+    held = dotted(settings)
+    return {name: v if isinstance(v, str) else json.dumps(v, default=str) for name, v in held.items()}
+
+
+def _differences(experiments: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the settings that tell each experiment from the others; "" for all, of none or many."""
+    names = dict.fromkeys(name for one in experiments for name in one)
+    differ = [name for name in names if len({one.get(name) for one in experiments}) > 1]
+    if not 0 < len(differ) <= MOST_NAMED:
+        return [""] * len(experiments)
+    return [", ".join(f"{name}={one.get(name, 'default')}" for name in differ) for one in experiments]
+
+
+def _mean(rows: Sequence[Row], name: str) -> Row:
     mean: dict[str, Value] = {}
     std: dict[str, Value] = {}
-    for name in columns(rows):
-        found = [value for row in rows if (value := row.values.get(name)) is not None]
+    for column in columns(rows):
+        found = [value for row in rows if (value := row.values.get(column)) is not None]
         if len(found) < len(rows):
             continue  # of runs that are not done
-        mean[name] = found[0] if len(set(found)) == 1 else statistics.fmean(found)
-        std[name] = statistics.stdev(found)
-    return Row(f"mean of {len(rows)}: {rows[0].name} ...", mean, std, tuple(row.name for row in rows))
+        mean[column] = found[0] if len(set(found)) == 1 else statistics.fmean(found)
+        std[column] = statistics.stdev(found)
+    return Row(f"mean of {len(rows)}: {name}", mean, std, tuple(row.name for row in rows))
 
 
 def _cell(name: str, value: Value, std: Value) -> str:

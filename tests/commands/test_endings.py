@@ -23,7 +23,7 @@ from tqdm import tqdm
 import bixt3d
 from bixt3d.cli import main
 from bixt3d.commands.endings import BesideBars, load_plugin, one_line_errors
-from bixt3d.commands.options import add_machine
+from bixt3d.commands.options import add_common
 from bixt3d.commands.train import STOPPED, experiment
 from bixt3d.datasets.readers import read_cloud
 from bixt3d.training.files import write_text
@@ -64,8 +64,7 @@ def test_interrupt(
 def options(*words: str | Path) -> argparse.Namespace:
     """Options of a program, from its command line."""
     known = argparse.ArgumentParser()
-    add_machine(known)
-    known.add_argument("--traceback", action="store_true")
+    add_common(known)
     return known.parse_args(list(map(str, words)))
 
 
@@ -336,10 +335,11 @@ def test_plugin_that_is_not_there(tmp_path: Path) -> None:
     assert said_of(lambda: None, "--plugin", tmp_path / "none.py") == (
         f"error: --plugin: no file {tmp_path / 'none.py'}"
     )
-    (tmp_path / "notes.txt").write_text("hello")
-    assert said_of(lambda: None, "--plugin", tmp_path / "notes.txt") == (
-        f"error: --plugin: expected a Python file, got {tmp_path / 'notes.txt'}"
-    )
+    for name, content in (("notes.txt", b"hello"), ("bytes.py", b"a = 1\0")):
+        (tmp_path / name).write_bytes(content)
+        assert said_of(lambda: None, "--plugin", tmp_path / name) == (  # noqa: B023
+            f"error: --plugin: expected a Python file, got {tmp_path / name}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -364,9 +364,28 @@ def test_error_in_a_plugin_is_a_bug(text: str, said: str, line: int, tmp_path: P
     assert re.match(rf"error: {said}.*\n  at {where}", found), found
 
 
-def test_plugin_that_is_no_python(tmp_path: Path) -> None:
-    found = said_of(lambda: None, "--plugin", plugin(tmp_path, "def f(:\n"))
-    assert re.match(r"error: SyntaxError: invalid syntax \(mine\.py, line 1\)\n  at .*load_plugin; ", found)
+@pytest.mark.parametrize(
+    ("text", "kind", "line"),
+    [
+        ("\ndef f(:\n", "SyntaxError", 2),
+        ("def f():\nreturn 1\n", "IndentationError", 2),
+        ("if 1:\n        a = 1\n\tb = 2\n", "TabError", 3),
+    ],
+)
+def test_plugin_that_python_cannot_read(text: str, kind: str, line: int, tmp_path: Path) -> None:
+    """The line is that of the text, also where another plug-in imports it."""
+    unread = plugin(tmp_path, text, f"unread_{kind}.py")  # sys.path keeps the folders of all
+    imports = plugin(tmp_path, f"import sys\nimport unread_{kind}\n")
+    where = re.escape(f"\n  at {unread}:{line}; the whole traceback is in ")
+    for given in (unread, imports):
+        found = said_of(lambda: None, "--plugin", given)
+        assert re.match(rf"error: {kind}: .*{where}", found), found
+
+
+def test_text_that_is_no_python_is_named_by_who_runs_it(tmp_path: Path) -> None:
+    mine = plugin(tmp_path, "\neval('1 +')\n")
+    found = said_of(lambda: None, "--plugin", mine)
+    assert found.startswith("error: SyntaxError: ") and f"\n  at {mine}:2, in <module>; " in found
 
 
 def test_error_in_a_registered_reader_is_a_bug(run: Path, registries: None) -> None:

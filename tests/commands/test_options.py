@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_settings_and_plugins() -> None:
     known = argparse.ArgumentParser()
     options.add_settings(known, "the settings")
-    options.add_machine(known)
+    options.add_common(known)
     args = known.parse_args(
         ["--cfg", "a.yaml", "--plugin", "a.py", "--plugin", "b.py", "--set", "a=1", "b=2", "--set", "c=3"]
     )

@@ -217,6 +217,22 @@ def test_labels_of_another_length(tmp_path: Path) -> None:
         import_parts(tmp_path / "in", tmp_path / "out")
 
 
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".npz"])
+def test_labels_that_are_words(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "in" / "table" / f"a{suffix}"
+    path.parent.mkdir(parents=True)
+    xyz, words = np.random.default_rng(0).random((40, 3)), ["top", "leg"] * 20
+    if suffix == ".npz":
+        np.savez(path, points=xyz, label=np.array(words))
+    else:
+        between = "," if suffix == ".csv" else " "
+        rows = [[*map(str, row), word] for row, word in zip(xyz.tolist(), words, strict=True)]
+        path.write_text("\n".join(map(between.join, [["x", "y", "z", "label"], *rows])))
+    said = r"label: it holds text such as 'top': expected a number for each point; --names gives numbers"
+    with pytest.raises(ValueError, match=said):
+        import_parts(tmp_path / "in", tmp_path / "out")
+
+
 def test_normals_and_other_features(tmp_path: Path) -> None:
     for number in range(3):
         xyz, label = lamp(number)

@@ -148,6 +148,28 @@ def test_tables_that_say_something_else(tmp_path: Path, text: str, message: str)
     assert str(tmp_path / "labels.yaml") in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("names: {0: none, 1: ground, 2: tree}\nmap: {0: 0, 2: 1, 9: 1, 5: 2}\nignore: [0]", (0, 2, 5)),
+        ("names: {0: none, 1: ground, 2: tree}\nmap: {4: 1, 5: 2}\nignore: [0]", (0, 4, 5)),
+        ("names: {1: ground, 2: tree, 3: car}\nmap: {2: 1, 5: 2}", ()),  # no number stands for a car
+        ("names: {1: ground, 2: tree}\nmap: {1: 1, 2: 2}", ()),
+        ("names: {1: ground, 2: tree}", ()),
+        (
+            "labels: {0: none, 20: other, 40: road}\nlearning_map: {0: 0, 13: 1, 20: 1, 40: 2}\n"
+            "learning_map_inv: {0: 0, 1: 20, 2: 40}\nlearning_ignore: {0: true, 1: false, 2: false}",
+            (0, 20, 40),
+        ),
+    ],
+)
+def test_labels_are_known_by_the_numbers_of_the_files(
+    tmp_path: Path, text: str, codes: tuple[int, ...]
+) -> None:
+    (tmp_path / "labels.yaml").write_text(text)
+    assert read_table(tmp_path).part_codes == codes
+
+
 def test_names_may_be_a_list(tmp_path: Path) -> None:
     (tmp_path / "labels.yaml").write_text("names: [road, tree, sky]\nignore: [2]")
     table = read_table(tmp_path)
@@ -172,6 +194,14 @@ def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
     (root / "labels.yaml").write_text(TABLE)
     np.savez(root / "test/d.npz", xyz=scene()[0])
     with pytest.raises(ValueError, match=r"a label for each point, got none:\n  d: expected a prop.*got xyz"):
+        read_scenes(root, "test")
+    np.savez(root / "test/d.npz", xyz=scene()[0], Klasse=np.arange(50))
+    with pytest.raises(ValueError, match=r"or classification, got xyz, Klasse: rename what holds the labels"):
+        read_scenes(root, "test")
+    np.savez(root / "test/d.npz", xyz=scene()[0], label=np.array(["top", "leg"] * 25))
+    with pytest.raises(
+        ValueError, match=r"d: label: it holds text such as 'top': expected a number for each"
+    ):
         read_scenes(root, "test")
     np.savez(root / "test/d.npz", xyz=scene()[0], label=np.full(50, 1.5))
     with pytest.raises(ValueError, match=r"d.npz: expected whole numbers for labels"):

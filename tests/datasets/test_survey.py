@@ -69,6 +69,10 @@ def test_notes() -> None:
     ]
     fine = split(clouds(10, 5))
     assert find_notes({"train": survey_split(fine), "test": survey_split(split(clouds(4, 6)))}) == []
+    (said,) = find_notes({"train": survey_split(fine), "val": survey_split(split(clouds(11, 6)))})
+    assert said.startswith("val holds 2,200 points, and train 2,000: ") and said.endswith(
+        "choose a folder val, or data.train_split=trainval"
+    )
 
 
 def test_copies_of_a_file_are_one_shape_whatever_is_drawn_of_them() -> None:

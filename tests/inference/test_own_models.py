@@ -89,8 +89,10 @@ class TestOfAUser:
     def test_without_attention(self) -> None:
         predictor = Predictor(own_classifier(), "cpu")
         for look in (predictor.attention, predictor.attention_maps, predictor.attention_symmetry):
-            with pytest.raises(ValueError, match=r"expected a model with \w*attention\w*, got Net"):
+            with pytest.raises(ValueError, match=r"with \w*attention\w*\(points\), got Net; it returns"):
                 look(some_cloud())
+        with pytest.raises(ValueError, match=r"forward_features\(points\), got Net; .* \(B, M, D\), whose"):
+            predictor.embed(some_cloud())
 
     @pytest.mark.parametrize("own", [{}, {"task": "classification"}, {"description": {"classes": ["a"]}}])
     def test_that_says_too_little(self, own: dict[str, Any]) -> None:

@@ -170,6 +170,21 @@ def test_a_header_that_lies_about_the_extent_changes_no_label(predictor: Predict
     assert (np.asarray(laspy.read(target).classification) == whole.parts).mean() > 0.99
 
 
+def test_labels_are_written_by_the_numbers_of_the_files(predictor: Predictor, tmp_path: Path) -> None:
+    source, plain, coded = tmp_path / "scan.las", tmp_path / "plain.las", tmp_path / "coded.las"
+    write_scan(source, 400)
+    said = label_las(predictor, source, plain)
+    predictor.task.set_facts({**predictor.model.description.facts, "part_codes": [0, 2, 5, 6]})
+    again = label_las(predictor, source, coded)
+    assert (again.counts == said.counts).all()
+    labels, codes = (np.asarray(laspy.read(path).classification) for path in (plain, coded))
+    assert (codes == np.array([0, 2, 5, 6])[labels]).all() and not (codes == labels).all()
+    for code, room in ((32, "hold labels up to 31, got 32"), (300, "up to 255, as LAS files hold, got 300")):
+        predictor.task.part_codes = (code,) * 4
+        with pytest.raises(ValueError, match=room):
+            label_las(predictor, source, tmp_path / "out.las")
+
+
 def test_labels_that_have_no_room_are_refused(predictor: Predictor, tmp_path: Path) -> None:
     source = tmp_path / "scan.las"
     write_scan(source, 300)

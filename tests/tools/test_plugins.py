@@ -111,7 +111,7 @@ def test_what_else_takes_the_checkpoint(workplace: Workplace, trained: Outcome, 
         "1_scan.npy.png"
     ] and "picture: " in done.out
     done = workplace.run("view_attention", tmp_path / "scan.npy", *told)
-    done.refused("expected a model with located_attention, got Extent")
+    done.refused("expected a model with located_attention(points), got Extent; it returns for each layer")
 
 
 def test_without_the_plugin_it_is_told_of(workplace: Workplace, trained: Outcome) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,14 +139,37 @@ def test_shapes_of_another_folder_or_data_set(
     run: Path, known: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bixt3d.train(settings(run, "data.name=balls", "data.root=mine", "train.epochs=1"))
-    evaluate_checkpoint(run, "train", overrides=["data.root=yours"])
+    own = evaluate_checkpoint(run).out
+    moved = evaluate_checkpoint(run, overrides=["data.root=elsewhere/mine"]).out
+    assert own == moved == run / "best_test"
+    assert evaluate_checkpoint(run, "train", overrides=["data.root=yours"]).out == run / "best_train_yours"
     said = capsys.readouterr().out
     assert (
         "trained on the split train of mine: if these are its shapes" in said and "these shapes (" not in said
     )
     bixt3d.register_dataset("others", balls)
-    evaluate_checkpoint(run, "train", overrides=["data.name=others"])
+    scored = evaluate_checkpoint(run, "train", overrides=["data.name=others"])
+    assert scored.out == run / "best_train_others"
     assert "trained on" not in capsys.readouterr().out.split("epoch")[-1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "fixed"),
+    [
+        ("data.features=[color]", "[]"),
+        ("model.name=bixt_ti_cls_naive", "bixt_ti_cls"),
+        ("model.args.depth=77", ""),
+    ],
+)
+def test_what_a_checkpoint_has_fixed_is_told(
+    run: Path, known: None, asked: str, fixed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bixt3d.train(settings(run, "data.name=balls", "train.epochs=1"))
+    same = ["data.features=[]", "model.name=bixt_ti_cls", "model.init_from=null", "train.eval_batch_size=3"]
+    scored = evaluate_checkpoint(run, overrides=same)
+    assert "is not used" not in caplog.text
+    assert evaluate_checkpoint(run, overrides=[asked]).seen.metrics == scored.seen.metrics
+    assert f"best.safetensors fixes it as {fixed}" in caplog.text.split(f"{re.sub('=.*', '', asked)}=")[-1]
 
 
 def test_failed_evaluation_leaves_no_folder(
@@ -211,7 +235,7 @@ def test_a_task_that_is_not_registered_here(run: Path, known: None, monkeypatch:
     from bixt3d import tasks
 
     bixt3d.register_task("spread", SpreadTask)
-    config = settings(run, "data.name=balls", "task=spread", "model.name=pooled", "train.epochs=1")
+    config = settings(run, "data.name=balls", "task=spread", "model.name=bixt_ti_cls", "train.epochs=1")
     bixt3d.train(override(config, model={"args": {}}))
     monkeypatch.delitem(tasks._TASKS, "spread")
     for use in (evaluate_checkpoint, bixt3d.Predictor):

@@ -149,6 +149,35 @@ def test_settings_of_the_optimizer_hold_after_a_resume(tmp_path: Path) -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
 
 
+def test_changed_settings_are_told_and_stay_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "config.yaml"
+    make_trainer(tmp_path, make_config("train.epochs=1", "optim.lr=0.01")).fit()
+    plain = path.read_text()
+    assert not plain.startswith("#")
+    make_trainer(tmp_path, make_config("train.epochs=1", "optim.lr=0.01"), resume=True).fit()
+    assert path.read_text() == plain and "other settings" not in caplog.text
+    make_trainer(tmp_path, make_config("train.epochs=2", "optim.lr=0.01"), resume=True).fit()
+    make_trainer(tmp_path, make_config("train.epochs=3", "optim.lr=0.5"), resume=True).fit()
+    marks = [
+        "# after epoch 1: train.epochs was 1, now 2",
+        "# after epoch 2: optim.lr was 0.01, now 0.5; train.epochs was 2, now 3",
+    ]
+    assert path.read_text().splitlines()[:3] == [*marks, "task: ''"]
+    assert bixt3d.load_config(path).optim.lr == 0.5
+    assert all(f"other settings {mark[2:]}" in caplog.text for mark in marks)
+
+
+def test_a_run_that_is_over_keeps_its_settings(tmp_path: Path) -> None:
+    """Nothing is trained, so what is asked for now made nothing."""
+    make_trainer(tmp_path, make_config("train.epochs=2", "optim.lr=0.01")).fit()
+    before = contents(tmp_path)
+    make_trainer(tmp_path, make_config("train.epochs=1", "optim.lr=0.5"), resume=True).fit()
+    after = contents(tmp_path)
+    assert [after[name] for name in ("config.yaml", "environment.json")] == [
+        before[name] for name in ("config.yaml", "environment.json")
+    ]
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing to resume from: .*resume\.pt.*without --resume"):
         make_trainer(tmp_path / "run", make_config(), resume=True)

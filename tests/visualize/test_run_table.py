@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_means_over_seeds_of_one_experiment(tmp_path: Path) -> None:
     found = [write_run(tmp_path / f"s{seed}", 0.8 + seed / 50, seed) for seed in range(3)]
     other = write_run(tmp_path / "other", 0.5, 7, lr=0.2)
     rows = run_rows(find_runs([*found, other]))
-    assert [row.name for row in rows] == ["s0", "s1", "s2", "other", "mean of 3: s0 ..."]
+    assert [row.name for row in rows] == ["s0", "s1", "s2", "other", "mean of 3: optim.lr=0.1"]
     mean = rows[-1]
     assert mean.runs == ("s0", "s1", "s2")
     assert mean.values["val OA"] == pytest.approx(0.82) and mean.std["val OA"] == pytest.approx(0.02)
@@ -84,6 +85,46 @@ def test_means_over_seeds_of_one_experiment(tmp_path: Path) -> None:
     assert len(stated["runs"]) == 4 and stated["means"][0]["runs"] == ["s0", "s1", "s2"]
 
 
+def test_copies_of_a_run_are_no_spread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a copied folder, nor a checkpoint of the same training; beside other seeds it counts once."""
+    one = write_run(tmp_path / "one", 0.8, 1)
+    copied = Path(shutil.copytree(one, tmp_path / "copied"))
+    (one / "best.safetensors").touch()
+    rows = run_rows(find_runs([one, copied, one / "best"]))
+    assert [row.name for row in rows] == ["one", "copied", "one/best"]
+    said = "settings, seed and fold of one, so no mean counts it"
+    assert [record.getMessage() for record in caplog.records] == [f"copied: {said}", f"one/best: {said}"]
+    two = write_run(tmp_path / "two", 0.9, 2)
+    assert run_rows(find_runs([one, copied, two]))[-1].runs == ("one", "two")
+
+
+def test_a_run_of_before_a_setting_belongs_to_those_after(tmp_path: Path) -> None:
+    old, new = (write_run(tmp_path / name, 0.8, seed) for seed, name in enumerate(("old", "new")))
+    with open(new / "config.yaml", "a") as file:
+        file.write("augment: {lying: 0.0}\n")
+    assert run_rows(find_runs([old, new]))[-1].runs == ("old", "new")
+
+
+def test_means_are_named_by_what_differs(tmp_path: Path) -> None:
+    found = []
+    for seed in range(2):
+        for name, args in (("a", "{}"), ("b", "{pool: tokens, widths: [1, 2]}")):
+            found.append(write_run(tmp_path / f"{name}{seed}", 0.8, seed))
+            with open(found[-1] / "config.yaml", "a") as file:
+                file.write(f"model: {{args: {args}}}\n")
+    assert [row.name for row in run_rows(find_runs(found)) if row.runs] == [
+        "mean of 2: model.args.pool=default, model.args.widths=default",
+        "mean of 2: model.args.pool=tokens, model.args.widths=[1, 2]",
+    ]
+    for folder in found[1::2]:  # too many to name
+        with open(folder / "config.yaml", "a") as file:
+            file.write("augment: {shift: 0.5, mix: 0.5}\n")
+    assert [row.name for row in run_rows(find_runs(found)) if row.runs] == [
+        "mean of 2: a0 ...",
+        "mean of 2: b0 ...",
+    ]
+
+
 def test_folds_of_one_experiment_belong_together(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / f"f{fold}", 0.7) for fold in (1, 2)]
     for fold, folder in enumerate(folders, 1):
@@ -92,7 +133,10 @@ def test_folds_of_one_experiment_belong_together(tmp_path: Path) -> None:
     assert run_rows(find_runs(folders))[-1].runs == ("f1", "f2")
 
 
-def test_the_command_prints_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_every_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     runs = [str(write_run(tmp_path / name, oa, seed)) for name, oa, seed in (("a", 0.8, 1), ("b", 0.9, 2))]
     said = {}
     for form in ("table", "markdown", "csv", "json"):
@@ -140,3 +184,27 @@ def test_a_wide_table_is_folded() -> None:
     pair, alone = folded(rows, 26)  # 11 + 2 + 5 + 2 + 6
     assert pair[0] == ["run", "first", "second"] and alone[1] == ["a_long_name", "3"]
     assert len(folded(rows, 25)) == 3
+
+
+def test_a_folded_table_has_no_empty_rows_and_titles_of_several_lines() -> None:
+    rows = [
+        ["run", "test OA of all shapes", "epochs", "test class mIoU", "parameters"],
+        ["a_classifier", "90%", "3", "-", "-"],
+        ["a_segmenter", "-", "4", "80%", "-"],
+    ]
+    shapes, both, parts = folded(rows, 30)
+    assert shapes == [["", "test OA of"], ["run", "all shapes"], ["a_classifier", "90%"]]
+    assert both == [["run", "epochs"], ["a_classifier", "3"], ["a_segmenter", "4"]]
+    assert parts == [["", "test class"], ["run", "mIoU"], ["a_segmenter", "80%"]]
+
+
+def test_the_command_keeps_to_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = ["compare", *(str(write_run(tmp_path / f"a_long_name_{n}", 0.8, n)) for n in range(4))]
+    cli.main(words)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and sum("minutes" in line for line in lines) == 1
+    cli.main([*words, "--out", str(tmp_path / "table.txt")])  # a file is no terminal
+    assert len((tmp_path / "table.txt").read_text().splitlines()) == 6

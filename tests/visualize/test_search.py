@@ -94,6 +94,11 @@ def test_the_command_prints_and_writes_a_page(
     assert f"{stated[0]['cosine']:.3f}" in page
     with pytest.raises(SystemExit, match="2"):
         cli.main([*words[:-4], "--top", "0"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["search", str(folder), str(query)])
+    said = f"QUERY: expected one file, got the folder {folder}; the file comes first"
+    assert said in capsys.readouterr().err
 
 
 def test_thumbnails_stand_as_each_cloud_was_found_to(

@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", dest="out_option", type=place, metavar="FOLDER", help="the same, by name")
     parser.add_argument(
-        "--names", type=place, metavar="FILE", help="YAML or JSON, label: name (default: numbers)"
+        "--names",
+        type=place,
+        metavar="FILE",
+        help="YAML or JSON, label: name, or these below each category (default: numbers)",
     )
     parser.add_argument(
         "--features", nargs="*", metavar="NAME", help="beside xyz (default: normals, if all files have them)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import zipfile
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from bixt3d.datasets.readers.cloud import FileCloud
+from bixt3d.datasets.readers.cloud import AS_TEXT, FileCloud
 from bixt3d.datasets.readers.limits import check_unpacked
 
 KEYS = ("points", "xyz", "positions")  # what programs call the points among the arrays of a .npz file
+NUMBERS, TEXT = "biufc", "US"  # kinds of dtypes
 ROW = 16  # bytes of a point in KITTI's files: x, y, z and intensity, each a float32
 FARTHEST, STRONGEST = 1000.0, 255.0  # metres from a scanner, and intensities, that a point can have
 
@@ -27,7 +29,7 @@ class _NoPoints(ValueError):
 def read_array_file(path: Path) -> FileCloud:
     """Read a cloud from a .npy or .npz file, whose columns, or fields where it has names, are the points.
 
-    Arrays beside them of another length are left out, with a remark.
+    Arrays beside them of another length, or of text, are left out, with a remark.
 
     Raises:
         ValueError: The file is damaged, or holds no points (N, 3 or more).
@@ -40,15 +42,22 @@ def read_array_file(path: Path) -> FileCloud:
         raise ValueError(str(error)) from None
     except Exception as error:  # zip and header errors are of many kinds
         raise ValueError(f"expected a whole NumPy array without objects ({error})") from None
+    words = {
+        name: AS_TEXT.format(str(one.flat[0]))
+        for name, one in arrays.items()
+        if one.dtype.kind in TEXT and one.size
+    }
+    arrays = {name: one for name, one in arrays.items() if one.dtype.kind not in TEXT}
     main = arrays.pop("", None)
     if main is None:
-        return FileCloud.of_names(arrays)
+        cloud = FileCloud.of_names(arrays)
+        return replace(cloud, remarks={**cloud.remarks, **words})
     if main.dtype.names:
         kept = [name for name in main.dtype.names if main.dtype[name].base.kind in "biuf"]
         cloud = FileCloud.of_names({name: main[name].reshape(main.size, -1) for name in kept})
     else:
         cloud = FileCloud.of_array(main, path)
-    return cloud.beside(arrays)
+    return replace(cloud, remarks=words).beside(arrays)
 
 
 def is_part_of_gltf(path: Path) -> bool:
@@ -107,26 +116,27 @@ def read_arrays(path: Path) -> dict[str, Any]:
         if main is None and not {"x", "y", "z"} <= entries.keys():
             got = ", ".join(entries)
             raise _NoPoints(f"expected a key out of {', '.join(KEYS)}, or one array, got {got}")
-        arrays = {}
+        arrays, cloud = {}, (main, "x", "y", "z")
         for name, entry in entries.items():
             check_unpacked(entry.file_size, min(entry.compress_size, path.stat().st_size))
             try:
                 with archive.open(entry) as file:
-                    arrays["" if name == main else name] = _read_npy(file, entry.file_size)
+                    kinds = NUMBERS if name in cloud else NUMBERS + TEXT
+                    arrays["" if name == main else name] = _read_npy(file, entry.file_size, kinds)
             except ValueError:
-                if name in (main, "x", "y", "z"):
+                if name in cloud:
                     raise  # what else lies there need not be numbers
         return arrays
 
 
-def _read_npy(file: Any, size: int) -> Any:
-    """Read one array from a file or a member of an archive, which has `size` bytes."""
+def _read_npy(file: Any, size: int, kinds: str = NUMBERS) -> Any:
+    """Read one array of these kinds from a file or a member of an archive, which has `size` bytes."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):  # the third is for names of fields
         raise ValueError(f"an array of the format's version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, by_column, dtype = read(file)
-    if dtype.kind not in "biufc" and (dtype.names is None or dtype.hasobject):
+    if dtype.kind not in kinds and (dtype.names is None or dtype.hasobject):
         raise ValueError(f"an array of {dtype}, not of numbers")
     announced, held = math.prod(shape) * dtype.itemsize, size - file.tell()
     if min(shape, default=1) < 0 or announced != held:

@@ -51,6 +51,7 @@ LABELS = (
     "part",
     "parts",
 )
+AS_TEXT = "it holds text such as {!r:.40}: expected a number for each point"
 CHANNELS = 16  # rows of an array that may be channels, where its columns are many more
 
 
