@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from bixt3d.suggest import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -208,9 +211,12 @@ def mend_features(
 
 
 def log_notes(notes: Sequence[str]) -> None:
-    """Log notes of many files: the first of them, and how many there are."""
-    if notes:
-        logger.warning("%s%s", notes[0], f" (and {len(notes) - 1} more files)" if len(notes) > 1 else "")
+    """Log notes of many files, each ``FILE: what``: of each kind the first, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for note in notes:
+        kinds.setdefault(re.sub(r"[\d.,]+", "", note.rpartition(": ")[2]), []).append(note)
+    for first, *more in kinds.values():
+        logger.warning("%s%s", first, f" (and {counted(len(more), 'more file')})" if more else "")
 
 
 def _length(vectors: Any) -> Any:

@@ -89,6 +89,9 @@ def hold_out_fold(label: Tensor, fold: int, folds: int, seed: int = 0) -> tuple[
 def cut_train(whole: Split, split: str, seed: int = 0, fold: tuple[int, int] | None = None) -> Split:
     """Cuts train or val from an official train set that has no val split of its own; "trainval" is all of it.
 
+    Where the tenth that is drawn of clouds in their own unit, as scenes are, holds more points than the rest,
+    val is as many of the smallest instead.
+
     Args:
         whole: All of it.
         split: train, val or trainval.
@@ -108,7 +111,17 @@ def cut_train(whole: Split, split: str, seed: int = 0, fold: tuple[int, int] | N
     )
     if val_index.numel() == 0:
         raise NoValError
+    if fold is None and not whole.normalized and whole.count is not None:
+        train_index, val_index = _smaller(whole.count.cpu(), train_index, val_index)
     return whole.select(train_index if split == "train" else val_index)
+
+
+def _smaller(count: Tensor, train: Tensor, val: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns positions of train and val, of so many points a cloud (S,), so that val does not hold most."""
+    if count[val].sum() <= count[train].sum():
+        return train, val
+    order = count.argsort(stable=True)
+    return order[len(val) :].sort().values, order[: len(val)].sort().values
 
 
 def check_request(split: str, num_points: int | None, known: tuple[str, ...] = SPLITS) -> None:

@@ -9,15 +9,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bixt3d.datasets.features import channel_count, parse_features
+from bixt3d.datasets.features import channel_count, log_notes, parse_features
+from bixt3d.datasets.part_labels import Source, in_numbers, is_part, label_of, note_filler, number_parts
 from bixt3d.datasets.part_table import TABLE, list_path
 from bixt3d.datasets.readers import clouds_in, load_cloud
-from bixt3d.datasets.readers.cloud import LABELS, FileCloud
+from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.suggest import counted
 from bixt3d.yaml import parse_yaml
 
@@ -27,14 +27,6 @@ SHOWN = 10  # files that are named one by one
 UNREADABLE = 0.1  # the share of files that may be left out
 USUAL = ("color", "intensity")  # features that files name
 logger = logging.getLogger(__name__)
-
-
-class Source(NamedTuple):
-    """A file of a user: its category, and its split where a folder says it."""
-
-    path: Path
-    category: str
-    split: str
 
 
 @dataclass(frozen=True)
@@ -69,17 +61,20 @@ def import_parts(
     """Writes labelled clouds as a data set of parts, which `open_dataset("shapenetpart", out, ...)` reads.
 
     A label a point is what a file calls label, part, class, classification or the like, CloudCompare's scalar
-    fields included, or the last column of a file whose columns have no names. Points with a label below 0 are
-    left out. Categories are the folders in ``source``; without any, all is one category of its name. Where
-    all lie in folders train, val and test, these are kept as splits. What is missing of test and val is drawn
-    from the rest, category by category, by the seed: a fifth for test, a tenth for val.
+    fields included, or the last column of a file whose columns have no names. It is a whole number, or in all
+    files a word, which is then the name of the same part in every category. Points with a label below 0, or
+    an empty one, are left out.
+
+    Categories are the folders in ``source``; without any, all is one category of its name. Where all lie in
+    folders train, val and test, these are kept as splits. What is missing of test and val is drawn from the
+    rest, category by category, by the seed: a fifth for test, a tenth for val.
 
     Args:
         source: The folder of the files.
         out: The folder to write, which is empty or not there yet.
-        names: Names of the labels, or a YAML or JSON file of them: ``{label: name}``, which then mean the
-            same part in every category, or ``{category: {label: name}}``. None: numbers, for each category
-            its own parts.
+        names: Names of labels that are numbers, or a YAML or JSON file of them: ``{label: name}``, which then
+            mean the same part in every category, or ``{category: {label: name}}``. None: numbers, for each
+            category its own parts.
         features: What to keep beside xyz; None: normals, where all files have them.
         num_points: The most points of a shape, a draw of them; None keeps all.
         seed: Seed of both draws.
@@ -88,7 +83,7 @@ def import_parts(
         FileNotFoundError: There is no such folder, or no cloud in it.
         FileExistsError: ``out`` holds files already.
         ValueError: Fewer than three shapes, more than one in ten files that cannot be read, or a label
-            without a name.
+            without a name; or words for labels in some files alone, or beside ``names``.
     """
     source, out = Path(source).expanduser().resolve(), Path(out).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -110,24 +105,28 @@ def import_parts(
         )
     if wanted is None:
         wanted = ("normal",) if all(cloud.has_normals() for cloud in clouds.values()) else ()
-    labels = {at: label_of(cloud) for at, cloud in clouds.items()}
-    parts, ids = _number(clouds, labels, names_from(names))
+    labels, stated = in_numbers({at: label_of(cloud) for at, cloud in clouds.items()}, names_from(names))
+    parts, ids = number_parts(clouds, labels, stated)
+    if not stated:
+        note_filler(labels)
     folders = _folders(list(parts))
     random = np.random.default_rng(seed)
     splits = _split(list(clouds), random)
     tokens: dict[Source, str] = {}
+    notes: list[str] = []
     for at, cloud in clouds.items():
         folder = out / folders[at.category]
         folder.mkdir(parents=True, exist_ok=True)
         taken = {token for other, token in tokens.items() if other.category == at.category}
         tokens[at] = token = _token(at, source, taken)
-        rows = np.concatenate([cloud.take(wanted, at.path), labels[at][:, None]], axis=1)
+        rows = np.concatenate([cloud.take(wanted, at.path, notes), labels[at][:, None]], axis=1)
         rows = rows[labels[at] >= 0]
         if num_points is not None and len(rows) > num_points:
             rows = rows[np.sort(random.choice(len(rows), num_points, replace=False))]
         rows[:, -1] = [ids[at.category][int(label)] for label in rows[:, -1]]
         form = ["%.10g"] * channel_count(wanted) + ["%d"]
         np.savetxt(folder / f"{token}.txt", rows, form)
+    log_notes(notes)
     for name in ("train", "val", "test"):
         entries = [f"shape_data/{folders[at.category]}/{tokens[at]}" for at in clouds if splits[at] == name]
         path = list_path(out, name)
@@ -181,27 +180,6 @@ def _checked(names: Mapping[Any, Any], where: str) -> Mapping[Any, Any]:
     return names
 
 
-def label_of(cloud: FileCloud) -> NDArray[np.int64]:
-    """Returns the label of each point (N,), or the last of the columns without names, where all are whole.
-
-    Raises:
-        ValueError: It has none.
-    """
-    labels = cloud.labels
-    unfit = next((said for name in LABELS if (said := cloud.remark(name))), None)
-    if labels is None and unfit:
-        raise ValueError(f"label: {unfit}; --names gives numbers their names")
-    if labels is None and cloud.columns is not None:
-        last = cloud.columns[:, -1]
-        if (last == np.round(last)).all():
-            return last.astype(np.int64)
-        raise ValueError(f"expected whole numbers in the last column, for labels, got {last[0]:g}")
-    if labels is None:
-        held = ", ".join(cloud.named) or "xyz alone"
-        raise ValueError(f"expected a label a point, such as a field 'label', got {held}")
-    return labels
-
-
 def _find(source: Path) -> list[Source]:
     """Lists the files with their categories and splits."""
     if not source.is_dir():
@@ -230,9 +208,9 @@ def _read(
         try:
             cloud = load_cloud(at.path)
             labels = label_of(cloud)
-            if not (labels >= 0).any():
-                raise ValueError(f"{at.path}: expected labels from 0, got negative ones alone")
-            if cloud.labels is None and cloud.columns is not None:
+            if not is_part(labels).any():
+                raise ValueError(f"{at.path}: expected labels from 0, or words, got none on any point")
+            if cloud.labels is None and cloud.words is None and cloud.columns is not None:
                 cloud.columns = cloud.columns[:, :-1] if cloud.columns.shape[1] > 1 else None
                 cloud.named["label"] = labels
             cloud.take(features or (), at.path, [])
@@ -242,38 +220,6 @@ def _read(
             continue
         clouds[at] = cloud
     return clouds, left_out
-
-
-def _number(
-    clouds: Mapping[Source, FileCloud], labels: Mapping[Source, NDArray[np.int64]], names: Mapping[Any, Any]
-) -> tuple[dict[str, dict[str, int]], dict[str, dict[int, int]]]:
-    """Returns parts.json, and for each category the part id of each label."""
-    present: dict[str, set[int]] = {}
-    for at in clouds:
-        present.setdefault(at.category, set()).update(np.unique(labels[at][labels[at] >= 0]).tolist())
-    flat = bool(names) and not any(isinstance(value, Mapping) for value in names.values())
-    of_category = {str(category): own for category, own in names.items()}  # YAML reads 12 as a number
-    shared = {label: at for at, label in enumerate(sorted(set().union(*present.values())))}
-    parts: dict[str, dict[str, int]] = {}
-    ids: dict[str, dict[int, int]] = {}
-    begin = 0
-    for category in sorted(present):
-        own = names if flat else of_category.get(category, {})
-        table = {str(label): str(name) for label, name in own.items()}
-        nameless = [label for label in sorted(present[category]) if table and str(label) not in table]
-        if nameless or (names and not table):
-            missing = f"label {nameless[0]}" if nameless else "its labels"
-            raise ValueError(f"names: {category}: expected a name for {missing}, got {dict(own)!r:.80}")
-        ids[category] = {
-            label: shared[label] if flat else begin + at for at, label in enumerate(sorted(present[category]))
-        }
-        begin += len(ids[category])
-        parts[category] = {
-            table.get(str(label), f"part {label}"): part for label, part in ids[category].items()
-        }
-        if len(parts[category]) < len(ids[category]):
-            raise ValueError(f"names: {category}: expected each name once, got {', '.join(table.values())}")
-    return parts, ids
 
 
 def _split(sources: Sequence[Source], random: np.random.Generator) -> dict[Source, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bixt3d.datasets.readers import SUFFIXES, is_cloud_file
+from bixt3d.datasets.readers import SUFFIXES, hold_labels, is_cloud_file
 from bixt3d.suggest import counted, nearest
 
 # What people call the folders of a split.
@@ -75,10 +75,9 @@ def list_splits(
             layout, listings = _cut_classes(base, suffixes)
     for name, listing in listings.items():
         if not listing.files:
-            loose = len(listing.loose())
-            got = f"{counted(loose, 'shape')} in no class's folder" if loose else "none"
-            got += SCENES if loose else ""
-            where = splits.get(name, base)
+            loose, where = listing.loose(), splits.get(name, base)
+            got = f"{counted(len(loose), 'shape')} in no class's folder" if loose else "none"
+            got += SCENES if hold_labels([where / one for one in loose if (where / one).is_file()]) else ""
             raise ValueError(
                 f"{where}: expected <class>/<file> ({', '.join(suffixes)}), got {got}{_hint(base)}. {LAYOUT}."
             )

@@ -17,7 +17,7 @@ from bixt3d.datasets.holdout import NoValError, hold_out
 from bixt3d.datasets.images import ImageSplit
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
-from bixt3d.datasets.readers import clouds_in, load_cloud
+from bixt3d.datasets.readers import clouds_in, hold_labels
 from bixt3d.datasets.scenes import LABELS, NoLabelsError
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import Survey, find_notes, survey_files, survey_split
@@ -101,7 +101,7 @@ def _describe(name: str, base: Path, wanted: Sequence[str] | None) -> str:
             "note: no class has two training shapes, of which one could be held out for\n  validation: "
             "train with data.train_split=trainval, or add a folder val"
         )
-    if name == "folder" and _hold_labels(base):
+    if name == "folder" and hold_labels(clouds_in(base)):
         notes.append(
             "note: the files hold a label a point, which classification leaves out; for parts:\n"
             f"  bixt3d data import-parts {base} NEW_FOLDER"
@@ -164,18 +164,6 @@ def _own_folder(name: str, base: Path) -> Path:
         return base
     folder, *markers = MARKERS[name]
     return find_folder(base, folder, next((one for one in markers if (base / one).is_file()), markers[0]))
-
-
-def _hold_labels(base: Path) -> bool:
-    """Tell whether the first files hold labels of points, of several kinds."""
-    for path in clouds_in(base)[:3]:
-        try:
-            labels = load_cloud(path, notes=[]).labels
-        except ValueError:
-            continue
-        if labels is not None and (labels != labels[0]).any():
-            return True
-    return False
 
 
 def _some_files(folder: Path) -> list[Path]:

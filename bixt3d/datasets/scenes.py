@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from bixt3d.datasets.cache import Arrays, cached, named
-from bixt3d.datasets.features import parse_features
+from bixt3d.datasets.features import log_notes, parse_features
 from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.holdout import check_request, cut_train
 from bixt3d.datasets.mapped import lay_out
 from bixt3d.datasets.readers import clouds_in, load_cloud
-from bixt3d.datasets.readers.cloud import LABELS as COLUMNS
 from bixt3d.datasets.readers.cloud import FileCloud
+from bixt3d.datasets.readers.names import LABELS as COLUMNS
+from bixt3d.datasets.readers.names import RENAME
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.store import Store
 from bixt3d.suggest import counted
@@ -230,9 +231,11 @@ def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str
         count=torch.from_numpy(rows) if int(rows.min()) < width else None,
         features=wanted,
     )
-    span = " to ".join(dict.fromkeys((f"{rows.min():,}", f"{width:,}")))
-    logger.info("read %s of %s, of %s points", counted(scenes, "scene"), " and ".join(chosen), span)
-    return whole if own_val or split in ("test", "trainval") else cut_train(whole, split)
+    result = whole if own_val or split in ("test", "trainval") else cut_train(whole, split)
+    held = rows if result.count is None else result.count.numpy()
+    span = " to ".join(dict.fromkeys((f"{held.min():,}", f"{held.max():,}")))
+    logger.info("%s: %s of %s points", split, counted(len(result), "scene"), span)
+    return result
 
 
 def _tell_bare(bare: Mapping[Path, str], files: Mapping[Path, str], split: str, told: bool) -> None:
@@ -284,17 +287,19 @@ def _parse(
     from tqdm import tqdm
 
     bare: dict[int, str] = {}
+    notes: list[str] = []
     bar = tqdm(files.items(), desc="reading scenes once", unit="file", disable=None)
     for at, (file, label_file) in enumerate(bar):
-        cloud = load_cloud(file)
+        cloud = load_cloud(file, notes=notes)
         try:
             values = _labels_of(cloud, file, label_file)
         except NoLabelsError as error:
             bare[at] = str(error)
             continue
-        taken = _without_last(cloud, values).take(features, file)  # (N, 3 + F)
+        taken = _without_last(cloud, values).take(features, file, notes)  # (N, 3 + F)
         taken[:, :3] -= (taken[:, :3].min(0) + taken[:, :3].max(0)) / 2  # before float32: maps lose digits
         store.add(points=taken.astype(np.float32), parts=table.convert(values, file))
+    log_notes(notes)
     return {
         "unlabelled": np.array(list(bare), np.int64),
         "reasons": np.array(list(bare.values()), np.str_),
@@ -326,7 +331,7 @@ def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray
         raise NoLabelsError(f"label: {unfit}")
     if values is None:
         last = "" if cloud.named else ", or a last column of whole numbers"
-        advice = ": rename what holds the labels" if cloud.named else ""
+        advice = RENAME if cloud.named else ""
         held = ", ".join(("xyz", *cloud.named))
         raise NoLabelsError(f"expected a property such as label or classification{last}, got {held}{advice}")
     return values

@@ -270,3 +270,8 @@ def test_notes_of_many_files_are_one(caplog: pytest.LogCaptureFixture) -> None:
     log_notes([])
     first = "a.ply: normals of other lengths are scaled to length 1"
     assert [record.getMessage() for record in caplog.records] == [f"{first} (and 2 more files)", first]
+    caplog.clear()
+    others = [f"{name}.txt: {count} of 50 points are NaN" for name, count in (("d", 3), ("e", 4))]
+    log_notes([others[0], *notes, others[1]])  # each kind is told, whatever its numbers
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{others[0]} (and 1 more file)", f"{first} (and 2 more files)"]

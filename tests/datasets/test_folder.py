@@ -499,8 +499,19 @@ def test_normals_that_are_asked_for_are_scaled(root: Path, caplog: pytest.LogCap
     assert open_dataset("folder", root, "test").channels == 3  # nobody says that they are normals
     split = open_dataset("folder", root, "test", features=["normal"])
     torch.testing.assert_close(of(split, "cup/long.npy")[:, 3:].norm(dim=1), torch.ones(2048))
-    expected = r"test/cup/long.npy: normals of other lengths are scaled to length 1 (and 1 more files)"
+    expected = r"test/cup/long.npy: normals of other lengths are scaled to length 1 (and 1 more file)"
     assert expected in caplog.text
+
+
+def test_columns_that_are_left_out_are_told_once_a_split(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(6):
+        for part in ("train/cup", "test/cup"):
+            write(tmp_path / part / f"{number}.npy", cloud() * 7)
+    open_dataset("folder", tmp_path, "train", features=[])
+    (said,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert said.endswith("0.npy: 3 columns after xyz are left out (and 5 more files)")
 
 
 def test_each_choice_of_features_has_its_own_cache(colorful: Path, monkeypatch: pytest.MonkeyPatch) -> None:

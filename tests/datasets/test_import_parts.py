@@ -15,6 +15,7 @@ import trimesh
 import bixt3d
 from bixt3d.datasets import open_dataset
 from bixt3d.datasets.import_parts import import_parts, names_from
+from bixt3d.datasets.readers import hold_labels
 
 SPLITS = ("train", "val", "test")
 
@@ -217,20 +218,85 @@ def test_labels_of_another_length(tmp_path: Path) -> None:
         import_parts(tmp_path / "in", tmp_path / "out")
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".csv", ".npz"])
-def test_labels_that_are_words(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / "in" / "table" / f"a{suffix}"
-    path.parent.mkdir(parents=True)
-    xyz, words = np.random.default_rng(0).random((40, 3)), ["top", "leg"] * 20
-    if suffix == ".npz":
-        np.savez(path, points=xyz, label=np.array(words))
+def write_words(path: Path, seed: int, words: list[str], kind: str = "U") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    xyz = np.random.default_rng(seed).random((len(words), 3)).round(4)
+    if path.suffix == ".npz":
+        np.savez(path, points=xyz, Label=np.array(words, kind))
+    elif path.suffix == ".npy":
+        fields = np.empty(len(words), [("x", "f8"), ("y", "f8"), ("z", "f8"), ("class", "U9")])
+        for name, column in zip(fields.dtype.names or (), (*xyz.T, words), strict=True):
+            fields[name] = column
+        np.save(path, fields)
     else:
-        between = "," if suffix == ".csv" else " "
+        between = "," if path.suffix == ".csv" else "\t"
         rows = [[*map(str, row), word] for row, word in zip(xyz.tolist(), words, strict=True)]
-        path.write_text("\n".join(map(between.join, [["x", "y", "z", "label"], *rows])))
-    said = r"label: it holds text such as 'top': expected a number for each point; --names gives numbers"
-    with pytest.raises(ValueError, match=said):
+        path.write_text("\n".join(map(between.join, [["x", "y", "z", "label"], *rows])) + "\n")
+
+
+def test_labels_that_are_words(tmp_path: Path) -> None:
+    for number, suffix in enumerate([".txt", ".csv", ".npz", ".npy"]):
+        write_words(tmp_path / f"in/table/{number}{suffix}", number, ["", "top", "leg", " leg "] * 10)
+    for number in range(3):
+        write_words(tmp_path / f"in/stool/{number}.npz", number, ["seat", "leg"] * 20, "S")
+    assert hold_labels(sorted((tmp_path / "in/table").iterdir()))
+    done = import_parts(tmp_path / "in", tmp_path / "out")
+    assert done.parts == {"stool": {"leg": 0, "seat": 1}, "table": {"leg": 0, "top": 2}}
+    for number in range(4):
+        rows = np.loadtxt(tmp_path / f"out/table/{number}.txt")
+        assert rows[:, 3].tolist() == [2, 0, 0] * 10  # a point without a word is of no part
+        expected = np.random.default_rng(number).random((40, 3)).round(4)
+        np.testing.assert_allclose(rows[:, :3], np.delete(expected, np.s_[::4], 0))
+    assert open_dataset("shapenetpart", tmp_path / "out", "train").part_names == ("leg", "seat", "top")
+
+
+def test_words_that_cannot_be_labels(tmp_path: Path) -> None:
+    for number in range(3):
+        write_words(tmp_path / f"in/table/{number}.csv", number, ["top", "leg"] * 20)
+    with pytest.raises(ValueError, match="names: expected whole numbers for labels, got words such as 'top'"):
+        import_parts(tmp_path / "in", tmp_path / "out", {0: "top", 1: "leg"})
+    write(tmp_path / "in/table/3.csv", 3)
+    with pytest.raises(
+        ValueError, match="one kind of labels, got words such as 'top' in .*, and numbers in "
+    ):
         import_parts(tmp_path / "in", tmp_path / "out")
+    for number in range(3):
+        write_words(tmp_path / f"bare/{number}.csv", number, ["", "leg", ""])
+        np.savez(tmp_path / f"bare/{number}.npz", points=np.eye(3), label=np.array(["leg", "top"]))
+        np.savez(tmp_path / f"bare/{number + 3}.npz", points=np.eye(3), label=np.array(["a", 1, 2], object))
+        np.savez(tmp_path / f"bare/{number + 6}.npz", points=np.eye(3), Klasse=np.arange(3))
+    with pytest.raises(ValueError, match="9 of 12 files cannot be read") as error:
+        import_parts(tmp_path / "bare", tmp_path / "out")
+    for said in (
+        "0.npz: label: expected 3 rows, one a point, got an array (2,)",
+        "3.npz: label: it cannot be read, an array of object, not of numbers: save numbers, or words by .ast",
+        "6.npz: expected a label a point, such as a field 'label', got xyz, Klasse: named columns count by",
+    ):
+        assert said in str(error.value)
+
+
+def test_a_label_of_programs_for_none_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        xyz, label = lamp(number)
+        label[:10] = 255
+        np.savez(tmp_path / f"in/{number}.npz", xyz=xyz, label=label)
+    assert "part 255" in import_parts(tmp_path / "in", tmp_path / "out").parts["in"]
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("label 255 becomes a part: 40 points in 4 files, such as ")
+    caplog.clear()
+    import_parts(tmp_path / "in", tmp_path / "named", {3: "foot", 7: "shade", 255: "cable"})
+    assert not caplog.records
+
+
+def test_columns_that_are_not_kept_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        xyz, label = lamp(number)
+        np.savetxt(tmp_path / f"in/{number}.txt", np.c_[xyz, xyz * 9, label])
+    import_parts(tmp_path / "in", tmp_path / "out")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.endswith("in/0.txt: 3 columns after xyz are left out (and 3 more files)")
 
 
 def test_normals_and_other_features(tmp_path: Path) -> None:

@@ -237,6 +237,21 @@ def test_layouts_that_are_none(tmp_path: Path) -> None:
         open_dataset("folder", base, "train")
 
 
+def test_scenes_without_a_table_of_labels(tmp_path: Path) -> None:
+    for label, hint in (
+        (np.arange(9) % 2, "folder; scenes, with a label a point, need a labels.yaml"),
+        (0, ""),
+    ):
+        for split in ("train", "test"):
+            (tmp_path / split).mkdir(exist_ok=True)
+            rows = np.column_stack([np.random.default_rng(0).random((9, 3)), np.full(9, label)])
+            head = "X,Y,Z,Classification"
+            np.savetxt(tmp_path / split / "a.csv", rows, "%.4f", delimiter=",", header=head, comments="")
+        with pytest.raises(ValueError, match=f"got 1 shape in no class's {hint}") as error:
+            open_dataset("folder", tmp_path, "train")
+        assert ("labels.yaml" in str(error.value)) == bool(hint)
+
+
 def test_a_split_without_classes(tmp_path: Path) -> None:
     write(tmp_path / "train" / "a.npy")
     write(tmp_path / "test" / "cup" / "a.npy")

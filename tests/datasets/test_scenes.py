@@ -196,7 +196,7 @@ def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
     with pytest.raises(ValueError, match=r"a label for each point, got none:\n  d: expected a prop.*got xyz"):
         read_scenes(root, "test")
     np.savez(root / "test/d.npz", xyz=scene()[0], Klasse=np.arange(50))
-    with pytest.raises(ValueError, match=r"or classification, got xyz, Klasse: rename what holds the labels"):
+    with pytest.raises(ValueError, match=r"or classification, got xyz, Klasse: named columns count by their"):
         read_scenes(root, "test")
     np.savez(root / "test/d.npz", xyz=scene()[0], label=np.array(["top", "leg"] * 25))
     with pytest.raises(
@@ -219,12 +219,31 @@ def test_scans_without_labels_are_left_out_and_named(root: Path, caplog: pytest.
         caplog.clear()
         found = read_scenes(root, "trainval")
         assert found.names == whole.names and found.points.equal(whole.points), again
-        (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        (said,) = [one for one in warned if "column after xyz" not in one]
         assert said.startswith("trainval: left out, without labels: 2 of 5 scenes\n  s: no file ")
         assert "\n  b: expected a property such as label or classification" in said
     caplog.clear()
     assert {*read_scenes(root, "train").names, *read_scenes(root, "val").names} == {*whole.names}
-    assert caplog.text.count("left out") == 1  # not once more for what is cut from train
+    assert caplog.text.count("left out, without") == 1  # not once more for what is cut from train
+
+
+def test_val_that_is_cut_is_the_smaller_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "labels.yaml").write_text(TABLE)
+    (tmp_path / "train").mkdir()
+    for counts, expected in (((300, 100), "b"), ((100, 300), "a"), ((90, 100, 800), "a")):
+        for name, count in zip("abc", counts, strict=False):
+            xyz, label = scene(count)
+            np.savetxt(tmp_path / f"train/{name}.txt", np.column_stack([xyz, xyz[:, 0], label]), "%.6f")
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            train, val = (read_scenes(tmp_path, split) for split in ("train", "val"))
+        assert val.names == (expected,) and sorted(train.names + val.names) == [*"abc"[: len(counts)]]
+        said = [record.getMessage() for record in caplog.records]
+        assert f"val: 1 scene of {min(counts)} points" in said
+        assert [one.partition(": ")[2] for one in said if "left out" in one] == [
+            f"1 column after xyz is left out (and {len(counts) - 1} more file{'s' * (len(counts) > 2)})"
+        ]
 
 
 def test_one_scene_to_train_on_is_described(root: Path) -> None:

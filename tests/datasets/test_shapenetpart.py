@@ -121,7 +121,7 @@ def test_files_without_normals(folder: Path) -> None:
 
 
 def test_features_in_the_range_of_other_programs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Colours up to 255 and long normals are mended, shape by shape, with one note."""
+    """Colours up to 255 and long normals are mended, shape by shape, with one note of each."""
     normals = {
         f"{path.parent.name}/{path.stem}": np.loadtxt(path)[:, 3:6] for path in folder.glob("0*/*.txt")
     }
@@ -136,7 +136,7 @@ def test_features_in_the_range_of_other_programs(folder: Path, caplog: pytest.Lo
         own = int(read.count[shape])
         expected = np.concatenate([normals[name], written[name][:, 3:] / 255], axis=1)
         np.testing.assert_allclose(read.points[shape, :own, 3:].numpy(), expected, atol=1e-5)
-    assert caplog.text.count("are scaled to length 1") + caplog.text.count("are divided by 255") == 1
+    assert caplog.text.count("are scaled to length 1") == caplog.text.count("are divided by 255") == 1
     assert "more files)" in caplog.text
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -220,6 +222,19 @@ def test_cut_train_adds_up() -> None:
     assert cut_train(whole, "trainval") is whole
     with pytest.raises(ValueError, match="got 'test'"):
         cut_train(whole, "test")
+
+
+def test_cut_train_of_clouds_in_their_own_unit_never_gives_val_the_most_points() -> None:
+    scenes = Split(torch.randn(3, 15, 3), torch.zeros(3, dtype=torch.int64), ("s",), names=tuple("abc"))
+    drawn = cut_train(scenes, "val").names[0]
+    for unit in (False, True):
+        for large in "abc":
+            count = torch.tensor([15 if name == large else 3 + at for at, name in enumerate("abc")])
+            whole = replace(scenes, count=count, normalized=unit)
+            train, val = cut_train(whole, "train"), cut_train(whole, "val")
+            assert sorted(train.names + val.names) == [*"abc"]
+            smallest = "abc"[int(count.argmin())]
+            assert val.names == ((smallest if large == drawn and not unit else drawn),)
 
 
 def test_cut_train_needs_two_of_a_class() -> None:

@@ -1,7 +1,9 @@
 """Turn labelled clouds of your own into part data that a config can train on.
 
 Files may be PLY, LAS, PCD, NPZ or text with a label a point, CloudCompare's
-scalar fields included. Folders are categories; train, val and test are kept.
+scalar fields included. A label is a whole number from 0, or in text and NPZ a
+word; points with -1, or an empty word, belong to no part and are left out.
+Folders are categories; train, val and test are kept.
 
 Examples:
   bixt3d data import-parts scans data/my_parts
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--names",
         type=place,
         metavar="FILE",
-        help="YAML or JSON, label: name, or these below each category (default: numbers)",
+        help="YAML or JSON, label: name, or these below each category (default: the files' numbers or words)",
     )
     parser.add_argument(
         "--features", nargs="*", metavar="NAME", help="beside xyz (default: normals, if all files have them)"

@@ -126,6 +126,19 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
             yield from _walk(path, within)
 
 
+def hold_labels(files: Sequence[Path]) -> bool:
+    """Tell whether one of the first files holds labels of points, of several kinds."""
+    for path in files[:3]:
+        try:
+            cloud = load_cloud(path, notes=[])
+            labels = cloud.words if cloud.labels is None else cloud.labels
+        except (ValueError, ImportError):
+            continue
+        if labels is not None and (labels != labels[0]).any():
+            return True
+    return False
+
+
 def load_cloud(
     path: Path, num_samples: int = 2048, seed: int = 0, notes: list[str] | None = None
 ) -> FileCloud:

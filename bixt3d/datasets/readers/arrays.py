@@ -13,11 +13,12 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from bixt3d.datasets.readers.cloud import AS_TEXT, FileCloud
+from bixt3d.datasets.readers.cloud import AS_TEXT, TEXT, FileCloud
 from bixt3d.datasets.readers.limits import check_unpacked
+from bixt3d.datasets.readers.names import LABEL_NAMES
 
 KEYS = ("points", "xyz", "positions")  # what programs call the points among the arrays of a .npz file
-NUMBERS, TEXT = "biufc", "US"  # kinds of dtypes
+NUMBERS = "biufc"  # kinds of dtypes
 ROW = 16  # bytes of a point in KITTI's files: x, y, z and intensity, each a float32
 FARTHEST, STRONGEST = 1000.0, 255.0  # metres from a scanner, and intensities, that a point can have
 
@@ -29,35 +30,39 @@ class _NoPoints(ValueError):
 def read_array_file(path: Path) -> FileCloud:
     """Read a cloud from a .npy or .npz file, whose columns, or fields where it has names, are the points.
 
-    Arrays beside them of another length, or of text, are left out, with a remark.
+    Arrays beside them of another length, or of text, are left out, with a remark; labels may be text.
 
     Raises:
         ValueError: The file is damaged, or holds no points (N, 3 or more).
     """
     try:
-        arrays = read_arrays(path)
+        arrays, unread = read_arrays(path)
     except PermissionError:
         raise
     except _NoPoints as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # zip and header errors are of many kinds
         raise ValueError(f"expected a whole NumPy array without objects ({error})") from None
-    words = {
-        name: AS_TEXT.format(str(one.flat[0]))
-        for name, one in arrays.items()
-        if one.dtype.kind in TEXT and one.size
-    }
-    arrays = {name: one for name, one in arrays.items() if one.dtype.kind not in TEXT}
     main = arrays.pop("", None)
+    fields = {}
+    if main is not None and main.dtype.names:
+        kept = [name for name in main.dtype.names if main.dtype[name].base.kind in "biuf" + TEXT]
+        fields = {name: main[name].reshape(main.size, -1) for name in kept}
+    texts = {name: one for name, one in (fields | arrays).items() if one.dtype.kind in TEXT and one.size}
+    fields, arrays = ({name: one for name, one in of.items() if name not in texts} for of in (fields, arrays))
     if main is None:
         cloud = FileCloud.of_names(arrays)
-        return replace(cloud, remarks={**cloud.remarks, **words})
-    if main.dtype.names:
-        kept = [name for name in main.dtype.names if main.dtype[name].base.kind in "biuf"]
-        cloud = FileCloud.of_names({name: main[name].reshape(main.size, -1) for name in kept})
+    elif main.dtype.names:
+        cloud = FileCloud.of_names(fields).beside(arrays)
     else:
-        cloud = FileCloud.of_array(main, path)
-    return replace(cloud, remarks=words).beside(arrays)
+        cloud = FileCloud.of_array(main, path).beside(arrays)
+    remarks = {name: AS_TEXT.format(_shown(one.flat[0])) for name, one in texts.items()}
+    words = {name: one for name, one in texts.items() if one.ndim and name.lower() in LABEL_NAMES}
+    return replace(cloud, remarks={**cloud.remarks, **unread, **remarks}).beside(words)
+
+
+def _shown(word: Any) -> str:
+    return word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
 
 
 def is_part_of_gltf(path: Path) -> bool:
@@ -96,18 +101,18 @@ def read_kitti(path: Path) -> FileCloud:
     return FileCloud(xyz, {"intensity": intensity})
 
 
-def read_arrays(path: Path) -> dict[str, Any]:
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the array of a .npy file, or those of a .npz file, by name; the cloud's points are under "".
 
     Of a .npz file they are the array named `points`, `xyz` or `positions`, or the only one; with arrays named
-    x, y and z there is none.
+    x, y and z there is none. Also say of those beside the cloud that cannot be read why.
 
     Raises:
         ValueError: The file is damaged, holds other things than numbers, or announces more than it holds.
     """
     if path.suffix.lower() == ".npy":
         with path.open("rb") as file:
-            return {"": _read_npy(file, path.stat().st_size)}
+            return {"": _read_npy(file, path.stat().st_size)}, {}
     with zipfile.ZipFile(path) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         main = next((name for name in KEYS if name in entries), None)
@@ -116,17 +121,18 @@ def read_arrays(path: Path) -> dict[str, Any]:
         if main is None and not {"x", "y", "z"} <= entries.keys():
             got = ", ".join(entries)
             raise _NoPoints(f"expected a key out of {', '.join(KEYS)}, or one array, got {got}")
-        arrays, cloud = {}, (main, "x", "y", "z")
+        arrays, unread, cloud = {}, {}, (main, "x", "y", "z")
         for name, entry in entries.items():
             check_unpacked(entry.file_size, min(entry.compress_size, path.stat().st_size))
             try:
                 with archive.open(entry) as file:
                     kinds = NUMBERS if name in cloud else NUMBERS + TEXT
                     arrays["" if name == main else name] = _read_npy(file, entry.file_size, kinds)
-            except ValueError:
+            except ValueError as error:
                 if name in cloud:
                     raise  # what else lies there need not be numbers
-        return arrays
+                unread[name] = f"it cannot be read, {error}: save numbers, or words by .astype(str)"
+        return arrays, unread
 
 
 def _read_npy(file: Any, size: int, kinds: str = NUMBERS) -> Any:

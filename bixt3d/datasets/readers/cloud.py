@@ -21,36 +21,12 @@ from bixt3d.datasets.features import (
     parse_features,
     width_of,
 )
+from bixt3d.datasets.readers.names import ALIASES, LABEL_NAMES, POINTS
+from bixt3d.suggest import counted
 
 logger = logging.getLogger(__name__)
 
-# What programs call xyz, our features and labels, beside our own names; case does not count.
-POINTS = (
-    *(("points",), ("xyz",), ("positions",), ("position",), ("coords",), ("x", "y", "z")),
-    *(("points:0", "points:1", "points:2"), ("points_0", "points_1", "points_2")),
-)
-ALIASES: Mapping[str, Sequence[tuple[str, ...]]] = {
-    "normal": [
-        *(("nx", "ny", "nz"), ("normal_x", "normal_y", "normal_z"), ("normals",)),
-        *(("normalx", "normaly", "normalz"), ("normals:0", "normals:1", "normals:2")),
-    ],
-    "color": [
-        *(("red", "green", "blue"), ("r", "g", "b"), ("colors",), ("colour",), ("rgb",)),
-        ("diffuse_red", "diffuse_green", "diffuse_blue"),
-    ],
-    "intensity": [("intensities",), ("reflectance",), ("remission",)],
-}
-LABELS = (
-    "label",
-    "labels",
-    "classification",
-    "class",
-    "segmentation",
-    "segment",
-    "semantic",
-    "part",
-    "parts",
-)
+TEXT = "US"  # kinds of dtypes
 AS_TEXT = "it holds text such as {!r:.40}: expected a number for each point"
 CHANNELS = 16  # rows of an array that may be channels, where its columns are many more
 
@@ -61,7 +37,7 @@ class FileCloud:
 
     Attributes:
         xyz: (N, 3).
-        named: Features and other values by the file's names, (N, width) or (N,) each.
+        named: Features and other values by the file's names, (N, width) or (N,) each; labels may be words.
         columns: Numbers beside xyz that the file does not name (N, K), as of text; None if there are none.
         remarks: What to say of a feature or label, by its name, where it is asked for: how its numbers were
             taken, or why it is left out.
@@ -158,7 +134,7 @@ class FileCloud:
         Raises:
             ValueError: If what the file names so are not whole numbers.
         """
-        for name in (f"{prefix}{name}" for name in LABELS for prefix in ("", "scalar_")):
+        for name in LABEL_NAMES:
             values = self._find(name)
             if values is not None and values.size == len(self.xyz) and values.dtype.kind in "iuf":
                 values = values.reshape(-1)  # (N,)
@@ -170,6 +146,16 @@ class FileCloud:
                 raise ValueError(
                     f"expected whole numbers for labels, got {values[at]:g} in {name}, point {at + 1}"
                 )
+        return None
+
+    @property
+    def words(self) -> NDArray[np.str_] | None:
+        """The label of each point (N,) where labels are words, "" for none; None if they are not."""
+        for key in filter(None, map(self._key, LABEL_NAMES)):
+            values = self.named[key]
+            if values.dtype.kind in TEXT and values.size == len(self.xyz):
+                text = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+                return np.char.strip(text.reshape(-1))
         return None
 
     def feature(self, feature: str) -> NDArray[Any] | None:
@@ -262,9 +248,10 @@ class FileCloud:
                 lacks.missing = feature
                 raise lacks
             parts[name_of(feature)] = values
-        left = 0 if self.columns is None or not begin else self.columns.shape[1] - begin
+        left = 0 if self.columns is None else self.columns.shape[1] - begin
         if left > 0:
-            _note(notes, f"{path}: {left} columns after {', '.join(wanted)} are left out")
+            after = f"{counted(left, 'column')} after {', '.join(wanted if begin else ('xyz',))}"
+            _note(notes, f"{path}: {after} {'is' if left == 1 else 'are'} left out")
         for name, part in parts.items():
             if part.dtype.kind not in "fiu":
                 raise ValueError(f"{path}: expected finite numbers, got {part.dtype} for {name}")
@@ -284,9 +271,9 @@ class FileCloud:
             raise error.within("", f" ({', '.join(unnamed)})" if unnamed else "") from None
 
     def _find(self, name: str) -> NDArray[Any] | None:
-        """A value by its name, or by one that differs in case alone."""
+        """Numbers by their name, or by one that differs in case alone."""
         key = self._key(name)
-        return None if key is None else self.named[key]
+        return None if key is None or self.named[key].dtype.kind in TEXT else self.named[key]
 
     def _key(self, name: str) -> str | None:
         """The file's name for it, which may differ in case."""

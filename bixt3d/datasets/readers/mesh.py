@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bixt3d.datasets.readers.cloud import LABELS, FileCloud
+from bixt3d.datasets.readers.cloud import FileCloud
+from bixt3d.datasets.readers.names import LABELS
 
 Array = NDArray[Any]
 

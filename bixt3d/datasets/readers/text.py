@@ -25,7 +25,8 @@ from bixt3d.datasets.readers.cells import (
     separator_of,
     told_grouped,
 )
-from bixt3d.datasets.readers.cloud import AS_TEXT, POINTS, FileCloud
+from bixt3d.datasets.readers.cloud import AS_TEXT, FileCloud
+from bixt3d.datasets.readers.names import LABEL_NAMES, POINTS
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks at the beginning of such text
 COMMENTS = ("#", "//", "%", "!")
@@ -36,9 +37,9 @@ def read_text(path: Path) -> FileCloud:
     """Read a cloud of one point a line: blanks, tabs, commas or semicolons stand between its numbers.
 
     Comments are passed over. A line of names with x, y and z, a comment or not, names the columns, of which
-    those that hold text, with a remark, or nothing are left out, as are separators that end every line. A
-    first line of one whole number is the count of points, as in PTS. Cells of x, y or z that are empty are
-    NaN.
+    those that hold text, with a remark, or nothing are left out, but for labels that are words, as are
+    separators that end every line. A first line of one whole number is the count of points, as in PTS. Cells
+    of x, y or z that are empty are NaN.
 
     Raises:
         ValueError: A line is no point.
@@ -110,8 +111,13 @@ def read_text(path: Path) -> FileCloud:
         raise ValueError(f"it announces {count} points in its first line, and holds {len(table)}")
     if names:
         named = {names[column]: table[:, place] for place, column in reversed(list(enumerate(kept)))}
-        text = {name: values[at] for at, name in enumerate(names) if at not in kept and values[at]}
-        remarks = {name: AS_TEXT.format(value) for name, value in text.items()}
+        text = {at: _first_value(data, separator, at) for at in range(len(names)) if at not in kept}
+        remarks = {names[at]: AS_TEXT.format(value) for at, value in text.items() if value}
+        for at, value in text.items():
+            if value and names[at].lower() in LABEL_NAMES:
+                named.setdefault(
+                    names[at], np.array([bare_of(cells_of(line, separator)[at]) for line in lines])
+                )
         return replace(FileCloud.of_names(dict(reversed(named.items()))), remarks=remarks)
     width = table.shape[1]
     if count is not None and path.suffix.lower() == ".pts" and width in SCANNER:
