@@ -19,7 +19,7 @@ class Loss:
     looked = 0
 
     def __float__(self) -> float:
-        Loss.looked += 1
+        self.looked += 1
         return 0.5
 
 
@@ -36,7 +36,7 @@ def test_the_bar_says_epoch_loss_and_time_left(
     for _ in range(25):
         now[0] += 0.3
         log.tick(loss)
-    assert Loss.looked == 7  # in 7.5 seconds
+    assert loss.looked == 7  # in 7.5 seconds
     log.bar.refresh()
     text = str(log.bar)
     assert "epoch 3/4, loss 0.500" in text and "25/40" in text and "<" in text  # elapsed<left
