@@ -37,6 +37,8 @@ class DataConfig(Section):
     # Features of a point beside xyz, by name and in this order; null: the normals, where the data set has
     # them. [] is xyz alone.
     features: tuple[str, ...] | None = None
+    # What features are divided by, by name, such as {intensity: 4095}: numbers of about 1 learn best.
+    divide: dict[str, float] = field(default_factory=dict)
     # The files' axis that points up; clouds are turned so that y does, as in ModelNet40. null: as they are.
     up: Literal["x", "y", "z", "-x", "-y", "-z"] | None = None
     # Estimate normals from neighbouring points where the files have none.
@@ -55,6 +57,7 @@ class DataConfig(Section):
         self.expect(
             "such as 1/5, from 1/N to N/N", lambda value: value is None or bool(fold_of(value)), "fold"
         )
+        self.expect("more than 0 a feature", lambda of: all(0 < by < inf for by in of.values()), "divide")
         if self.fold is not None and self.train_split == "trainval":
             raise ValueError("data.fold: expected data.train_split=train, got trainval, which holds none out")
 

@@ -97,6 +97,7 @@ class TestDefaults:
             "data.features": ("color", "intensity"),
             "data.up": "-z",
             "data.fold": "2/3",
+            "data.divide": {"intensity": 4095.0},
             "loss.class_weights": "balanced",
             "loss.ignore": (3,),
             "train.freeze": ("encoder",),
@@ -359,6 +360,10 @@ class TestPython:
                 "augment.feature_dropout: expected 0 <= ",
             ),
             (
+                lambda: DataConfig(divide={"intensity": 0.0}),
+                "data.divide: expected more than 0 a feature, got ",
+            ),
+            (
                 lambda: AugmentConfig(feature_jitter={3: 1.0}),
                 "augment.feature_jitter: expected keys and values",
             ),
@@ -500,6 +505,7 @@ class TestRanges:
             ("augment.lying", (-0.1, 1), (0, 0.9)),
             ("train.keep_every", (-1,), (0, 1)),
             ("augment.normal_dropout", (-0.1, 1), (0, 0.9)),
+            ("data.divide.intensity", (), (0.5, 4095)),
             ("augment.feature_dropout.color", (), (0, 0.9)),
             ("augment.feature_jitter.color", (), (0, 3)),
             ("train.seed", (-1, 1 << 63), (0, (1 << 63) - 1)),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 # Unit vectors; red, green and blue from 0 to 1; the strength of a scanner's echo; the distance above a
 # cloud's lowest point. A feature of another name has the width that it states, `name:width`, or 1.
 WIDTHS = {"normal": 3, "color": 3, "intensity": 1, "height": 1}
+FIXED = ("normal", "color")  # whose range is known
 LENGTH_OFF = 0.05  # a unit normal printed with two digits is off by 0.01
 
 
@@ -208,6 +210,35 @@ def mend_features(
     for note in said if notes is None else ():
         logger.warning(note)
     return points
+
+
+def check_divide(divide: Mapping[str, float], features: Sequence[str]) -> None:
+    """Check what features are to be divided by, by name.
+
+    Raises:
+        ValueError: For a number that is not more than 0, or a feature that points do not have, or whose range
+            is fixed: normal and color.
+    """
+    for name, by in divide.items():
+        if isinstance(by, bool) or not isinstance(by, (int, float)) or not 0 < by < math.inf:
+            raise ValueError(f"divide: {name}: expected a number of more than 0, got {by!r}")
+        if name in FIXED:
+            raise ValueError(f"divide: expected features other than {' and '.join(FIXED)}, got {name}")
+        if name not in map(name_of, features):
+            known = ", ".join(map(name_of, features)) or "none"
+            raise ValueError(
+                f"divide: expected features of the points, {known}, got {name}; add it to the features"
+            )
+
+
+def divide_features(points: Tensor, features: Sequence[str], divide: Mapping[str, float]) -> Tensor:
+    """Return points (..., 3 + F) with features divided by numbers, by name: `Preprocess.divide`."""
+    if not divide:
+        return points
+    by = [1.0] * 3
+    for feature in features:
+        by += [divide.get(name_of(feature), 1.0)] * width_of(feature)
+    return points / points.new_tensor(by)
 
 
 def log_notes(notes: Sequence[str]) -> None:

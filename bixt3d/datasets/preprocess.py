@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bixt3d.datasets.features import channel_count, parse_features
+from bixt3d.datasets.features import channel_count, check_divide, divide_features, parse_features
 from bixt3d.datasets.loader import ORDERS, arrange
 from bixt3d.datasets.orientation import check_up, turn
 from bixt3d.datasets.spheres import unit_sphere
@@ -48,9 +48,11 @@ class Preprocess:
         optional: Features that a cloud may lack, as clouds of the training have lost them
             (`augment.normal_dropout`, `augment.feature_dropout`): zeros take their place. A checkpoint's
             config says which.
+        divide: What features are divided by, by name; the others stay as they are.
 
     Raises:
-        ValueError: For a number of points below 1, or an unknown order, feature, axis or normalization.
+        ValueError: For a number of points below 1, an unknown order, feature, axis or normalization, or a
+            divisor that is not more than 0 or not of a feature.
     """
 
     num_points: int | None = None
@@ -61,6 +63,7 @@ class Preprocess:
     estimate_normals: bool = False
     normalization: str = "max"
     optional: tuple[str, ...] = field(default=(), compare=False)
+    divide: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("num_points", "stored_points"):
@@ -75,15 +78,20 @@ class Preprocess:
         if self.normalization not in NORMALIZATIONS:
             known = ", ".join(NORMALIZATIONS)
             raise ValueError(f"normalization: expected one of {known}, got {self.normalization!r}")
+        check_divide(self.divide, self.features)
 
     @property
     def channels(self) -> int:
         """Channels of a point: 3 for xyz, and the widths of the features."""
         return channel_count(self.features)
 
+    def prepare(self, points: Tensor) -> Tensor:
+        """Return points (..., N, C) with y up and features divided, in their own unit and place."""
+        return divide_features(turn(points, self.up, self.features), self.features, self.divide)
+
     def normalize(self, points: Tensor) -> Tensor:
-        """Return points (..., N, C) with y up and xyz moved into the unit sphere, float32."""
-        points = turn(points, self.up, self.features)
+        """Return points (..., N, C) prepared, and xyz moved into the unit sphere, float32."""
+        points = self.prepare(points)
         # In double precision: coordinates of a map lose their shape in single precision.
         xyz = points[..., :3]
         if self.normalization == "robust":
@@ -147,6 +155,8 @@ class Preprocess:
         """Return it in JSON's own kinds."""
         stated = {**asdict(self), "features": list(self.features), "channels": self.channels}
         del stated["optional"]
+        if not self.divide:  # as checkpoints had it that knew no divisors
+            del stated["divide"]
         return stated
 
     @classmethod
@@ -170,6 +180,7 @@ class Preprocess:
                 stated.get("up"),
                 bool(stated.get("estimate_normals", False)),
                 stated.get("normalization", "max"),
+                divide=dict(stated.get("divide") or {}),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"preprocess: expected its settings, got {stated!r:.80} ({error!r})") from None

@@ -327,4 +327,5 @@ def _range_notes(name: str, survey: Survey) -> Iterator[str]:
         if most > UNLIKE * least and most > 1:
             yield f"{feature} reaches {least:.3g} in one {name} shape and {most:.3g} in another: one unit?"
         elif most > LARGE:
-            yield f"{feature} reaches {most:.3g}: numbers of about 1 learn best, so divide it in every file"
+            setting = f"data.divide.{feature}={most:.0f}"
+            yield f"{feature} reaches {most:.3g}: numbers of about 1 learn best, so set {setting}"

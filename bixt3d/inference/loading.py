@@ -113,7 +113,7 @@ def training_split(predictor: Any, split: str, root: str | Path | None = None) -
     if about.dataset == GIVEN and root is None:
         raise ValueError(f"the model was trained on {GIVEN}: give files instead, or a folder by --data")
     config = config_from(about.config)
-    data = {"features": predictor.preprocess.features, "up": None}
+    data = {"features": predictor.preprocess.features, "up": None, "divide": {}}
     found = read_split(override(config, data={**data, "root": str(root or config.data.root)}), split)
     found = match_labels(found, about.facts)
     if found.category is not None:

@@ -208,7 +208,7 @@ class SceneSegmentationTask(PartSegmentationTask):
                 None: their own.
         """
         size = preprocess.num_points or len(points)
-        turned, corners = turn(points, preprocess.up, preprocess.features), None
+        turned, corners = preprocess.prepare(points), None
         laid, begin = self._laid(turned, None if extent is None else turn(extent.to(turned), preprocess.up))
         if wanted is not None:
             corners = torch.stack(torch.aminmax(laid[wanted.to(laid.device), :3], dim=0))  # (2, 3)
@@ -242,7 +242,7 @@ class SceneSegmentationTask(PartSegmentationTask):
 
     def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
         """Return what one pass takes of a scene (N, C): a draw of the column around its middle (1, n, C)."""
-        turned = turn(points, preprocess.up, preprocess.features)[None]  # (1, N, C)
+        turned = preprocess.prepare(points)[None]  # (1, N, C)
         middle = turned[0, :, [0, 2]].median(0).values  # (2,)
         generator = Generator(points.device).manual_seed(0)
         wanted = preprocess.num_points or len(points)

@@ -225,6 +225,7 @@ def describe(
         *(data.num_points, data.order, stored_points, split.features, data.up, data.estimate_normals),
         normalization=data.normalization,
         optional=dropped_features(split.features, vars(config.augment)),
+        divide=data.divide,
     )
     facts = task.facts(split)
     _check_facts(facts)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bixt3d.config import Config, check_config, fold_of, override
 from bixt3d.datasets import cuts_clouds, open_dataset, prepare_split
 from bixt3d.datasets.augment import lay_down, mix_clouds
+from bixt3d.datasets.features import check_divide, divide_features
 from bixt3d.datasets.folder import log_repeats
 from bixt3d.datasets.holdout import cut_train
 from bixt3d.datasets.loader import CloudLoader
+from bixt3d.datasets.mapped import each_cloud
 from bixt3d.datasets.relabel import match_labels
 from bixt3d.datasets.split import Split
 from bixt3d.models.factory import task_of
@@ -109,7 +112,24 @@ def read_split(config: Config, name: str, num_points: int | None = None) -> Spli
         up=data.up,
         estimate_normals=data.estimate_normals,
     )
+    split = _divided(config, split)
     return _cut_train(config, split, name) if cut else split
+
+
+def _divided(config: Config, split: Split) -> Split:
+    """Return a split whose features are divided as the settings say, as `Preprocess` does it to a cloud."""
+    if not config.data.divide:
+        return split
+    try:
+        check_divide(config.data.divide, split.features)
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from None
+    change = partial(_divide, features=split.features, divide=config.data.divide)
+    return replace(split, points=each_cloud(split.points, change))
+
+
+def _divide(points: Tensor, values: None, features: tuple[str, ...], divide: Mapping[str, float]) -> Tensor:
+    return divide_features(points, features, divide)
 
 
 def _draws_val(config: Config) -> bool:
@@ -157,7 +177,7 @@ def open_all(
     else:
         data = config.data
         given = {
-            name: prepare_split(split, data.features, data.up, data.estimate_normals)
+            name: _divided(config, prepare_split(split, data.features, data.up, data.estimate_normals))
             for name, split in given.items()
         }
         given = {name: _labelled(name, split, task) for name, split in given.items()}
@@ -191,6 +211,7 @@ def _others(config: Config, own: Split, names: Sequence[str]) -> dict[str, Split
             split = open_dataset(
                 *(data.name, data.root, name, None, data.features, False), data.up, data.estimate_normals
             )
+            split = _divided(config, split)
         except FileNotFoundError:
             continue
         except ValueError as error:  # such as a feature that it lacks

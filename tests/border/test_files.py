@@ -320,6 +320,7 @@ SETTINGS = [
         "data.order",
         "data.normals",
         "data.features",
+        "data.divide",
         "augment.feature_dropout",
         "augment.shift",
         "augment.scale_low",

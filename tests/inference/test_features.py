@@ -28,10 +28,13 @@ POINTS = 32
 Points = NDArray[np.float64]
 
 
-def save(path: Path, *features: str, augment: dict[str, Any] | None = None) -> Path:
-    """A trained classifier of xyz and these features."""
+def save(
+    path: Path, *features: str, augment: dict[str, Any] | None = None, divide: float | None = None
+) -> Path:
+    """A trained classifier of xyz and these features; intensity is divided."""
     torch.manual_seed(0)
-    preprocess = Preprocess(POINTS, "stored", 200, features)
+    by = {} if divide is None else {"intensity": divide}
+    preprocess = Preprocess(POINTS, "stored", 200, features, divide=by)
     args = {"num_classes": 4, "in_dims": preprocess.channels, **NAIVE}
     about = Description(
         *("classification", {"name": "bixt_ti_cls", "args": args}, {"classes": list(CLASSES)}, preprocess),
@@ -243,3 +246,17 @@ def test_export_of_a_model_with_features(form: str, checkpoint: Path, tmp_path: 
     told = json.loads(about)
     assert told["preprocess"]["features"] == ["color", "intensity"] and told["classes"] == list(CLASSES)
     assert Preprocess.from_dict(told["preprocess"]) == Predictor(checkpoint, "cpu").preprocess
+
+
+def test_divided_features_are_those_of_a_training(tmp_path: Path) -> None:
+    """A cloud with raw numbers gives what a model sees of one that was divided by hand."""
+    raw = some_cloud()
+    raw[:, 6] *= 4095
+    by_hand = Predictor(save(tmp_path / "by_hand.safetensors", "color", "intensity"), "cpu")
+    divided = Predictor(save(tmp_path / "divided.safetensors", "color", "intensity", divide=4095.0), "cpu")
+    assert divided.preprocess.divide == {"intensity": 4095.0}
+    expected = by_hand(some_cloud()).probabilities
+    assert divided(raw).probabilities == pytest.approx(expected, abs=1e-6)
+    assert abs(by_hand(raw).probabilities - expected).max() > 1e-4
+    seen = divided.preprocess.normalize(torch.from_numpy(raw))
+    torch.testing.assert_close(seen, by_hand.preprocess.normalize(torch.from_numpy(some_cloud())))

@@ -190,6 +190,28 @@ def test_the_axis_that_points_up_changes_nothing_else() -> None:
     assert np.array_equal(answers[1].points, z_up.numpy())
 
 
+class ByIntensity(ByHeight):
+    """The same of the fourth channel."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        return super().forward(points[..., [0, 3, 2]])
+
+
+def test_features_are_divided() -> None:
+    split, model = make_split(1, 300), ByIntensity().eval()
+    task = ready(split, model)
+    points = torch.cat([split.points[0], torch.rand(300, 1)], 1).double()
+    raw = points * points.new_tensor([1, 1, 1, 4096])
+    plain, divided = (
+        Preprocess(64, "random", features=("intensity",), divide=by) for by in ({}, {"intensity": 4096})
+    )
+    with torch.no_grad():
+        answer = task.predict(model, points, plain)
+        assert np.array_equal(task.predict(model, raw, divided).parts, answer.parts)
+        assert not np.array_equal(task.predict(model, raw, plain).parts, answer.parts)
+    assert torch.equal(task.inputs(raw, divided)[0], task.inputs(points, plain)[0])
+
+
 def test_a_checkpoint_keeps_the_columns_and_a_user_may_change_them(tmp_path: Path, tiny_run: Any) -> None:
     result = tiny_run
     predictor = bixt3d.Predictor(result.run_dir / "last", "cpu")

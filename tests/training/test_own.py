@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,34 @@ def test_features_are_trained_on(run: Path) -> None:
     assert bixt3d.Predictor(run, "cpu")(cloud[:, :6]).label == "blue"
     with pytest.raises(ValueError, match="7"):
         bixt3d.Predictor(run, "cpu")(cloud[:, :4])
+
+
+def test_divided_features_train_as_if_files_were_divided(run: Path) -> None:
+    """Exactly so, as a power of 2 divides without rounding; scores of the checkpoint are those of the run."""
+
+    def scaled(split: bixt3d.Split) -> bixt3d.Split:
+        points = split.points.clone()
+        points[..., 6] *= 4096
+        return replace(split, points=points)
+
+    given = {"train": featured(), "val": featured(24, 1), "test": featured(48, 2)}
+    plain = bixt3d.train(settings(run), **given)
+    config = settings(run.parent / "divided", "data.divide.intensity=4096")
+    result = bixt3d.train(config, **{name: scaled(split) for name, split in given.items()})
+    assert result.last == plain.last
+    assert_same(weights(run / "last.safetensors"), weights(result.run_dir / "last.safetensors"))
+    clouds = [cloud.numpy() for cloud in given["test"].points]
+    raw = [cloud.numpy() for cloud in scaled(given["test"]).points]
+    answers = bixt3d.Predictor(run, "cpu")(clouds), bixt3d.Predictor(result.run_dir, "cpu")(raw)
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
+
+
+@pytest.mark.parametrize("by", ["color", "colour"])
+def test_what_cannot_be_divided(by: str, run: Path) -> None:
+    with pytest.raises(ValueError, match=rf"^data.divide: expected features .*, got {by}"):
+        bixt3d.train(settings(run, f"data.divide.{by}=2"), train=featured())
+    assert not run.exists()
 
 
 @pytest.mark.parametrize("change", ["feature_jitter", "feature_dropout"])
