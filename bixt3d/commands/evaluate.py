@@ -63,6 +63,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate."""
     from bixt3d.inference import Predictor
+    from bixt3d.inference.attention import require
     from bixt3d.metrics import retrieval
     from bixt3d.suggest import counted
     from bixt3d.training.device import pick_device
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--retrieval is for classifiers; {checkpoint} labels points")
     if searcher is not None:
         searcher.require_clouds("--retrieval")
+        require(searcher.model, "forward_features")
     scored = evaluate_checkpoint(checkpoint, which, args.cfg, args.set, device, args.out, report.watch)
     out, pictures = scored.out, {}
     for name, rows in (("predictions", report.predictions), ("part_iou", report.part_scores)):

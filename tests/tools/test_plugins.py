@@ -112,6 +112,11 @@ def test_what_else_takes_the_checkpoint(workplace: Workplace, trained: Outcome, 
     ] and "picture: " in done.out
     done = workplace.run("view_attention", tmp_path / "scan.npy", *told)
     done.refused("expected a model with located_attention(points), got Extent; it returns for each layer")
+    done = workplace.run(
+        "evaluate", "runs/number/last", "--plugin", "mine.py", "--retrieval", "--out", tmp_path / "none"
+    )
+    done.refused("expected a model with forward_features(points), got Extent; it returns latents (B, M, D)")
+    assert not (tmp_path / "none").exists()
 
 
 def test_without_the_plugin_it_is_told_of(workplace: Workplace, trained: Outcome) -> None:
