@@ -282,7 +282,7 @@ def build_model(
         model = create_model(description.model["name"], **description.model["args"])
     check_points(config, model)
     if config.model.init_from is not None and not resume:
-        say(start_from(model, config.model.init_from, description.facts))
+        say(start_from(model, config.model.init_from, description.facts, description.preprocess))
     return model
 
 

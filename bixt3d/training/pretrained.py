@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.models.encoder import PointModel
 from bixt3d.models.official import initialize_from, read_state
 from bixt3d.suggest import nearest
@@ -19,7 +20,12 @@ from bixt3d.training.optim import OUTPUTS
 OFFICIAL = (".pth", ".pt", ".bin")
 
 
-def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | None = None) -> str:
+def start_from(
+    model: nn.Module,
+    source: str | Path,
+    facts: Mapping[str, Any] | None = None,
+    preprocess: Preprocess | None = None,
+) -> str:
     """Start a model from the weights of another training.
 
     An official BiXT checkpoint (.pth) gives its trunk. A checkpoint of this package, a run's folder or a
@@ -30,9 +36,10 @@ def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | 
         model: The model.
         source: A file, a run's folder, or a name of `bixt3d.list_weights`.
         facts: What the model's outputs mean, as `bixt3d.tasks.Task.facts` says.
+        preprocess: What the model's inputs are.
 
     Returns:
-        A line that says what was taken and what was not.
+        A line that says what was taken and what was not, and which features were others there.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -70,6 +77,7 @@ def start_from(model: nn.Module, source: str | Path, facts: Mapping[str, Any] | 
     what = f"; new: {', '.join(new)}" if new else "; nothing is new"
     what += f"; left out: {', '.join(left)}" if left else ""
     origin = f" (trained on {known.dataset})" if known.dataset else ""
+    what += "" if preprocess is None else _other_features(known.preprocess, preprocess)
     return f"start: {len(taken)} of {len(wanted)} tensors from {source}{origin}{what}"
 
 
@@ -91,6 +99,17 @@ def find_start(source: str | Path) -> Path:
         raise FileNotFoundError(f"model.init_from: {error}") from None
     except ValueError as error:
         raise ValueError(f"model.init_from: {error}") from None
+
+
+def _other_features(there: Preprocess, here: Preprocess) -> str:
+    """Return what to say of features that have the same width, and are others or in another unit."""
+    said = ""
+    for key in ("features", "divide"):
+        one, other = (getattr(of, key) for of in (there, here))
+        if one != other:
+            stated = (json.dumps(of).replace('"', "") for of in (one, other))
+            said += "; it was trained with data.{}={}, here it is {}".format(key, *stated)
+    return said
 
 
 def _settings(name: str, known: Description) -> str:

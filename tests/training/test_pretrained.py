@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from torch import nn
 
 import bixt3d
 from bixt3d.config import OptimConfig
+from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.models.layers import BatchNorm
-from bixt3d.tasks import ClassificationTask
+from bixt3d.tasks import ClassificationTask, Description
 from bixt3d.training.checkpoint import save_model
 from bixt3d.training.distributed import Workers
 from bixt3d.training.experiment import build_model, describe
@@ -168,6 +170,22 @@ def test_a_part_model_takes_all_but_parts_and_categories(tmp_path: Path) -> None
     line = start_from(new, tmp_path / "parts", {"classes": ["a", "b", "c"]})
     assert torch.equal(old.encoder.trunk.latents, new.encoder.trunk.latents)
     assert line.endswith("parts; new: embedding.weight, head.linear.bias, head.linear.weight")
+
+
+def test_features_of_the_same_width_are_told(tmp_path: Path) -> None:
+    """They fit, and mean something else."""
+    args = {"num_classes": 2, "in_dims": 4, "dim": 12, "depth": 2, "num_heads": 2, "num_latents": 4}
+    model = bixt3d.create_model("bixt_ti_cls", **args)
+    there = Preprocess(32, features=("intensity",), divide={"intensity": 4095})
+    facts = {"classes": ["a", "b"]}
+    about = Description("classification", {"name": "bixt_ti_cls", "args": args}, facts, there)
+    save_model(tmp_path / "old.safetensors", model, about)
+    line = start_from(model, tmp_path / "old", facts, replace(there, features=("own",), divide={}))
+    assert line.endswith(
+        "nothing is new; it was trained with data.features=[intensity], here it is [own]; "
+        "it was trained with data.divide={intensity: 4095}, here it is {}"
+    )
+    assert start_from(model, tmp_path / "old", facts, there).endswith("nothing is new")
 
 
 def test_a_given_model_is_not_started_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
