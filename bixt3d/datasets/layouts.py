@@ -58,17 +58,17 @@ def list_splits(
         FileNotFoundError: The folder, or training shapes in it, are missing.
         ValueError: Two folders mean the same split, or the folders are of no layout, or of two.
     """
-    folders = _folders(base)
-    splits = _split_folders(base, folders)
+    folders = folders_in(base)
+    splits = split_folders(base, folders)
     if splits:
         if "train" not in splits and wanted is not None and wanted not in splits:
             raise FileNotFoundError(f"no folder {base / 'train'}: expected {_expected(base)}")
         used = (name if one.name == name else f"{one.name} as {name}" for name, one in splits.items())
         layout = f"<split>/<class>, with {', '.join(used)}"
         listings = {name: _list_classes(folder, name, suffixes) for name, folder in splits.items()}
-        _name_unused(base, [folder for folder in folders if folder not in splits.values()])
+        name_unused(base, [folder for folder in folders if folder not in splits.values()])
     else:
-        inside = {folder: _split_folders(folder, _folders(folder)) for folder in folders}
+        inside = {folder: split_folders(folder, folders_in(folder)) for folder in folders}
         if any(inside.values()):
             layout, listings = "<class>/<split>", _list_by_class(base, inside, suffixes)
         else:
@@ -94,17 +94,18 @@ def _expected(base: Path) -> str:
 
 def _hint(base: Path) -> str:
     """Names a folder inside that has the splits, if there is one."""
-    inner = next((path for path in _folders(base) if "train" in _split_folders(path, _folders(path))), None)
+    inside = ((path, split_folders(path, folders_in(path))) for path in folders_in(base))
+    inner = next((path for path, splits in inside if "train" in splits), None)
     return f"; {inner} may be the folder to name" if inner else ""
 
 
-def _folders(base: Path) -> list[Path]:
+def folders_in(base: Path) -> list[Path]:
     """Lists the folders in a folder, sorted, without hidden ones."""
     entries = sorted(base.iterdir(), key=lambda path: path.name) if base.is_dir() else []
     return [path for path in entries if path.is_dir() and not path.name.startswith(".")]
 
 
-def _split_folders(base: Path, folders: Iterable[Path]) -> dict[str, Path]:
+def split_folders(base: Path, folders: Iterable[Path]) -> dict[str, Path]:
     """Finds the folders that are splits, by whatever name; raises ValueError for two that mean the same."""
     found: dict[str, Path] = {}
     for folder in folders:
@@ -119,7 +120,7 @@ def _split_folders(base: Path, folders: Iterable[Path]) -> dict[str, Path]:
     return {name: found[name] for name in ("train", "val", "test") if name in found}
 
 
-def _name_unused(base: Path, unused: list[Path]) -> None:
+def name_unused(base: Path, unused: list[Path]) -> None:
     """Logs folders beside train that are no split, each with the split that may be meant."""
     if unused:
         named = ", ".join(f"{folder.name}{nearest(folder.name.lower(), NAMES)}" for folder in unused[:5])
@@ -183,7 +184,7 @@ def _list_by_class(
                 f"{folder}: expected the splits as folders, as other classes have, got {got}{beside}. "
                 f"{LAYOUT}."
             )
-        _name_unused(folder, [path for path in _folders(folder) if path not in splits.values()])
+        name_unused(folder, [path for path in folders_in(folder) if path not in splits.values()])
         for name, path in splits.items():
             files, others = _list_class(path, folder.name, suffixes)
             listings[name].files.update(files)
@@ -200,12 +201,12 @@ def _cut_classes(base: Path, suffixes: Sequence[str]) -> tuple[str, dict[str, Li
 
     Files of other classes change nothing, and a new file moves two others of its class at most.
     """
-    parent = _split_folders(base.parent, _folders(base.parent)) if base.name.lower() in NAMES else {}
+    parent = split_folders(base.parent, folders_in(base.parent)) if base.name.lower() in NAMES else {}
     if len(parent) > 1 and base in parent.values():
         raise ValueError(f"{base} is one split of {base.parent}: name that folder")
     listings = {name: Listing({}, []) for name in ("train", "val", "test")}
     listings["train"].others.extend(_loose_files(base) if base.is_dir() else [])
-    for folder in _folders(base):
+    for folder in folders_in(base):
         files, others = _list_class(folder, folder.name, suffixes)
         if not files:
             listings["train"].others.append(folder.name)

@@ -15,10 +15,11 @@ from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.folder import refusals
 from bixt3d.datasets.holdout import NoValError, hold_out
 from bixt3d.datasets.images import ImageSplit
+from bixt3d.datasets.label_table import LABELS
 from bixt3d.datasets.layouts import class_of, list_splits
 from bixt3d.datasets.orientation import guess_up
 from bixt3d.datasets.readers import clouds_in, hold_labels
-from bixt3d.datasets.scenes import LABELS, NoLabelsError
+from bixt3d.datasets.scenes import NoLabelsError
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import Survey, find_notes, survey_files, survey_split
 from bixt3d.suggest import counted

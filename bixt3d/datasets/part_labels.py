@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bixt3d.datasets.readers.cloud import FileCloud
-from bixt3d.datasets.readers.names import LABELS, RENAME
+from bixt3d.datasets.readers.names import RENAME
 from bixt3d.suggest import counted
 
 FILLER = 255  # what programs write that keep labels in a byte, for none
@@ -36,9 +36,8 @@ def label_of(cloud: FileCloud) -> NDArray[np.int64] | NDArray[np.str_]:
     labels, words = cloud.labels, cloud.words
     if labels is None and words is not None:
         return words
-    unfit = next((said for name in LABELS if (said := cloud.remark(name))), None)
-    if labels is None and unfit:
-        raise ValueError(f"label: {unfit}")
+    if labels is None and cloud.unfit_labels:
+        raise ValueError(f"label: {cloud.unfit_labels}")
     if labels is None and cloud.columns is not None:
         last = cloud.columns[:, -1]
         if (last == np.round(last)).all():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,17 @@ from bixt3d.datasets.cache import Arrays, cached, named
 from bixt3d.datasets.features import log_notes, parse_features
 from bixt3d.datasets.files import find_folder
 from bixt3d.datasets.holdout import check_request, cut_train
+from bixt3d.datasets.label_table import LABELS, MOST_LABELS, LabelTable, read_table
+from bixt3d.datasets.layouts import folders_in, name_unused, split_folders
 from bixt3d.datasets.mapped import lay_out
-from bixt3d.datasets.readers import clouds_in, load_cloud
+from bixt3d.datasets.readers import clouds_in, files_in, load_cloud, log_unread
 from bixt3d.datasets.readers.cloud import FileCloud
-from bixt3d.datasets.readers.names import LABELS as COLUMNS
 from bixt3d.datasets.readers.names import RENAME
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.store import Store
 from bixt3d.suggest import counted
-from bixt3d.yaml import parse_yaml
 
-LABELS = ("labels.yaml", "semantic-kitti.yaml")
 SCENE = "scene"  # the one category that all scenes are of
-MOST_LABELS = 1 << 16  # SemanticKITTI's have 16 bits, above which stands the number of an object
-EXAMPLE = "names: {1: road, 2: building}, and perhaps ignore: [0]"
-
 SHOWN = 10  # scenes without labels that are named one by one
 
 logger = logging.getLogger(__name__)
@@ -40,136 +35,6 @@ logger = logging.getLogger(__name__)
 
 class NoLabelsError(ValueError):
     """A scene has no labels, or none of a split has."""
-
-
-@dataclass(frozen=True)
-class LabelTable:
-    """What a ``labels.yaml`` says.
-
-    Attributes:
-        names: Name of each label, those that are ignored included.
-        ignore: Labels that do not count.
-        numbers: Which label a number of the files stands for; None: the numbers are the labels.
-        folders: Of each split, the folders in ``sequences``; none where each split is a folder.
-        written: By which number files say a label, of several that stand for it; the first of ``numbers`` if
-            None.
-    """
-
-    names: Mapping[int, str]
-    ignore: frozenset[int]
-    numbers: Mapping[int, int] | None = None
-    folders: Mapping[str, Sequence[str]] | None = None
-    written: Mapping[int, int] | None = None
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """The labels that count, sorted."""
-        return tuple(sorted(set(self.names) - self.ignore))
-
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        """Name of each number from 0 to the last label that counts."""
-        return tuple(self.names.get(number, f"label {number}") for number in range(self.ids[-1] + 1))
-
-    @property
-    def part_codes(self) -> tuple[int, ...]:
-        """The number by which files say each number from 0 to the last label that counts; none: the same."""
-        written = dict(self.written or {})
-        for number, label in (self.numbers or {}).items():
-            written.setdefault(label, number)
-        codes = tuple(written.get(label, label) for label in range(self.ids[-1] + 1))
-        whole = all(label in written for label in self.ids)
-        return codes if whole and codes != tuple(range(len(codes))) else ()
-
-    def convert(self, values: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
-        """Return the labels of a file's numbers (N,), -1 where they are ignored.
-
-        Raises:
-            ValueError: For a number that is not named, with how many points have it.
-        """
-        found, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-        numbers = self.numbers or {number: number for number in self.names}
-        labels = np.empty(len(found), np.int64)
-        for at, value in enumerate(found.tolist()):
-            label = -1 if value == -1 else numbers.get(value)
-            if label is None or (label != -1 and label not in self.names):
-                known = ", ".join(map(str, sorted(numbers)[:8])) + (" ..." if len(numbers) > 8 else "")
-                where = f"{LABELS[0]} names" if self.numbers is None else "the map of the labels has"
-                raise ValueError(
-                    f"{path}: expected labels that {where} ({known}), got {value} for "
-                    f"{counted(int(counts[at]), 'point')}: add it there, with ignore if it does not count"
-                )
-            labels[at] = -1 if label in self.ignore else label
-        return labels[place.reshape(-1)]
-
-
-def read_table(folder: Path) -> LabelTable:
-    """Read ``labels.yaml``: ``names`` by label, and perhaps ``ignore`` and ``map``, from numbers to labels.
-
-    SemanticKITTI's own ``semantic-kitti.yaml`` is read as well.
-
-    Raises:
-        FileNotFoundError: There is neither.
-        ValueError: It says something else; the message names the file and the key.
-    """
-    path = next((folder / name for name in LABELS if (folder / name).is_file()), None)
-    if path is None:
-        raise FileNotFoundError(f"no file {folder / LABELS[0]}: expected the names of the labels, {EXAMPLE}")
-    try:
-        stated = parse_yaml(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    if not isinstance(stated, dict):
-        raise ValueError(f"{path}: expected {EXAMPLE}, got {stated!r:.40}")
-    numbers, folders, written = None, None, None
-    if "learning_map" in stated:
-        numbers = _whole(path, stated, "learning_map")
-        written = _whole(path, stated, "learning_map_inv")
-        names: Any = {label: stated.get("labels", {}).get(number) for label, number in written.items()}
-        ignore: Any = [label for label, out in _mapping(path, stated, "learning_ignore").items() if out]
-        parts = {"train": "train", "val": "valid", "test": "test"}
-        split = _mapping(path, stated, "split") if "split" in stated else {}
-        folders = {part: [f"{one:02d}" for one in split.get(key, [])] for part, key in parts.items()}
-    else:
-        names, ignore = stated.get("names"), stated.get("ignore", [])
-        numbers = _whole(path, stated, "map") if "map" in stated else None
-        names = dict(enumerate(names)) if isinstance(names, list) else names
-    if (
-        not isinstance(names, dict)
-        or not all(map(_is_label, names))
-        or not all(map(_is_name, names.values()))
-    ):
-        raise ValueError(f"{path}: names: expected a name for each label, {EXAMPLE}, got {names!r:.60}")
-    if not isinstance(ignore, list) or not all(map(_is_label, ignore)):
-        raise ValueError(f"{path}: ignore: expected a list of labels, got {ignore!r:.60}")
-    table = LabelTable(
-        *({label: str(name) for label, name in names.items()}, frozenset(ignore), numbers, folders, written)
-    )
-    if len(table.ids) < 2:
-        raise ValueError(f"{path}: expected two labels or more that are not ignored, got {len(table.ids)}")
-    return table
-
-
-def _is_label(value: Any) -> bool:
-    return type(value) is int and 0 <= value < MOST_LABELS
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, (str, int)) and bool(str(value).strip())
-
-
-def _mapping(path: Path, stated: Mapping[str, Any], key: str) -> dict[Any, Any]:
-    value = stated.get(key)
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: {key}: expected keys and values, got {value!r:.60}")
-    return value
-
-
-def _whole(path: Path, stated: Mapping[str, Any], key: str) -> dict[int, int]:
-    value = _mapping(path, stated, key)
-    if not all(type(number) is int for pair in value.items() for number in pair):
-        raise ValueError(f"{path}: {key}: expected whole numbers, got {value!r:.60}")
-    return value
 
 
 def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str] | None = None) -> Split:
@@ -210,6 +75,8 @@ def read_scenes(root: str | os.PathLike[str], split: str, features: Sequence[str
     parse = partial(_parse, files=labels, features=wanted, table=table)
     arrays = cached(sources, key, parse, folder=base)
     unlabelled = arrays.get("unlabelled", np.empty(0, np.int64)).tolist()  # old caches have none
+    if table.folders is None and (split != "val" or own_val):  # val that is cut is told with train
+        _tell_unused(base, split, chosen)
     read, reasons = list(labels), arrays.get("reasons", ())
     bare |= {read[at]: str(why) for at, why in zip(unlabelled, reasons, strict=True)}
     if bare:
@@ -255,6 +122,15 @@ def _tell_bare(bare: Mapping[Path, str], files: Mapping[Path, str], split: str, 
         logger.warning("%s: left out, without labels: %d of %d scenes%s", split, len(bare), len(files), said)
 
 
+def _tell_unused(base: Path, split: str, chosen: Sequence[str]) -> None:
+    """Say which folders are no split, with train, and which kinds of files are not read."""
+    folders = folders_in(base)
+    splits = split_folders(base, folders)
+    if "train" in chosen:
+        name_unused(base, [one for one in folders if one not in splits.values()])
+    log_unread(split, (file for part in chosen if part in splits for file in files_in(splits[part])))
+
+
 def _has(root: str | os.PathLike[str], name: str) -> bool:
     base = Path(root).expanduser()
     return any((place / name).is_file() for place in (base, base / "scenes"))
@@ -263,12 +139,11 @@ def _has(root: str | os.PathLike[str], name: str) -> bool:
 def _files(base: Path, split: str, table: LabelTable) -> dict[Path, str]:
     """Return the clouds of a split, sorted, and what each is called: its path below the split's folder."""
     if table.folders and (base / "sequences").is_dir():
-        folder, inside = (
-            base / "sequences",
-            [base / "sequences" / one for one in table.folders.get(split, ())],
-        )
+        folder = base / "sequences"
+        inside = [folder / one for one in table.folders.get(split, ())]
     else:
-        folder, inside = base / split, [base / split]
+        folder = split_folders(base, folders_in(base)).get(split, base / split)
+        inside = [folder]
     found = [file for one in inside if one.is_dir() for file in clouds_in(one)]
     return {file: file.relative_to(folder).with_suffix("").as_posix() for file in found}
 
@@ -306,8 +181,8 @@ def _parse(
     }
 
 
-def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray[np.int64]:
-    """Return the numbers that stand for the labels of a cloud's points (N,)."""
+def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray[np.int64] | NDArray[np.str_]:
+    """Return the numbers, or words, that stand for the labels of a cloud's points (N,)."""
     if label_file is not None:
         stored = np.fromfile(label_file, "<u4").astype(np.int64) & (MOST_LABELS - 1)
         if len(stored) != len(cloud.xyz):
@@ -315,10 +190,10 @@ def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray
             raise ValueError(f"{label_file}: expected {wanted}, got {len(stored)}")
         return stored
     try:
-        values = cloud.labels
+        values: NDArray[np.int64] | NDArray[np.str_] | None = cloud.labels
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    columns = cloud.columns
+    values, columns = cloud.words if values is None else values, cloud.columns
     if (
         values is None
         and columns is not None
@@ -326,9 +201,8 @@ def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray
         and (columns[:, -1] == np.rint(columns[:, -1])).all()
     ):
         values = columns[:, -1].astype(np.int64)
-    unfit = next((said for name in COLUMNS if (said := cloud.remark(name))), None)
-    if values is None and unfit:
-        raise NoLabelsError(f"label: {unfit}")
+    if values is None and cloud.unfit_labels:
+        raise NoLabelsError(f"label: {cloud.unfit_labels}")
     if values is None:
         last = "" if cloud.named else ", or a last column of whole numbers"
         advice = RENAME if cloud.named else ""
@@ -337,9 +211,10 @@ def _labels_of(cloud: FileCloud, file: Path, label_file: Path | None) -> NDArray
     return values
 
 
-def _without_last(cloud: FileCloud, labels: NDArray[np.int64]) -> FileCloud:
+def _without_last(cloud: FileCloud, labels: NDArray[Any]) -> FileCloud:
     """Return a cloud without the column of its labels, where a column without a name holds them."""
     columns = cloud.columns
-    if columns is None or not columns.shape[1] or not np.array_equal(columns[:, -1], labels):
+    named = cloud.labels is not None or cloud.words is not None
+    if named or columns is None or not columns.shape[1] or not np.array_equal(columns[:, -1], labels):
         return cloud
     return FileCloud(cloud.xyz, cloud.named, columns[:, :-1])

@@ -238,7 +238,7 @@ class SceneSegmentationTask(PartSegmentationTask):
         """Return the labels for a viewer: the classes that occur, as the mean IoU is over those."""
         found = answer.parts if truth is None else np.concatenate([answer.parts, truth])
         ids = [one for one in np.unique(found).tolist() if one >= 0]
-        return {**answer.shown(ids, truth), "names": self.part_names}
+        return {**answer.shown(ids, truth), "names": self.part_names, "codes": self.part_codes}
 
     def inputs(self, points: Tensor, preprocess: Preprocess, category: Any = None) -> tuple[Tensor, ...]:
         """Return what one pass takes of a scene (N, C): a draw of the column around its middle (1, n, C)."""

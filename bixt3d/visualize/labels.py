@@ -30,7 +30,7 @@ class NoFaces(ValueError):
 def write_labels(
     cloud: LabelledCloud, folder: str | Path, name: str, form: str, source: str | Path = ""
 ) -> Path:
-    """Write what is predicted of a cloud's points as ``<folder>/<name>.<form>``.
+    """Write what is predicted of a cloud's points as ``<folder>/<name>.<form>``, by the files' own numbers.
 
     Args:
         cloud: The cloud, in its own coordinates.
@@ -58,8 +58,9 @@ def write_labels(
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*table.dtype.names, "name"])
-        names = list(cloud.names)
-        writer.writerows([*row, names[row[3]] if row[3] < len(names) else ""] for row in table.tolist())
+        names = dict(enumerate(cloud.names))
+        parts = np.asarray(cloud.prediction).tolist()
+        writer.writerows([*row, names.get(part, "")] for row, part in zip(table.tolist(), parts, strict=True))
     return path
 
 
@@ -72,7 +73,7 @@ def _table(cloud: LabelledCloud) -> Array:
     table = np.empty(len(cloud.points), dtype=kinds)
     for axis, name in enumerate("xyz"):
         table[name] = cloud.points[:, axis]
-    table["part"] = cloud.prediction
+    table["part"] = cloud.coded(cloud.prediction)
     if cloud.confidence is not None:
         table["confidence"] = cloud.confidence
     return table
@@ -117,7 +118,8 @@ def write_faces(cloud: LabelledCloud, source: str | Path, path: str | Path) -> P
         file.write("\n".join(head) + "\n")
         file.writelines(f"{x!r} {y!r} {z!r}\n" for x, y, z in xyz.tolist())
         begin = 0
-        for size, color, part in zip(mesh.sizes.tolist(), colors.tolist(), parts.tolist(), strict=True):
+        codes = cloud.coded(parts).tolist()
+        for size, color, part in zip(mesh.sizes.tolist(), colors.tolist(), codes, strict=True):
             numbers = (size, *mesh.corners[begin : begin + size].tolist(), *color, part)
             file.write(" ".join(map(str, numbers)) + "\n")
             begin += size
@@ -150,7 +152,10 @@ def face_parts(vertices: Array, sizes: Array, corners: Array, points: Array, par
 
 def _comments(cloud: LabelledCloud) -> list[str]:
     """Return the names of the parts as lines of a PLY file's head."""
-    return [f"comment part {part} {cloud.names[part]}".replace("\n", " ") for part in sorted(cloud.ids)]
+    ids = sorted(cloud.ids)
+    codes = cloud.coded(ids).tolist()
+    said = (f"comment part {code} {cloud.names[part]}" for part, code in zip(ids, codes, strict=True))
+    return [line.replace("\n", " ") for line in said]
 
 
 def write_ply(cloud: LabelledCloud, path: str | Path, mode: str = "prediction") -> Path:
@@ -177,7 +182,7 @@ def write_ply(cloud: LabelledCloud, path: str | Path, mode: str = "prediction") 
     ]
     parts = cloud.truth if mode == "truth" else cloud.prediction
     if parts is not None:
-        columns.append(("part", "<i4", "int", parts))
+        columns.append(("part", "<i4", "int", cloud.coded(parts)))
     if cloud.confidence is not None:
         columns.append(("confidence", "<f4", "float", cloud.confidence))
     table = np.empty(len(cloud.points), dtype=[(name, dtype) for name, dtype, _, _ in columns])

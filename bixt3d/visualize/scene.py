@@ -52,6 +52,7 @@ class LabelledCloud:
         category: Name of its class or category.
         ids: The part ids of its category.
         names: Names of all part ids.
+        codes: The number by which files say each part id; none: the id itself.
         truth: True part of each point (N,), where known.
         prediction: Predicted part of each point (N,); None for a classifier.
         confidence: Probability of the predicted part (N,).
@@ -70,6 +71,7 @@ class LabelledCloud:
     category: str = ""
     ids: Sequence[int] = ()
     names: Sequence[str] = ()
+    codes: Sequence[int] = ()
     truth: Array | None = None
     prediction: Array | None = None
     confidence: Array | None = None
@@ -118,6 +120,11 @@ class LabelledCloud:
         points = torch.from_numpy(np.asarray(self.points[:, :3], dtype=np.float64))
         turned: Array = turn(points, self.up).numpy()
         return turned
+
+    def coded(self, parts: Any) -> Array:
+        """Return the numbers by which files say part ids (N,); of -1, which is none, -1."""
+        ids = np.asarray(parts, np.int64)
+        return np.array([*self.codes, -1])[ids] if self.codes else ids
 
     def thinned(self, most: int = DRAWN) -> LabelledCloud:
         """Return the cloud with at most so many of its points, and say so in its verdict.

@@ -12,8 +12,9 @@ import torch
 import bixt3d
 from bixt3d.config import config_from
 from bixt3d.datasets import store
+from bixt3d.datasets.label_table import LabelTable, read_table
 from bixt3d.datasets.mapped import Mapped
-from bixt3d.datasets.scenes import LabelTable, read_scenes, read_table
+from bixt3d.datasets.scenes import read_scenes
 from bixt3d.training.distributed import Workers
 from bixt3d.training.splits import build_task, training_loader
 from bixt3d.visualize.labels import note_source
@@ -139,6 +140,14 @@ def test_labels_may_lie_beside_scans(tmp_path: Path) -> None:
         ("names: {1: road, 2: tree}\nmap: 5", "map: expected keys and values, got 5"),
         ("- road", "expected names: "),
         ("names: {1: a, 1: b}", "labels.yaml: "),
+        ("names: {0: no, 1: yes}", "names: expected a name .*: put yes, no, on and off in quotes"),
+        ("names: {1: a, 2: b, 3: a}", "names: expected each name once, got a for 1 and 3: .*map: {3: 1"),
+        (
+            "names: {0: a, 1: b}\nignored: [0]",
+            "expected names, ignore, map, got ignored; did you mean 'ignore'",
+        ),
+        ("names: {0: a, 1: b}\nMap: {2: 0}", "got Map; did you mean 'map'"),
+        ("names: {0: a, 1: b}\nmap: {2: 0, 5: 3}", "map: expected labels that have names, got 3 for 5: name"),
     ],
 )
 def test_tables_that_say_something_else(tmp_path: Path, text: str, message: str) -> None:
@@ -153,7 +162,8 @@ def test_tables_that_say_something_else(tmp_path: Path, text: str, message: str)
     [
         ("names: {0: none, 1: ground, 2: tree}\nmap: {0: 0, 2: 1, 9: 1, 5: 2}\nignore: [0]", (0, 2, 5)),
         ("names: {0: none, 1: ground, 2: tree}\nmap: {4: 1, 5: 2}\nignore: [0]", (0, 4, 5)),
-        ("names: {1: ground, 2: tree, 3: car}\nmap: {2: 1, 5: 2}", ()),  # no number stands for a car
+        ("names: {1: ground, 2: tree, 3: car}\nmap: {2: 1, 5: 2}", (0, 2, 5, 3)),  # none stands for a car
+        ("names: {1: ground, 2: tree, 3: car}\nmap: {2: 1, 3: 2}", (0, 2, 3, 4)),
         ("names: {1: ground, 2: tree}\nmap: {1: 1, 2: 2}", ()),
         ("names: {1: ground, 2: tree}", ()),
         (
@@ -198,10 +208,14 @@ def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
     np.savez(root / "test/d.npz", xyz=scene()[0], Klasse=np.arange(50))
     with pytest.raises(ValueError, match=r"or classification, got xyz, Klasse: named columns count by their"):
         read_scenes(root, "test")
-    np.savez(root / "test/d.npz", xyz=scene()[0], label=np.array(["top", "leg"] * 25))
+    np.savez(root / "test/d.npz", xyz=scene()[0], label=np.array(["road", "trees"] * 25))
     with pytest.raises(
-        ValueError, match=r"d: label: it holds text such as 'top': expected a number for each"
+        ValueError,
+        match=r"d.npz: .* labels.yaml names \(none, road, tree\), got 'trees' for 25 points; did you mean",
     ):
+        read_scenes(root, "test")
+    np.savez(root / "test/d.npz", xyz=scene()[0], label=np.eye(50)[:, :4])
+    with pytest.raises(ValueError, match=r"d: label: expected one number a point, got an array \(50, 4\)"):
         read_scenes(root, "test")
     np.savez(root / "test/d.npz", xyz=scene()[0], label=np.full(50, 1.5))
     with pytest.raises(ValueError, match=r"d.npz: expected whole numbers for labels"):
@@ -209,6 +223,62 @@ def test_files_without_labels_or_with_others_are_named(root: Path) -> None:
     (root / "labels.yaml").unlink()
     with pytest.raises(FileNotFoundError, match="labels.yaml"):
         read_scenes(root, "test")
+
+
+def test_labels_may_be_the_names(root: Path) -> None:
+    """Also where a map says what the numbers of other files are."""
+    words = np.array(["road", "tree", "none", "", "road "] * 10)
+    np.savez(root / "test/d.npz", xyz=scene()[0], label=words, part=np.full(50, 7))
+    for more in ("", "map: {2: 1, 5: 3}\n"):
+        (root / "labels.yaml").write_text(TABLE + more)
+        assert read_scenes(root, "test").parts[0, :5].tolist() == [1, 3, -1, -1, 1]
+
+
+def test_labels_may_be_true_and_false(root: Path) -> None:
+    (root / "labels.yaml").write_text("names: [ground, tree]\n")
+    np.savez(root / "test/d.npz", xyz=scene()[0], label=np.arange(50) % 2 == 0)
+    assert read_scenes(root, "test").parts[0, :3].tolist() == [1, 0, 1]
+
+
+def test_ignored_labels_need_no_name(root: Path) -> None:
+    (root / "labels.yaml").write_text("names: {1: road, 3: tree}\nignore: [0]\n")
+    np.savez(root / "test/d.npz", xyz=scene()[0], label=np.array([0, 1, 3, 0, 1] * 10))
+    assert read_scenes(root, "test").parts[0, :4].tolist() == [-1, 1, 3, -1]
+
+
+def test_a_feature_that_equals_named_labels_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "labels.yaml").write_text("names: [ground, tree]\n")
+    (tmp_path / "train").mkdir()
+    xyz, label = scene(50)
+    label = (label > 0).astype(int)
+    np.savez(tmp_path / "train/a.npz", points=np.c_[xyz, label], label=label)
+    split = read_scenes(tmp_path, "trainval", ["intensity"])
+    assert split.points[0, :, 3].tolist() == label.tolist() == split.parts[0].tolist()
+
+
+def test_splits_by_other_names_and_what_is_not_used(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "validation").mkdir()
+    (root / "train/c.ply").rename(root / "validation/c.ply")
+    (root / "old").mkdir()
+    for name in ("train/x.e57", "train/y.las.gz", "validation/z.e57"):
+        (root / name).write_bytes(b"no")
+    assert read_scenes(root, "val").names == ("c",) and len(read_scenes(root, "trainval")) == 3
+    caplog.clear()
+    assert read_scenes(root, "train").names == ("a", "deep/b")
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{root}: 1 folders are not used: old" in said
+    assert [one for one in said if "is not read" in one] == [
+        "train: .e57 is not read; convert it with CloudCompare, saving it as .las or .ply",
+        "train: .gz is not read; convert it with a program that unpacks it",
+    ]
+
+
+def test_keys_that_mean_nothing_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "labels.yaml").write_text("names: [road, tree]\ncolors: {0: red}")
+    read_table(tmp_path)
+    assert caplog.messages == [
+        f"{tmp_path / 'labels.yaml'}: colors is passed over: known are names, ignore, map"
+    ]
 
 
 def test_scans_without_labels_are_left_out_and_named(root: Path, caplog: pytest.LogCaptureFixture) -> None:

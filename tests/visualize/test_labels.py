@@ -105,6 +105,26 @@ def test_arrays_and_text(tmp_path: Path) -> None:
         write_labels(LabelledCloud("mug", made.points), tmp_path, "mug", "npy")
 
 
+def test_parts_are_written_by_the_numbers_of_the_files(tmp_path: Path) -> None:
+    """In every form, and so a corrected file can go back to those that a model was trained on."""
+    names = ["a", "b", "c", "body", "e", "handle"]
+    made = cloud(codes=[0, 0, 0, 2, 0, 9], names=names, truth=np.full(50, 3))
+    wanted = np.where(made.prediction == 3, 2, 9)
+    for form in ("ply", "npy", "csv"):
+        read = load_cloud(write_labels(made, tmp_path, "mug", form))
+        np.testing.assert_array_equal(read.labels, wanted)
+    rows = list(csv.DictReader((tmp_path / "mug.csv").read_text().splitlines(keepends=True)))
+    assert rows[1]["part"] == "2" and rows[1]["name"] == "body"
+    assert b"comment part 2 body\ncomment part 9 handle\n" in (tmp_path / "mug.ply").read_bytes()
+    truth = load_cloud(write_ply(made, tmp_path / "truth.ply", "truth")).labels
+    assert set(truth.tolist()) == {2}
+    box = trimesh.creation.box()
+    box.export(tmp_path / "box.off")
+    faces = replace(made, points=box.triangles_center.copy(), prediction=np.full(12, 5), confidence=None, truth=None)
+    path = write_labels(faces, tmp_path, "box", "mesh", tmp_path / "box.off")
+    assert set(trimesh.load(path, process=False).metadata["_ply_raw"]["face"]["data"]["part"].ravel()) == {9}
+
+
 def test_faces_of_the_mesh_itself(tmp_path: Path) -> None:
     """A box whose upper half is one part: its own vertices and faces come back, each with its part."""
     box = trimesh.creation.box((2, 2, 2)).subdivide().subdivide()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,10 @@ CONVERTERS: Mapping[str, str] = {
     ),
     **dict.fromkeys((".vtk", ".vtp", ".vtu"), "ParaView, saving it as .ply or .csv"),
     **dict.fromkeys((".h5", ".hdf5", ".mat"), "Python, saving each cloud as .npy"),
-    **dict.fromkeys((".zip", ".gz", ".7z", ".tar"), "unpacking it first"),
+    **dict.fromkeys((".zip", ".gz", ".7z", ".tar"), "a program that unpacks it"),
 }
+
+logger = logging.getLogger(__name__)
 
 
 def read_cloud(
@@ -111,6 +114,12 @@ def files_in(folder: Path) -> list[Path]:
     Links to folders are followed, as `layouts` does it, but for those to a folder that they lie in.
     """
     return sorted(_walk(folder, frozenset()))
+
+
+def log_unread(where: str, files: Iterable[Path | str]) -> None:
+    """Log the kinds of files among these that are not read, each with what writes one that is."""
+    for suffix in sorted({Path(file).suffix.lower() for file in files} & set(CONVERTERS)):
+        logger.warning("%s: %s is not read; convert it with %s", where, suffix, CONVERTERS[suffix])
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:

@@ -21,12 +21,12 @@ from bixt3d.datasets.features import (
     parse_features,
     width_of,
 )
-from bixt3d.datasets.readers.names import ALIASES, LABEL_NAMES, POINTS
+from bixt3d.datasets.readers.names import ALIASES, LABEL_NAMES, LABELS, POINTS
 from bixt3d.suggest import counted
 
 logger = logging.getLogger(__name__)
 
-TEXT = "US"  # kinds of dtypes
+TEXT, LABEL_KINDS = "US", "biufUS"  # kinds of dtypes
 AS_TEXT = "it holds text such as {!r:.40}: expected a number for each point"
 CHANNELS = 16  # rows of an array that may be channels, where its columns are many more
 
@@ -134,29 +134,42 @@ class FileCloud:
         Raises:
             ValueError: If what the file names so are not whole numbers.
         """
-        for name in LABEL_NAMES:
-            values = self._find(name)
-            if values is not None and values.size == len(self.xyz) and values.dtype.kind in "iuf":
-                values = values.reshape(-1)  # (N,)
-                held = np.abs(values) < np.float64(2**63)  # by int64; not NaN and infinity
-                odd = ~held | (values != np.round(values))
-                if not odd.any():
-                    return values.astype(np.int64)
-                at = int(odd.argmax())
-                raise ValueError(
-                    f"expected whole numbers for labels, got {values[at]:g} in {name}, point {at + 1}"
-                )
-        return None
+        name, values = self._first_labels()
+        if values is None or values.dtype.kind in TEXT:
+            return None
+        values = values.astype(np.int64) if values.dtype.kind == "b" else values
+        held = np.abs(values) < np.float64(2**63)  # by int64; not NaN and infinity
+        odd = ~held | (values != np.round(values))
+        if not odd.any():
+            return values.astype(np.int64)
+        at = int(odd.argmax())
+        raise ValueError(f"expected whole numbers for labels, got {values[at]:.9g} in {name}, point {at + 1}")
 
     @property
     def words(self) -> NDArray[np.str_] | None:
         """The label of each point (N,) where labels are words, "" for none; None if they are not."""
-        for key in filter(None, map(self._key, LABEL_NAMES)):
-            values = self.named[key]
-            if values.dtype.kind in TEXT and values.size == len(self.xyz):
-                text = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
-                return np.char.strip(text.reshape(-1))
-        return None
+        _, values = self._first_labels()
+        if values is None or values.dtype.kind not in TEXT:
+            return None
+        text = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+        return np.char.strip(text)
+
+    @property
+    def unfit_labels(self) -> str | None:
+        """Why what the file names as labels cannot be it; None where nothing is named so."""
+        said = (self.remark(name) for name in LABELS)
+        held = (self.named[key] for key in filter(None, map(self._key, LABEL_NAMES)))
+        shapes = (f"expected one number a point, got an array {one.shape} of {one.dtype}" for one in held)
+        return next(filter(None, said), None) or next(shapes, None)
+
+    def _first_labels(self) -> tuple[str, NDArray[Any] | None]:
+        """Return what comes first of what may be labels, numbers or words (N,), and its name."""
+        for name in LABEL_NAMES:
+            key = self._key(name)
+            values = None if key is None else self.named[key]
+            if values is not None and values.size == len(self.xyz) and values.dtype.kind in LABEL_KINDS:
+                return name, values.reshape(-1)
+        return "", None
 
     def feature(self, feature: str) -> NDArray[Any] | None:
         """Return a feature that the file names, by our name for it or another (N, width); None without it.

@@ -16,6 +16,7 @@ ALIASES: Mapping[str, Sequence[tuple[str, ...]]] = {
     "color": [
         *(("red", "green", "blue"), ("r", "g", "b"), ("colors",), ("colour",), ("rgb",)),
         ("diffuse_red", "diffuse_green", "diffuse_blue"),
+        ("rf", "gf", "bf"),  # CloudCompare, of colours from 0 to 1
     ],
     "intensity": [("intensities",), ("reflectance",), ("remission",)],
 }
