@@ -14,15 +14,23 @@ from typing import Any
 import numpy as np
 
 from bixt3d.datasets.features import channel_count, log_notes, parse_features
-from bixt3d.datasets.part_labels import Source, in_numbers, is_part, label_of, note_filler, number_parts
+from bixt3d.datasets.layouts import NAMES
+from bixt3d.datasets.part_labels import (
+    Source,
+    in_numbers,
+    is_part,
+    label_numbers,
+    label_of,
+    note_filler,
+    number_parts,
+)
 from bixt3d.datasets.part_table import TABLE, list_path
-from bixt3d.datasets.readers import clouds_in, load_cloud
+from bixt3d.datasets.readers import clouds_in, files_in, load_cloud, log_unread
 from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.suggest import counted
 from bixt3d.yaml import parse_yaml
 
 SHARES = {"val": 0.1, "test": 0.2}
-SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "validation"), "val")}
 SHOWN = 10  # files that are named one by one
 UNREADABLE = 0.1  # the share of files that may be left out
 USUAL = ("color", "intensity")  # features that files name
@@ -105,7 +113,8 @@ def import_parts(
         )
     if wanted is None:
         wanted = ("normal",) if all(cloud.has_normals() for cloud in clouds.values()) else ()
-    labels, stated = in_numbers({at: label_of(cloud) for at, cloud in clouds.items()}, names_from(names))
+    given = {at: label_of(cloud) for at, cloud in clouds.items()}
+    labels, stated = in_numbers(given, names_from(names))
     parts, ids = number_parts(clouds, labels, stated)
     if not stated:
         note_filler(labels)
@@ -132,7 +141,11 @@ def import_parts(
         path = list_path(out, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    (out / "parts.json").write_text(json.dumps(parts, indent=1, ensure_ascii=False), encoding="utf-8")
+    tables = {"parts": parts}
+    if all(own.dtype.kind != "U" for own in given.values()):  # by which predictions say the parts, too
+        tables["labels"] = label_numbers(parts, ids)
+    for name, table in tables.items():
+        (out / f"{name}.json").write_text(json.dumps(table, indent=1, ensure_ascii=False), encoding="utf-8")
     lines = "".join(f"{category}\t{folder}\n" for category, folder in folders.items())
     (out / TABLE).write_text(lines, encoding="utf-8")
     counts = {name: list(splits.values()).count(name) for name in ("train", "val", "test")}
@@ -184,14 +197,15 @@ def _find(source: Path) -> list[Source]:
     """Lists the files with their categories and splits."""
     if not source.is_dir():
         raise FileNotFoundError(f"no folder {source}")
+    log_unread(source.name, files_in(source))
     files = clouds_in(source)
     if not files:
         raise FileNotFoundError(f"{source}: expected meshes or clouds with labels, found none")
     folders = [path.relative_to(source).parts[:-1] for path in files]
-    splits = all(inside and inside[0].lower() in SPLITS for inside in folders)
+    splits = all(inside and inside[0].lower() in NAMES for inside in folders)
     found = []
     for path, inside in zip(files, folders, strict=True):
-        split = SPLITS[inside[0].lower()] if splits else ""
+        split = NAMES[inside[0].lower()] if splits else ""
         inside = inside[1:] if splits else inside
         found.append(Source(path, inside[0] if inside else source.name, split))
     return found
@@ -203,7 +217,7 @@ def _read(
     """Reads the files; those that cannot be read, or lack labels or features, are named with the reason."""
     from tqdm import tqdm
 
-    clouds, left_out = {}, []
+    clouds, left_out, taken = {}, [], []
     for at in tqdm(sources, desc="reading labelled clouds", unit="file", disable=None):
         try:
             cloud = load_cloud(at.path)
@@ -211,6 +225,7 @@ def _read(
             if not is_part(labels).any():
                 raise ValueError(f"{at.path}: expected labels from 0, or words, got none on any point")
             if cloud.labels is None and cloud.words is None and cloud.columns is not None:
+                taken += [at.path] if cloud.columns.shape[1] > 1 else []
                 cloud.columns = cloud.columns[:, :-1] if cloud.columns.shape[1] > 1 else None
                 cloud.named["label"] = labels
             cloud.take(features or (), at.path, [])
@@ -219,6 +234,11 @@ def _read(
             left_out.append(f"{at.path}: {reason}")
             continue
         clouds[at] = cloud
+    if taken:
+        logger.info(
+            "labels are the last of the columns without names, in %s, such as %s",
+            *(counted(len(taken), "file"), taken[0]),
+        )
     return clouds, left_out
 
 

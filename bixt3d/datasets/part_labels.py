@@ -14,7 +14,7 @@ from bixt3d.datasets.readers.cloud import FileCloud
 from bixt3d.datasets.readers.names import RENAME
 from bixt3d.suggest import counted
 
-FILLER = 255  # what programs write that keep labels in a byte, for none
+FILLERS = (255, 65_535, (1 << 32) - 1)  # what programs write for none that keep labels in 1, 2 or 4 bytes
 
 logger = logging.getLogger(__name__)
 
@@ -84,13 +84,15 @@ def in_numbers(
 
 def note_filler(labels: Mapping[Source, NDArray[np.int64]]) -> None:
     """Says of how many points a label is that many programs write for none."""
-    held = [at for at, own in labels.items() if (own == FILLER).any()]
-    if held:
-        points = sum(int((own == FILLER).sum()) for own in labels.values())
-        logger.warning(
-            "label %d becomes a part: %s in %s, such as %s; where it stands for no label, make it -1",
-            *(FILLER, counted(points, "point"), counted(len(held), "file"), held[0].path),
-        )
+    for filler in FILLERS:
+        points = {at: int((own == filler).sum()) for at, own in labels.items()}
+        held = [at for at, count in points.items() if count]
+        if held:
+            count, files = counted(sum(points.values()), "point"), counted(len(held), "file")
+            logger.warning(
+                "label %d becomes a part: %s in %s, such as %s; where it stands for no label, make it -1",
+                *(filler, count, files, held[0].path),
+            )
 
 
 def number_parts(
@@ -123,3 +125,14 @@ def number_parts(
         if len(parts[category]) < len(ids[category]):
             raise ValueError(f"names: {category}: expected each name once, got {', '.join(table.values())}")
     return parts, ids
+
+
+def label_numbers(
+    parts: Mapping[str, Mapping[str, int]], ids: Mapping[str, Mapping[int, int]]
+) -> dict[str, dict[str, int]]:
+    """Returns the label in the files of each part of parts.json, by category and name."""
+    labels = {category: {part: label for label, part in own.items()} for category, own in ids.items()}
+    return {
+        category: {name: labels[category][part] for name, part in own.items()}
+        for category, own in parts.items()
+    }

@@ -175,6 +175,27 @@ def read_part_table(folder: Path, categories: tuple[str, ...]) -> dict[str, dict
     return table
 
 
+def read_part_codes(folder: Path, parts: dict[str, dict[str, int]]) -> tuple[int, ...]:
+    """Reads `labels.json`, the number that a user's files had for each part id; () where they had the ids.
+
+    Raises:
+        ValueError: It has other categories or parts than `parts.json`, or no whole numbers from 0.
+    """
+    path = folder / "labels.json"
+    if not path.is_file():
+        return ()
+    stated = read_json(path)
+    keys = {category: set(ids) for category, ids in parts.items()}
+    fits = isinstance(stated, dict) and all(isinstance(own, dict) for own in stated.values())
+    if not fits or {category: set(own) for category, own in stated.items()} != keys:
+        raise ValueError(f"{path}: expected a number for each part of parts.json, got {stated!r:.80}")
+    if not all(type(code) is int and code >= 0 for own in stated.values() for code in own.values()):
+        raise ValueError(f"{path}: expected whole numbers from 0, got {stated!r:.80}")
+    known = {part: stated[category][name] for category, ids in parts.items() for name, part in ids.items()}
+    codes = tuple(known.get(part, part) for part in range(1 + max(known)))
+    return codes if codes != tuple(range(len(codes))) else ()
+
+
 def name_parts(table: dict[str, dict[str, int]]) -> tuple[str, ...]:
     """Names each part id; one that several categories share has the names of all of them."""
     names: dict[int, list[str]] = {}

@@ -43,6 +43,7 @@ from bixt3d.datasets.part_table import (
     official_starts,
     read_categories,
     read_list,
+    read_part_codes,
     read_part_table,
 )
 from bixt3d.datasets.readers.limits import FREE, RATIO
@@ -133,6 +134,7 @@ def read_shapenetpart(
         count,
         taken,
         normalized=True,
+        part_codes=read_part_codes(folder, parts),
     )
     sizes = " to ".join(map(str, sorted({int(count.min()), int(count.max())})))
     held = f"{len(categories)} categories with {sum(map(len, parts_of_category))} parts"

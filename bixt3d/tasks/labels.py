@@ -11,7 +11,7 @@ from torch import Tensor
 from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import count_parts
-from bixt3d.metrics import CONVENTIONS, is_labelled
+from bixt3d.metrics import CONVENTIONS, is_labelled, mean_over_categories
 
 
 def class_weights(stated: Any, counts: Tensor, names: Sequence[str] = ()) -> Tensor | None:
@@ -76,6 +76,19 @@ def counted_parts(split: Split, ignore: Sequence[int]) -> Tensor:
     """Return how many points of each shape are of each part, 0 for parts that do not count: (S, P)."""
     counts = count_parts(split)[:, 1:]
     return counts * is_labelled(torch.arange(split.num_parts, device=counts.device), ignore)
+
+
+def category_metrics(counts: Tensor) -> dict[str, float]:
+    """Return accuracy and both means of the IoU under each convention, of counts (C + 1, 3)."""
+    result = {}
+    for column, convention in enumerate(CONVENTIONS):
+        result[f"accuracy_{convention}"] = float(counts[-1, column] / counts[-1, 2])
+        means = mean_over_categories(counts[:-1, column], counts[:-1, 2])
+        for name in ("instance_miou", "class_miou"):
+            value = means[name]
+            assert isinstance(value, float)
+            result[f"{name}_{convention}"] = value
+    return result
 
 
 def category_rows(counts: Tensor, categories: Sequence[str]) -> list[list[Any]]:

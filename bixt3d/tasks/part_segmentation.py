@@ -25,7 +25,9 @@ from bixt3d.ops.precision import widest
 from bixt3d.suggest import nearest
 from bixt3d.tasks.base import Task, smoothing_of
 from bixt3d.tasks.labels import (
+    category_metrics,
     category_rows,
+    checked_codes,
     checked_table,
     class_weights,
     counted_parts,
@@ -77,6 +79,7 @@ class PartSegmentationTask(Task):
         self.categories, self.num_points = tuple(categories), num_points
         self.parts_of_category = tuple(tuple(ids) for ids in parts_of_category)
         self.part_names: tuple[str, ...] = ()
+        self.part_codes: tuple[int, ...] = ()
         self.told = self.takes_category = True  # the category: whether the model knows it, and its forward
         self.label_smoothing = label_smoothing
 
@@ -114,12 +117,14 @@ class PartSegmentationTask(Task):
             self.class_weights = class_weights(self.config.loss.class_weights, counts, split.part_names)
 
     def facts(self, split: Split) -> dict[str, Any]:
-        """Return categories and parts, with their names."""
+        """Return categories and parts, with their names and the files' numbers of them."""
         self._require_parts(split)
+        codes = {"part_codes": list(split.part_codes)} if split.part_codes else {}
         return {
             "classes": list(split.categories),
             "parts_of_category": [list(ids) for ids in split.parts_of_category],
             "part_names": list(split.part_names),
+            **codes,
         }
 
     def set_facts(self, facts: Mapping[str, Any]) -> None:
@@ -131,6 +136,7 @@ class PartSegmentationTask(Task):
         self.categories = tuple(facts.get("classes", ()))
         self.parts_of_category = checked_table(facts.get("parts_of_category", ()))
         self.part_names = tuple(facts.get("part_names", ()))
+        self.part_codes = checked_codes(facts.get("part_codes", ()), len(self.part_names))
 
     def bind_model(self, model: nn.Module) -> None:
         """Take the number of parts and categories from the model where nothing else has said them.
@@ -249,16 +255,7 @@ class PartSegmentationTask(Task):
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         """Return ``accuracy``, ``instance_miou`` and ``class_miou`` under each convention."""
-        counts = counts.cpu()
-        result = {}
-        for column, convention in enumerate(metrics.CONVENTIONS):
-            result[f"accuracy_{convention}"] = float(counts[-1, column] / counts[-1, 2])
-            means = metrics.mean_over_categories(counts[:-1, column], counts[:-1, 2])
-            for name in ("instance_miou", "class_miou"):
-                value = means[name]
-                assert isinstance(value, float)
-                result[f"{name}_{convention}"] = value
-        return result
+        return category_metrics(counts.cpu())
 
     def table(self, counts: Tensor) -> list[list[Any]]:
         """Return the mean IoU of each category under both conventions."""
@@ -333,7 +330,7 @@ class PartSegmentationTask(Task):
         """Return the parts of all points; where the truth is known, of those that have one, with the IoU."""
         number, table = answer.category, self._answered()
         ids = {one for own in table for one in own} if number is None else table[number]
-        return {**answer.shown(sorted(ids), truth), "names": self.part_names}
+        return {**answer.shown(sorted(ids), truth), "names": self.part_names, "codes": self.part_codes}
 
     def groups(self, split: Split) -> tuple[tuple[str, ...], Tensor]:
         """Return the categories, and each cloud's number (S,)."""

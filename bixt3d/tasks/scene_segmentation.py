@@ -21,7 +21,7 @@ from bixt3d.datasets.split import Split
 from bixt3d.ops.precision import widest
 from bixt3d.progress import progress
 from bixt3d.tasks.base import Choose
-from bixt3d.tasks.labels import checked_codes, part_data
+from bixt3d.tasks.labels import part_data
 from bixt3d.tasks.part_segmentation import PartSegmentationTask
 from bixt3d.tasks.results import Segmentation, check_output
 
@@ -63,7 +63,6 @@ class SceneSegmentationTask(PartSegmentationTask):
             raise ValueError(f"draws: expected a whole number of at least 1, got {draws!r}")
         self.radius, self.step, self.draws = float(radius), float(step), draws
         self.features: tuple[str, ...] = ()
-        self.part_codes: tuple[int, ...] = ()
 
     def configure(self, config: Config) -> None:
         """Take the settings; augmentation that makes no sense of a column is refused.
@@ -86,8 +85,7 @@ class SceneSegmentationTask(PartSegmentationTask):
 
     def facts(self, split: Split) -> dict[str, Any]:
         """Return the classes with their names and the files' numbers of them, and the columns' sizes."""
-        codes = {"part_codes": list(split.part_codes)} if split.part_codes else {}
-        return {**super().facts(split), **codes, "radius": self.radius, "step": self.step}
+        return {**super().facts(split), "radius": self.radius, "step": self.step}
 
     def set_facts(self, facts: Mapping[str, Any]) -> None:
         """Take the classes, the files' numbers of them, and the columns' sizes.
@@ -99,7 +97,6 @@ class SceneSegmentationTask(PartSegmentationTask):
         sizes = {key: facts[key] for key in ("radius", "step") if key in facts}
         checked = SceneSegmentationTask(**sizes)
         self.radius, self.step = checked.radius, checked.step
-        self.part_codes = checked_codes(facts.get("part_codes", ()), len(self.part_names))
 
     def bind_model(self, model: nn.Module) -> None:
         """Take the number of classes from the model where nothing else has said them.

@@ -13,9 +13,13 @@ import torch
 import trimesh
 
 import bixt3d
+from bixt3d.config import load_config
 from bixt3d.datasets import open_dataset
 from bixt3d.datasets.import_parts import import_parts, names_from
-from bixt3d.datasets.readers import hold_labels
+from bixt3d.datasets.readers import hold_labels, load_cloud
+from bixt3d.tasks import Segmentation, make_task
+from bixt3d.visualize import LabelledCloud
+from bixt3d.visualize.labels import write_labels
 
 SPLITS = ("train", "val", "test")
 
@@ -250,6 +254,52 @@ def test_labels_that_are_words(tmp_path: Path) -> None:
     assert open_dataset("shapenetpart", tmp_path / "out", "train").part_names == ("leg", "seat", "top")
 
 
+def test_words_come_before_other_columns(tmp_path: Path) -> None:
+    """In the order of the names that labels have; a column of numbers beside them is none."""
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        rows = "".join(f"{x},{number},{x / 7},{'top' if x % 2 else 'leg'},1\n" for x in range(20))
+        (tmp_path / f"in/{number}.csv").write_text(f"x,y,z,label,class\n{rows}")
+    assert import_parts(tmp_path / "in", tmp_path / "out").parts == {"in": {"leg": 0, "top": 1}}
+    assert not (tmp_path / "out/labels.json").exists()
+
+
+def test_labels_that_are_true_and_false(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        xyz, label = lamp(number)
+        np.savez(tmp_path / f"in/{number}.npz", xyz=xyz, label=label == 7)
+    assert import_parts(tmp_path / "in", tmp_path / "out").parts == {"in": {"part 0": 0, "part 1": 1}}
+
+
+def test_predictions_have_the_labels_of_the_files(source: Path, tmp_path: Path) -> None:
+    """So one that was corrected can go back to those that it was trained on."""
+    import_parts(source, tmp_path / "out")
+    assert json.loads((tmp_path / "out/labels.json").read_text()) == {
+        category: {"part 3": 3, "part 7": 7} for category in ("desk lamp", "tree")
+    }
+    split = open_dataset("shapenetpart", tmp_path / "out", "train")
+    assert split.part_codes == (3, 7, 3, 7)
+    task = make_task("part_segmentation", load_config("own_parts"))
+    task.arrange(split, True)
+    facts = task.facts(split)
+    task.set_facts(facts)
+    task.bind_model(bixt3d.create_model("bixt_nano_partseg", num_parts=4, num_categories=2))
+    answer = Segmentation(np.array([2, 3, 3]), np.array(["a", "b", "b"]), np.ones(3), np.eye(3), 1)
+    shown = LabelledCloud("tree", **task.view(answer))
+    assert load_cloud(write_labels(shown, tmp_path, "tree", "ply")).labels.tolist() == [3, 7, 7]
+    for stated in ('{"tree": {}}', '{"desk lamp": {"part 3": 3}, "tree": {"part 3": 3, "part 7": 7}}', "[]"):
+        (tmp_path / "out/labels.json").write_text(stated)
+        with pytest.raises(
+            ValueError, match="labels.json: expected a number for each part of parts.json"
+        ):
+            open_dataset("shapenetpart", tmp_path / "out", "train")
+    (tmp_path / "out/labels.json").write_text(
+        '{"desk lamp": {"part 3": 0, "part 7": 1}, "tree": {"part 3": 2, "part 7": 3}}'
+    )
+    assert open_dataset("shapenetpart", tmp_path / "out", "train").part_codes == ()
+
+
 def test_words_that_cannot_be_labels(tmp_path: Path) -> None:
     for number in range(3):
         write_words(tmp_path / f"in/table/{number}.csv", number, ["top", "leg"] * 20)
@@ -287,6 +337,12 @@ def test_a_label_of_programs_for_none_is_told_once(tmp_path: Path, caplog: pytes
     caplog.clear()
     import_parts(tmp_path / "in", tmp_path / "named", {3: "foot", 7: "shade", 255: "cable"})
     assert not caplog.records
+    for number in range(4):
+        xyz, label = lamp(number)
+        label[:10] = -1
+        np.savez(tmp_path / f"in/{number}.npz", xyz=xyz, label=label.astype(np.uint32))
+    import_parts(tmp_path / "in", tmp_path / "unsigned")
+    assert "label 4294967295 becomes a part: 40 points in 4 files" in caplog.text
 
 
 def test_columns_that_are_not_kept_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -120,7 +120,9 @@ def test_parts_are_written_by_the_numbers_of_the_files(tmp_path: Path) -> None:
     assert set(truth.tolist()) == {2}
     box = trimesh.creation.box()
     box.export(tmp_path / "box.off")
-    faces = replace(made, points=box.triangles_center.copy(), prediction=np.full(12, 5), confidence=None, truth=None)
+    faces = replace(
+        made, points=box.triangles_center.copy(), prediction=np.full(12, 5), confidence=None, truth=None
+    )
     path = write_labels(faces, tmp_path, "box", "mesh", tmp_path / "box.off")
     assert set(trimesh.load(path, process=False).metadata["_ply_raw"]["face"]["data"]["part"].ravel()) == {9}
 

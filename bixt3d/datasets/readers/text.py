@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,20 +18,37 @@ from numpy.typing import NDArray
 from bixt3d.datasets.files import WHERE
 from bixt3d.datasets.readers.cells import (
     GROUPED,
+    Head,
     bare_of,
     cells_of,
+    columns_before,
+    filled,
+    first_value,
+    head_of,
+    hold_xyz,
     is_cut,
     is_number,
+    listed_names,
+    mentions_xyz,
     other_kind,
     separator_of,
     told_grouped,
+    without_ends,
+    words_of,
 )
 from bixt3d.datasets.readers.cloud import AS_TEXT, FileCloud
 from bixt3d.datasets.readers.names import LABEL_NAMES, POINTS
 
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # marks at the beginning of such text
+# What bytes that are no UTF-8 mean in Windows, by the marks that Python decodes them to; it leaves five out
+WINDOWS = {
+    0xDC00 + byte: bytes([byte]).decode("latin-1" if byte in b"\x81\x8d\x8f\x90\x9d" else "cp1252")
+    for byte in range(0x80, 0x100)
+}
 COMMENTS = ("#", "//", "%", "!")
 SCANNER = {4: ("intensity",), 6: ("r", "g", "b"), 7: ("intensity", "r", "g", "b")}  # of PTS, by columns
+
+logger = logging.getLogger(__name__)
 
 
 def read_text(path: Path) -> FileCloud:
@@ -38,64 +56,96 @@ def read_text(path: Path) -> FileCloud:
 
     Comments are passed over. A line of names with x, y and z, a comment or not, names the columns, of which
     those that hold text, with a remark, or nothing are left out, but for labels that are words, as are
-    separators that end every line. A first line of one whole number is the count of points, as in PTS. Cells
-    of x, y or z that are empty are NaN.
+    separators that end every line. A comment with words that no list of names has is a remark. A first line
+    of one whole number is the count of points, as in PTS; one that counts the columns from 0, as pandas
+    writes it, is left out. Cells of x, y or z that are empty are NaN. Text that is no UTF-8 is in the code
+    of Windows. What was left out or is in doubt is logged.
 
     Raises:
         ValueError: A line is no point.
     """
-    whole = lines_of(path.read_bytes())
+    notes: list[str] = []
+    cloud = _read(path, notes)
+    for note in notes:
+        logger.warning("%s: %s", path, note)
+    return cloud
+
+
+def _read(path: Path, notes: list[str]) -> FileCloud:
+    content, is_utf_8 = _decoded(path.read_bytes())
+    whole = content.split("\n")
+    if not is_utf_8:
+        notes.append("it is no UTF-8 and is read as Windows-1252; save it as UTF-8 if its words look wrong")
     rows = [(at, line) for at, raw in enumerate(whole, 1) if (line := raw.strip())]
-    names: list[str] = []
+    heads: list[Head] = []
+    remark: tuple[int, str] | None = None  # the last comment with x, y and z
     blank: list[tuple[int, str]] = []  # rows of empty cells before all others
-    by_tabs = False  # the names
-    stated, count, begin = 0, None, -1
+    count, begin = None, -1
     for at, line in rows:
         begin += 1
-        words = _words(line)
-        if any(map(is_number, [*words, *line.split("\t")])) and not line.startswith(COMMENTS):
-            cells = by_tabs and "\t" in whole[at - 1]
+        comment = line.startswith(COMMENTS)
+        words = listed_names(line) if comment else words_of(line)
+        if comment and mentions_xyz(line):
+            remark = at, line
+        if not comment and any(map(is_number, [*words, *line.split("\t")])):
+            cells = bool(heads) and heads[-1].tabs and "\t" in whole[at - 1]
             if cells or len(words) > 1 or count is not None or not words[0].isdecimal():
                 break
             count = int(words[0])
-        elif any(set(points) <= {word.lower() for word in words} for points in POINTS[-3:]):
-            names, stated = words, 0 if line.startswith(COMMENTS) else at
-            by_tabs, blank = separator_of(line) == "\t", []
+        elif hold_xyz(words):
+            heads.append(Head(at, words, separator_of(line) == "\t", comment))
+            blank = []
         elif len(words) > 1 and not line.strip(',;" \t'):
             blank.append((at, line))
-        elif not line.startswith(COMMENTS):
+        elif not comment:
             raise ValueError(
                 other_kind(rows) or f"line {at}: expected numbers, or names such as x,y,z, got {line[:60]!r}"
             )
     else:
         raise ValueError("expected lines of numbers, got none")
-    first = rows[begin][1]
+    at, first = rows[begin]
     data = [row for row in (*blank, *rows[begin:]) if not row[1].startswith(COMMENTS)]
     if fault := other_kind(data):
         raise ValueError(fault)
     separator = separator_of(first)
+    head = head_of(heads, whole[at - 1].strip(" "), separator)
+    names = head.names if head else []
+    by_tabs = head is not None and head.tabs
     if by_tabs:  # a cell may be empty, the last one, too
         uncut = [(number, whole[number - 1].strip(" ")) for number, _ in data]
-        uncut = _without_ends(uncut, "\t", len(names))
+        uncut = without_ends(uncut, "\t", len(names))
         by_tabs = len(cells_of(uncut[0][1], "\t")) == len(names)
     if by_tabs:
         separator, data = "\t", uncut
     elif separator == "\t":
         separator = None  # tabs that only align are blanks
     elif separator and first.endswith(separator):
-        data = _without_ends(data, separator, len(names))
+        data = without_ends(data, separator, len(names))
     values = cells_of(data[0][1], separator)
-    if names and len(names) != len(values):
-        if stated:
+    if head and len(names) != len(values):
+        if not head.comment:
             raise ValueError(
-                f"line {stated} names {len(names)} columns, and line {data[0][0]} has {len(values)}"
+                f"line {head.at} names {len(names)} columns, and line {data[0][0]} has {len(values)}"
             )
         names = []  # a comment that is about something else
-    places = _places(names)
+    before = None  # columns before x, where pandas counts the others
+    if not names and count is None and path.suffix.lower() in (".csv", ".txt"):
+        before = columns_before(whole[data[0][0] - 1], [line for _, line in data[1:]], separator)
+    if before is not None:
+        beside = ", as is its first column, which has no number" if before else ""
+        notes.append(f"line {data[0][0]} numbers the columns and is left out{beside}")
+        data = data[1:]
+        values = cells_of(data[0][1], separator)
+    if remark and not names and len(values) > 3:
+        notes.append(
+            f"line {remark[0]} is taken for a remark, not for the names of the {len(values)} columns: "
+            f"{remark[1][:60]!r}; if it is meant to name them, write a name for each, with commas between"
+        )
+    places = _places(names, before or 0)
     kept = [
         column
-        for column, value in enumerate(values)
-        if not names or column in places or is_number(bare_of(value) or _first_value(data, separator, column))
+        for column, value in list(enumerate(values))[before:]
+        if not names or column in places or is_number(bare_of(value) or first_value(data, separator, column))
     ]
     lines, numbers = [line for _, line in data], [number for number, _ in data]
     every = len(kept) == len(values)  # then loadtxt itself counts them in each line
@@ -103,15 +153,15 @@ def read_text(path: Path) -> FileCloud:
     try:
         table = parse_table(lines, "line", separator, columns, numbers, names)
     except ValueError:
-        filled = [_filled(line, separator, len(values), kept, places) for line in lines]
-        if filled == lines:
+        full = [filled(line, separator, len(values), kept, places) for line in lines]
+        if full == lines:
             raise
-        table = parse_table(filled, "line", separator, columns, numbers, names)
+        table = parse_table(full, "line", separator, columns, numbers, names)
     if count is not None and count != len(table):
         raise ValueError(f"it announces {count} points in its first line, and holds {len(table)}")
     if names:
         named = {names[column]: table[:, place] for place, column in reversed(list(enumerate(kept)))}
-        text = {at: _first_value(data, separator, at) for at in range(len(names)) if at not in kept}
+        text = {at: first_value(data, separator, at) for at in range(len(names)) if at not in kept}
         remarks = {names[at]: AS_TEXT.format(value) for at, value in text.items() if value}
         for at, value in text.items():
             if value and names[at].lower() in LABEL_NAMES:
@@ -135,9 +185,8 @@ def unmarked(content: bytes) -> bytes:
 
 
 def lines_of(content: bytes) -> list[str]:
-    """Split text into lines, whatever ends them, without a mark of its encoding."""
-    text = unmarked(content).decode("utf-8", errors="replace")
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    """Split text into lines, whatever ends them, without a mark of its encoding: UTF-8, or Windows' code."""
+    return _decoded(content)[0].split("\n")
 
 
 def parse_table(
@@ -240,6 +289,19 @@ def read_rows(
     return rows
 
 
+def _decoded(content: bytes) -> tuple[str, bool]:
+    """Text whose lines end in line breaks alone, and whether it is UTF-8."""
+    content, is_utf_8 = unmarked(content), True
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        is_utf_8 = False
+        text = content.decode(errors="surrogateescape")
+        text = re.sub(r"(?<=\d)\udca0(?=\d)", "\ufffd", text)  # a blank in a number, which it would cut
+        text = text.translate(WINDOWS)
+    return text.replace("\r\n", "\n").replace("\r", "\n"), is_utf_8
+
+
 def _fault(
     rows: Iterable[tuple[int, str]],
     what: str,
@@ -276,44 +338,8 @@ def _fault(
     return None
 
 
-def _without_ends(rows: list[tuple[int, str]], separator: str, columns: int) -> list[tuple[int, str]]:
-    """Rows without the separators that end every one; as many columns as there are names stay, if any are."""
-    bare = [(number, line.rstrip(separator + " \t")) for number, line in rows]
-    widths = {len(cells_of(line, separator)) for _, line in bare}
-    if len(widths) == 1 and (not columns or widths == {columns}):
-        return bare
-    most = max(len(cells_of(rows[0][1], separator)) - columns, 0)
-    ends = [line[len(kept) :].count(separator) for (_, line), (_, kept) in zip(rows, bare, strict=True)]
-    return [(number, line.rsplit(separator, min(most, *ends))[0]) for number, line in rows]
-
-
-def _places(names: Sequence[str]) -> tuple[int, ...]:
-    """The columns of x, y and z."""
+def _places(names: Sequence[str], before: int) -> tuple[int, ...]:
+    """The columns of x, y and z; without names the first three after so many others."""
     known = [name.lower() for name in names]
     found = (points for points in POINTS[-3:] if set(points) <= {*known})
-    return tuple(known.index(name) for name in next(found, ())) or (0, 1, 2)
-
-
-def _filled(line: str, separator: str | None, width: int, kept: Sequence[int], places: Sequence[int]) -> str:
-    """A row with NaN in its empty cells, where x, y or z is one of them: no point, whatever else it lacks."""
-    cells = [bare_of(cell) for cell in cells_of(line, separator)]
-    if len(cells) != width or not any(cells[place].lower() in ("", "nan") for place in places[:width]):
-        return line
-    return (separator or " ").join((cell if at in kept else "") or "nan" for at, cell in enumerate(cells))
-
-
-def _first_value(rows: Sequence[tuple[int, str]], separator: str | None, column: int) -> str:
-    """The first value of a column that is no empty cell, or the last that is."""
-    value = ""
-    for _, line in rows:
-        value = bare_of("".join(cells_of(line, separator)[column : column + 1]))
-        if value:
-            break
-    return value
-
-
-def _words(line: str) -> list[str]:
-    """The names or numbers of a line, without marks of a comment, quotes and units in brackets."""
-    text = line.lstrip("#/%! \t")
-    words = cells_of(text, separator_of(text))
-    return [re.sub(r"[\[(].*[\])]", "", word).strip(' "\n') for word in words] or [""]
+    return tuple(known.index(name) for name in next(found, ())) or (before, before + 1, before + 2)
