@@ -27,7 +27,8 @@ from bixt3d.datasets.holdout import SPLITS, check_request, cut_train
 from bixt3d.datasets.layouts import Listing, class_of, list_splits
 from bixt3d.datasets.mapped import join, lay_out
 from bixt3d.datasets.preprocess import STORED_POINTS
-from bixt3d.datasets.readers import CONVERTERS, MESHES, read_cloud
+from bixt3d.datasets.readers import MESHES, log_unread, read_cloud
+from bixt3d.datasets.readers.gltf import companions
 from bixt3d.datasets.spheres import check_extent, unit_sphere
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.store import Store
@@ -197,16 +198,17 @@ def _read_split(
     base: Path, split: str, listing: Listing, stored: int, features: tuple[str, ...] | None
 ) -> Shapes:
     """Parses a split's files or takes them from the cache, and checks that enough could be read."""
-    all_names, sources = list(listing.files), list(listing.files.values())
+    all_names, files = list(listing.files), list(listing.files.values())
+    sources = [source for file in files for source in (file, *companions(file))]
     key = f"folder-{split}-{stored}{'-xyz' if features == () else named(features or ())}"
-    build = partial(_parse, sources, all_names, stored, features)
+    build = partial(_parse, files, all_names, stored, features)
     arrays = cached(sources, key, build, folder=base)
     reasons = {int(at): str(why) for at, why in zip(arrays["damaged"], arrays["reasons"], strict=True)}
     damaged = [f"{all_names[at]}: {why}" for at, why in reasons.items()]
     names = [name for at, name in enumerate(all_names) if at not in reasons]
-    if len(damaged) > UNREADABLE * len(sources):
+    if len(damaged) > UNREADABLE * len(files):
         raise ValueError(
-            f"{base}, {split}: {_too_many(len(damaged), len(sources))}; mend or remove them:{_lines(damaged)}"
+            f"{base}, {split}: {_too_many(len(damaged), len(files))}; mend or remove them:{_lines(damaged)}"
         )
     for one_class in sorted({*listing.classes()} - set(map(class_of, names))):
         of_class = [line for line in damaged if class_of(line) == one_class]
@@ -251,7 +253,10 @@ def _parse(
 
 
 def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+    digest = hashlib.sha256(path.read_bytes())
+    for file in companions(path):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]
 
 
 def _read_shape(
@@ -280,9 +285,7 @@ def _report(split: str, listing: Listing, shapes: Shapes) -> None:
         loose = len(listing.loose())
         unlabelled = f"; {loose} of them in no class's folder" if loose else ""
         logger.info("%s: passed over: %s (%d in all%s)", split, few, len(listing.others), unlabelled)
-    foreign = {Path(name).suffix.lower() for name in listing.others} & set(CONVERTERS)
-    for suffix in sorted(foreign):
-        logger.warning("%s: %s is not read; convert it with %s", split, suffix, CONVERTERS[suffix])
+    log_unread(split, listing.others)
     if bad := shapes.damaged:
         total = len(shapes.names) + len(bad)
         logger.warning("%s: left out, cannot be read: %d of %d files%s", split, len(bad), total, _lines(bad))

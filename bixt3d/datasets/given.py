@@ -22,6 +22,7 @@ from bixt3d.datasets.features import (
 from bixt3d.datasets.normals import estimate_normals
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.readers import read_cloud
+from bixt3d.datasets.readers.misfits import MOST_LEFT, too_wide
 from bixt3d.datasets.spheres import LARGEST, check_extent
 from bixt3d.ops.precision import place_of_float64
 from bixt3d.ops.validate import check_points, describe
@@ -104,6 +105,8 @@ def _checked(points: Tensor, features: Sequence[str], name: str) -> Tensor:
     if points.ndim != 2 or points.shape[-1] < channels or not numbers:
         beside = f", xyz and {', '.join(features)}," if features else ""
         raise ValueError(f"{name}: expected points (N, {channels}){beside or ','} got {describe(points)}")
+    if points.shape[-1] - channels > MOST_LEFT:
+        raise ValueError(f"{name}: {too_wide(points.shape[-1] - channels)}")
     if points.shape[1] > channels and is_count(points[:, 0]):
         raise ValueError(
             f"{name}: expected x, y and z first, got a column that counts the points: give [:, 1:]"

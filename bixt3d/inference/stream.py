@@ -24,6 +24,7 @@ CHUNK = 1_000_000  # points that are read at a time
 BLOCK = 2_000_000  # points that are labelled at a time, and those around them; more where they lie dense
 MOST_LABELS = 256  # of a classification, a byte
 MOST_CELLS = 1000  # on each side of the grid by which points are sorted
+COPC = "copc"  # user id of the records that make a LAZ file a COPC file
 NARROW, LEGACY = 31, 5  # the largest classification of LAS point formats up to this one
 Array = np.ndarray[Any, Any]
 
@@ -54,7 +55,7 @@ def label_las(predictor: Any, source: str | Path, target: str | Path | None = No
     The file is never in memory as a whole: its points are sorted into the cells of a grid, in a file beside
     the target, and labelled block by block, each with the points around it that its labels depend on; so
     labels are those of the whole file at once. Coordinates, scales, offsets and all other values stay as they
-    are.
+    are. A COPC file becomes a plain one.
 
     Args:
         predictor: A `bixt3d.inference.Predictor` whose task has a reach, as scene segmentation has.
@@ -254,6 +255,9 @@ def _write(source: Path, target: Path, codes: Array, labels: Array) -> None:
     try:
         with open_las(source, read_evlrs=True) as file:
             pack, done = target.suffix.lower() == ".laz", 0
+            for records in (file.header.vlrs, file.evlrs or []):
+                # an index by the bytes of this file: laspy refuses to write it, and of another it is wrong
+                records[:] = [one for one in records if one.user_id.lower() != COPC]
             with laspy.open(temporary, mode="w", header=file.header, do_compress=pack) as out:
                 for points in file.chunk_iterator(CHUNK):
                     points["classification"] = codes[labels[done : done + len(points)]]

@@ -24,6 +24,7 @@ from bixt3d.datasets.folder import STORED_POINTS, read_folder
 from bixt3d.datasets.readers import MESHES, SUFFIXES, read_cloud
 from bixt3d.datasets.split import Split
 from bixt3d.training.splits import open_splits
+from tests.datasets.readers.test_formats import gltf, vectors
 from tests.datasets.readers.test_pcd import pcd
 
 SCANS = (".las", ".laz", ".bin")  # they name no normals
@@ -696,6 +697,38 @@ def test_the_cache_notices_every_change(root: Path, monkeypatch: pytest.MonkeyPa
     assert count == 24 and len(split) == 24
     (root / "train" / "cup" / "notes.md").touch()
     assert opened()[1] == 0
+
+
+def test_the_data_beside_a_gltf_count_as_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, parsed = tmp_path / "own", list[str]()
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], "f4")
+
+    def read(path: Path, *args: Any) -> NDArray[np.float64]:
+        parsed.append(path.name)
+        return read_cloud(path, *args)
+
+    def opened(split: str) -> tuple[tuple[str, ...], int]:
+        parsed.clear()
+        return open_dataset("folder", root, split).digests, len(parsed)
+
+    monkeypatch.setattr("bixt3d.datasets.folder.read_cloud", read)
+    for split in ("train", "test"):
+        (root / split / "cup").mkdir(parents=True)
+        path = gltf(root / split / "cup", [vectors(corners)], [corners.tobytes()])
+    first, count = opened("test")
+    assert count == 2 and opened("trainval") == (first, 0)
+    text, data = path.read_bytes(), path.with_name("a.bin")
+    data.write_bytes((corners * [1, 9, 1]).astype("f4").tobytes())
+    os.utime(data, ns=(1, 1))
+    assert path.read_bytes() == text
+    changed, count = opened("test")
+    assert count == 1 and changed != first  # no copy of the training's any more
+    assert opened("test") == (changed, 0) and opened("trainval") == (first, 0)
+    data.rename(data.with_name("b.bin"))
+    with pytest.raises(ValueError, match="which is not beside it"):
+        opened("test")
+    data.with_name("b.bin").rename(data)
+    assert opened("test") == (changed, 1)
 
 
 # On the way to a model

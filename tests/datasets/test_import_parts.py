@@ -290,9 +290,7 @@ def test_predictions_have_the_labels_of_the_files(source: Path, tmp_path: Path) 
     assert load_cloud(write_labels(shown, tmp_path, "tree", "ply")).labels.tolist() == [3, 7, 7]
     for stated in ('{"tree": {}}', '{"desk lamp": {"part 3": 3}, "tree": {"part 3": 3, "part 7": 7}}', "[]"):
         (tmp_path / "out/labels.json").write_text(stated)
-        with pytest.raises(
-            ValueError, match="labels.json: expected a number for each part of parts.json"
-        ):
+        with pytest.raises(ValueError, match="labels.json: expected a number for each part of parts.json"):
             open_dataset("shapenetpart", tmp_path / "out", "train")
     (tmp_path / "out/labels.json").write_text(
         '{"desk lamp": {"part 3": 0, "part 7": 1}, "tree": {"part 3": 2, "part 7": 3}}'

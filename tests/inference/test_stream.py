@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import laspy
 import numpy as np
 import pytest
 import torch
+from laspy.vlrs.vlrlist import VLRList
 
 import bixt3d
 from bixt3d.datasets import Preprocess
@@ -17,6 +19,7 @@ from bixt3d.datasets.loader import CloudLoader
 from bixt3d.inference import Predictor, stream
 from bixt3d.inference.stream import Cells, label_las
 from bixt3d.tasks import Description, scene_segmentation
+from bixt3d.visualize.labels import label_names
 from tests.models.randomize import randomize
 
 NAMES = ("ground", "house", "tree", "car")
@@ -139,6 +142,45 @@ def test_all_else_of_a_file_stays_as_it_is(
         same = bool((np.asarray(before[name]) == np.asarray(after[name])).all())
         assert same == (name != "classification"), name
     assert after.header.are_points_compressed == (suffix == ".laz")
+
+
+def write_copc(path: Path, count: int, user: str = "copc") -> None:
+    """A scan as a COPC file of one node, with an extended record of somebody else."""
+    write_scan(path, count, kind=7)
+    las = laspy.read(path)
+    las.header.vlrs = [laspy.VLR(user, 1, "info", bytes(160)), *las.header.vlrs]
+    las.evlrs = VLRList([laspy.VLR(user, 1000, "hierarchy", bytes(32)), laspy.VLR("bixt3d", 8, "", b"far")])
+    las.write(path)
+    content = bytearray(path.read_bytes())
+    (points,), (extended,) = struct.unpack_from("<I", content, 96), struct.unpack_from("<Q", content, 235)
+    (table,) = struct.unpack_from("<q", content, points)  # of chunks, behind the only one
+    root = extended + 60
+    middle = [637_060.0, 851_040.0, 405.0]
+    struct.pack_into("<5d2Q2d", content, 375 + 54, *middle, 61.0, 1.0, root, 32, 0.0, 1e6)
+    struct.pack_into("<4iQ2i", content, root, 0, 0, 0, 0, points + 8, table - points - 8, count)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("user", "suffix"), [("copc", ".laz"), ("COPC", ".laz"), ("copc", ".las")])
+def test_a_copc_file_becomes_a_plain_one(
+    user: str, suffix: str, predictor: Predictor, tmp_path: Path
+) -> None:
+    source = tmp_path / "scan.copc.laz"
+    write_copc(source, 700, user)
+    if user == "copc":
+        with laspy.CopcReader.open(source) as reader:
+            assert len(reader.query()) == 700
+    (name,) = label_names([source], tmp_path)
+    target = tmp_path / f"{name}{suffix}"
+    assert not target.name.endswith(".copc.laz")
+    said = label_las(predictor, source, target)
+    before, after = laspy.read(source), laspy.read(target)
+    assert said.points == len(after) == 700 and after.header.are_points_compressed == (suffix == ".laz")
+    assert (after.xyz == before.xyz).all() and (after.gps_time == before.gps_time).all()
+    assert (np.asarray(after.classification) == predictor.segment(source).parts).mean() > 0.99
+    assert {vlr.user_id for vlr in after.vlrs} <= {"bixt3d", "laszip encoded"}
+    assert [vlr.record_data_bytes() for vlr in after.vlrs if vlr.user_id == "bixt3d"] == [b"kept"]
+    assert [vlr.record_data_bytes() for vlr in after.evlrs] == [b"far"]
 
 
 def test_blocks_hold_every_point_once(tmp_path: Path) -> None:

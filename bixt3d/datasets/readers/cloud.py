@@ -21,6 +21,7 @@ from bixt3d.datasets.features import (
     parse_features,
     width_of,
 )
+from bixt3d.datasets.readers.misfits import CHANNELS, MOST_LEFT, of_three_axes, too_wide
 from bixt3d.datasets.readers.names import ALIASES, LABEL_NAMES, LABELS, POINTS
 from bixt3d.suggest import counted
 
@@ -28,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 TEXT, LABEL_KINDS = "US", "biufUS"  # kinds of dtypes
 AS_TEXT = "it holds text such as {!r:.40}: expected a number for each point"
-CHANNELS = 16  # rows of an array that may be channels, where its columns are many more
 
 
 @dataclass
@@ -57,7 +57,7 @@ class FileCloud:
         """
         shape = points.shape
         if points.ndim == 3 and 0 not in shape:
-            raise ValueError(f"{path}: expected points (N, 3), got {_of_three_axes(*shape)}")
+            raise ValueError(f"{path}: expected points (N, 3), got {of_three_axes(*shape)}")
         if points.ndim != 2 or shape[0] == 0 or shape[1] < 3:
             raise ValueError(f"{path}: expected points (N, 3), got an array {shape}")
         if shape[0] <= CHANNELS and shape[1] > (CHANNELS if shape[0] == 3 else 8 * CHANNELS):
@@ -151,8 +151,12 @@ class FileCloud:
         _, values = self._first_labels()
         if values is None or values.dtype.kind not in TEXT:
             return None
-        text = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
-        return np.char.strip(text)
+        if values.dtype.kind == "U":
+            return np.char.strip(values)
+        try:
+            return np.char.strip(np.char.decode(values, "utf-8"))
+        except UnicodeDecodeError:  # with a mark for what is none, words that differ would be one
+            return np.char.strip(np.char.decode(values, "latin-1"))
 
     @property
     def unfit_labels(self) -> str | None:
@@ -262,6 +266,8 @@ class FileCloud:
                 raise lacks
             parts[name_of(feature)] = values
         left = 0 if self.columns is None else self.columns.shape[1] - begin
+        if left > MOST_LEFT:
+            raise ValueError(f"{path}: {too_wide(left)}")
         if left > 0:
             after = f"{counted(left, 'column')} after {', '.join(wanted if begin else ('xyz',))}"
             _note(notes, f"{path}: {after} {'is' if left == 1 else 'are'} left out")
@@ -304,21 +310,6 @@ class FileCloud:
         if self.columns is not None and self.columns.shape[1]:
             held += f", and {self.columns.shape[1]} columns without names beside xyz"
         return f"expected a file with it, or a model and data.features without it; this one has {held}"
-
-
-def _of_three_axes(first: int, second: int, channels: int) -> str:
-    """Say what an array is that is no cloud, and how to save it: one cloud in a grid, or a batch."""
-    shape = (first, second, channels)
-    if 3 <= second < channels // 8:
-        return f"a batch {shape}: save its clouds one a file, transposed"
-    if 3 <= first <= CHANNELS < channels:
-        return f"{shape}: save array.reshape({first}, -1).T if it is one cloud, as of a depth camera"
-    if channels < 3:
-        return f"an array {shape}"
-    return (
-        f"{shape}: save array.reshape(-1, {channels}) if it is one cloud, as of a depth camera; of a batch "
-        "save the clouds one a file"
-    )
 
 
 def _note(notes: list[str] | None, text: str) -> None:

@@ -51,6 +51,26 @@ def read_gltf(path: Path) -> Mesh:
     return _Reader(tree, _buffers(path, tree, chunk)).scene()
 
 
+def companions(path: Path) -> list[Path]:
+    """Return the files beside a .gltf that hold its data; none of another file, nor where it is damaged."""
+    if path.suffix.lower() != ".gltf":
+        return []
+    try:
+        uris = [buffer.get("uri") for buffer in json.loads(path.read_bytes()).get("buffers", [])]
+        named = [_beside(path, uri) for uri in uris if uri is not None and not uri.startswith("data:")]
+        return [file for file in named if file is not None and file.is_file()]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # which reading it tells
+        return []
+
+
+def _beside(path: Path, uri: str) -> Path | None:
+    """The file of that name in the folder of a .gltf; None for one elsewhere."""
+    name = unquote(uri)
+    file = path.parent / name
+    inside = Path(name).name == name and "\\" not in name and "\0" not in name and not file.is_symlink()
+    return file if inside else None
+
+
 def _parse(text: bytes) -> Any:
     try:
         return json.loads(text)
@@ -85,15 +105,11 @@ def _buffers(path: Path, tree: Tree, chunk: bytes | None) -> list[bytes]:
         elif uri.startswith("data:"):
             data = base64.b64decode(uri.partition(",")[2])
         else:
-            name = unquote(uri)
-            beside = path.parent / name
-            inside = (
-                Path(name).name == name and "\\" not in name and "\0" not in name and not beside.is_symlink()
-            )
-            if path.suffix.lower() == ".glb" or not inside:
+            beside = _beside(path, uri)
+            if path.suffix.lower() == ".glb" or beside is None:
                 raise ValueError(f"its data are in another file, {uri!r:.80}, which is not read")
             if not beside.is_file():
-                raise ValueError(f"its data are in {name!r:.80}, which is not beside it")
+                raise ValueError(f"its data are in {unquote(uri)!r:.80}, which is not beside it")
             data = beside.read_bytes()
         if len(data) < buffer["byteLength"] and not buffer.get("extensions"):
             raise ValueError(

@@ -81,8 +81,9 @@ def _between(vertices: FileCloud, corners: Array, weight: Array) -> dict[str, Ar
     for name, value in values.items():
         if name.lower().removeprefix("scalar_") in LABELS:
             found[name] = value[nearest]
-        elif value.dtype.kind == "f":
-            between = np.einsum("nc,nc...->n...", weight, value[corners].astype(np.float64))
+        else:
+            value = value.astype(np.float64)
+            between = np.einsum("nc,nc...->n...", weight, value[corners])
             found[name] = between.clip(value.min(), value.max())  # what rounding adds
     return found
 

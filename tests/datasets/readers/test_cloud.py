@@ -571,6 +571,26 @@ def test_a_cloud_made_by_hand() -> None:
     np.testing.assert_allclose(taken[:, :-1], expected)
 
 
+def test_a_depth_image_is_no_cloud(tmp_path: Path) -> None:
+    """Its rows would be points, and most of its columns be left out. Wide features can be asked for."""
+    depth = np.random.default_rng(0).random((48, 80))
+    np.save(tmp_path / "depth.npy", depth)
+    with pytest.raises(
+        ValueError, match=r"depth.npy: expected xyz .*, got 77 columns more: make points of a .*=\[own:77\]"
+    ):
+        read_cloud(tmp_path / "depth.npy")
+    assert read_cloud(tmp_path / "depth.npy", ["own:77"]).shape == (48, 80)
+    assert read_cloud(tmp_path / "depth.npy", ["own:40"]).shape == (48, 43)
+    with pytest.raises(ValueError, match=r"cloud: expected xyz .*, got 77 columns more"):
+        read_points(depth, Preprocess())
+    assert read_points(depth[:, :60], Preprocess()).shape == (48, 3)
+
+
+def test_words_of_other_code_pages_stay_apart() -> None:
+    words = np.array(["für".encode("latin-1"), "fär".encode("latin-1")])
+    assert FileCloud(np.eye(3)[:2], {"label": words}).words.tolist() == ["für", "fär"]  # type: ignore[union-attr]
+
+
 def test_columns_beyond_the_features_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     np.savetxt(tmp_path / "a.txt", np.random.default_rng(0).random((9, 7)))
     assert read_cloud(tmp_path / "a.txt", ["color"]).shape == (9, 6)
