@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -152,14 +152,15 @@ def evaluate_checkpoint(
         overrides: Settings that go before the file's.
         device: Where to compute.
         out: Folder for the results; one beside the checkpoint if None, named by the split, and by the data
-            where they are others than the training's.
+            and settings where they are others than the training's.
         watch: Is shown the task, the split, and the logits and the batch of each step.
 
     Returns:
         The evaluation with its counts on the CPU, the split, the folder, and the task.
 
     Raises:
-        ValueError: If the checkpoint is damaged or knows other classes than the data.
+        ValueError: If the checkpoint is damaged or knows other classes than the data, or ``out`` is the
+            folder of a training.
         FileNotFoundError: If checkpoint, settings or data are missing.
     """
     overrides = [overrides] if isinstance(overrides, str) else overrides
@@ -173,18 +174,22 @@ def evaluate_checkpoint(
             "bixt3d.training.evaluate, or name a data set with --set data.name=NAME data.root=FOLDER"
         )
     config = load_config(cfg, overrides) if cfg else config_from(known.config, overrides)
-    _tell_fixed(known, overrides, path)
-    config = override(
-        config, model={"name": known.model["name"]}, data={"features": known.preprocess.features}
-    )
+    stated = dotted(parse_overrides(overrides))
+    _tell_fixed(known, stated, path)
+    fixed = {"features": known.preprocess.features, "divide": dict(known.preprocess.divide)}
+    config = override(config, model={"name": known.model["name"]}, data=fixed)
     task = build_task(config, config.task or known.task)
     split = open_splits(config, device, (split_name,), task=task, facts=known.facts)[0][split_name]
     compare_facts(str(path), known.facts, task.facts(split), config.data.name)
-    task.set_facts({**task.facts(split), **known.facts})
+    sizes = {key: stated[f"task_args.{key}"] for key in known.facts if f"task_args.{key}" in stated}
+    task.set_facts({**task.facts(split), **known.facts, **sizes})
     task.bind_model(model)
     look = None if watch is None else partial(watch, task, split)
     size, amp = config.train.eval_batch_size, config.train.amp
-    out = out.expanduser() if out else place_beside(path) / _results_name(path, split_name, known, config)
+    beside = place_beside(path) / _results_name(path, split_name, known, config, stated)
+    out = out.expanduser() if out else beside
+    if any((out / name).exists() for name in ("metrics.jsonl", "resume.pt")):
+        raise ValueError(f"{out}: expected a folder for the results, got that of a training: take {beside}")
     with made_folder(out):  # before the work, that a wrong place costs none
         seen = evaluate(model, split, task, size, amp, watch=look, what="evaluating")
     rows = task.table(seen.counts.cpu())
@@ -194,28 +199,39 @@ def evaluate_checkpoint(
     if learned := trained_on(known, config, split_name):
         print(learned)
     write_csv(rows, out / "table.csv")
-    write_result(out / "result.json", {"split": split_name, "shapes": len(split), **seen.metrics})
+    asked = {"settings": list(overrides)} if overrides else {}
+    write_result(out / "result.json", {"split": split_name, "shapes": len(split), **asked, **seen.metrics})
     return Scored(replace(seen, counts=seen.counts.cpu()), split, out, task)
 
 
-def _tell_fixed(known: Description, overrides: Sequence[str], path: Path) -> None:
+def _tell_fixed(known: Description, stated: Mapping[str, Any], path: Path) -> None:
     """Log which settings ask for something else than a checkpoint has fixed."""
     own = {"model.name": known.model["name"], "data.features": list(known.preprocess.features)}
     own |= {f"model.args.{name}": value for name, value in dotted(dict(known.model["args"])).items()}
-    for key, value in dotted(parse_overrides(overrides)).items():
-        fixed = key == "data.features" or key.startswith("model.")
+    own |= {f"data.divide.{name}": by for name, by in known.preprocess.divide.items()}
+    for key, value in stated.items():
+        fixed = key == "data.features" or key.startswith(("model.", "data.divide"))
         asked = [value] if key == "data.features" and isinstance(value, str) else value
         if fixed and not key.startswith("model.init_from") and (own.get(key) or None) != (asked or None):
             logger.warning("%s=%s is not used: %s fixes it as %s", key, value, path, own.get(key))
 
 
-def _results_name(path: Path, split_name: str, known: Description, config: Config) -> str:
-    """Return the folder's name for results: with the data's own name where they are not the training's."""
+def _results_name(
+    path: Path, split_name: str, known: Description, config: Config, stated: Mapping[str, Any]
+) -> str:
+    """Return the folder's name for results: with what differs from the training of data and settings."""
+    trained, own = dotted(dict(known.config)), ("data.name", "data.root", "data.features")
+    changed = [
+        key.rpartition(".")[2]
+        for key, value in stated.items()
+        if key.startswith(("data.", "loss.", "task_args.")) and trained.get(key) != value
+        if key not in own and not key.startswith("data.divide")
+    ]
     data, name, root = known.config.get("data", {}), config.data.name, Path(config.data.root).expanduser()
     other = [name] if data.get("name", name) != name else []
     if not other and Path(data.get("root", root)).name != root.name:
         other = [root.resolve().name]
-    return "_".join([path.stem, split_name, *other])
+    return "_".join([path.stem, split_name, *other, *sorted(changed)])
 
 
 def trained_on(known: Description, config: Config, split_name: str) -> str:

@@ -167,7 +167,7 @@ def _train(
         )
     asked = [(value, value.requires_grad) for value in net.parameters()]
     trainer = Trainer(config, net, made, splits[chosen], splits.get("val"), run_dir, description, resume)
-    before, finished = trainer.seconds, trainer.epoch >= config.train.epochs
+    before, finished = trainer.seconds, trainer.is_over
     if finished:
         say(f"nothing is left to train: epoch {trainer.epoch} of {config.train.epochs}")
     try:

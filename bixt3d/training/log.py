@@ -68,6 +68,7 @@ class RunLog:
         active: Whether this process writes: of several, only the first does.
         progress: Show a progress bar, where standard error is a terminal.
         shown: Names of the metrics that the line of an epoch shows.
+        over: Nothing is left to train.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class RunLog:
         active: bool = True,
         progress: bool = True,
         shown: Sequence[str] = (),
+        over: bool = False,
     ) -> None:
         """Make the folder and write what does not change."""
         self.run_dir, self.active = run_dir, active
@@ -103,7 +105,7 @@ class RunLog:
         self.lock = FolderLock(run_dir)
         for half in half_written(run_dir):  # left by a kill
             half.unlink()
-        if not resumed or epoch < config.train.epochs:  # else nothing is trained, and what is said stays true
+        if not (resumed and over):  # else nothing is trained, and what is said stays true
             write_text(run_dir / "config.yaml", settings(config, run_dir / "config.yaml", resumed, epoch))
             write_text(run_dir / "environment.json", json.dumps(environment(device), indent=2) + "\n")
         step = self._rewind(epoch)

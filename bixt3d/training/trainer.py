@@ -200,9 +200,8 @@ class Trainer:
         self.keep_previous = True  # the state before the last, when one is saved
         run_state.check_folder(self.run_dir, resume, self.workers)
         unwritten = run_state.restore(self) if resume else ""
-        first, done = self.workers.first, self.epoch
-        about = (self.run_dir, config, self.device, done, resume, unwritten)
-        self.log = RunLog(*about, first, progress, task.shown)
+        about = (self.run_dir, config, self.device, self.epoch, resume, unwritten)
+        self.log = RunLog(*about, self.workers.first, progress, task.shown, self.is_over)
 
     @property
     def step(self) -> int:
@@ -215,13 +214,14 @@ class Trainer:
         return self.state.result
 
     @property
-    def is_stale(self) -> bool:
-        """Whether the validation score, if looked at now, has not risen for ``train.patience`` epochs."""
-        patience, looked = self.config.train.patience, self.epoch % self.config.train.eval_every == 0
-        return 0 < patience <= self.epoch - self.best_epoch and looked
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or the score, looked at now, has not risen in ``train.patience``."""
+        settings, since = self.config.train, self.epoch - self.best_epoch
+        stale = 0 < settings.patience <= since and self.epoch % settings.eval_every == 0
+        return stale or self.epoch >= settings.epochs
 
     def fit(self) -> None:
-        """Train to the last epoch, or until `is_stale`, evaluating, logging and saving after each.
+        """Train to the last epoch, or until `is_over`, evaluating, logging and saving after each.
 
         SIGINT (Ctrl-C) and SIGTERM end it after the current step, with everything saved.
 
@@ -241,7 +241,7 @@ class Trainer:
         self.log.start(self.step, epochs * self.steps_per_epoch)
         with kept_random(), StopSignals(self.workers.world_size > 1) as signals:
             try:
-                while self.epoch < epochs and not self.is_stale:
+                while not self.is_over:
                     self._train_epoch(signals)
                 self._stop_if_asked(signals)
                 if self.epoch < epochs and self.workers.first:

@@ -51,7 +51,10 @@ class Report:
         for answer, points in zip(task.answers(logits, batch), batch.points, strict=False):
             place = self._seen
             own = slice(None if split.count is None else int(split.count[place]))
-            truth = None if truths is None else truths[place, own].cpu().numpy()
+            truth = None
+            if truths is not None:  # what does not count is no truth
+                whole = truths[place, own]
+                truth = torch.where(metrics.is_labelled(whole, task.ignore), whole, -1).cpu().numpy()
             title = split.names[place] if split.names else str(place)
             seen = (answer.points if hasattr(answer, "points") else points.cpu().numpy())[:, :3]
             about = {"points": seen, "category": names[int(number[place])], **task.view(answer, truth)}

@@ -20,6 +20,7 @@ from bixt3d.inference.export import export_model
 from bixt3d.tasks import SceneSegmentationTask, find_task, make_task
 from bixt3d.tasks.scene_segmentation import pass_size
 from bixt3d.training.distributed import Workers
+from bixt3d.training.evaluate import evaluate_checkpoint
 from bixt3d.training.splits import training_loader
 from bixt3d.visualize import Gallery
 
@@ -247,6 +248,16 @@ def tiny_run(tmp_path: Path) -> Any:
     result = bixt3d.train(config, train=make_split(), test=make_split(1), device="cpu")
     assert set(result.last) == {"epoch", "oa", "macc", "miou"}
     return result
+
+
+def test_evaluation_takes_other_columns(tiny_run: Any, registries: None) -> None:
+    bixt3d.register_dataset("streets", lambda root, split: make_split(1))
+    scored = evaluate_checkpoint(
+        tiny_run.run_dir / "last",
+        overrides=["data.name=streets", "task_args.radius=50", "task_args.step=0.7"],
+    )
+    assert (scored.task.radius, scored.task.step) == (50.0, 0.7)  # type: ignore[attr-defined]
+    assert scored.out.name == "last_test_streets_radius_step"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import bixt3d
-from bixt3d.config import override
+from bixt3d.config import override, to_dict
 from bixt3d.datasets.split import Split
 from bixt3d.training import ClassificationTask, evaluate
 from bixt3d.training.evaluate import evaluate_checkpoint, scores
@@ -170,6 +171,45 @@ def test_what_a_checkpoint_has_fixed_is_told(
     assert "is not used" not in caplog.text
     assert evaluate_checkpoint(run, overrides=[asked]).seen.metrics == scored.seen.metrics
     assert f"best.safetensors fixes it as {fixed}" in caplog.text.split(f"{re.sub('=.*', '', asked)}=")[-1]
+
+
+def test_divisors_are_those_of_the_checkpoint(
+    run: Path, known: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As other ones would read the features in another unit: told, where they are stated."""
+
+    def read(root: Path, split: str) -> bixt3d.Split:
+        points = featured(24, 1).points.clone()
+        points[..., 6] *= 4096
+        return replace(featured(24, 1), points=points)
+
+    bixt3d.register_dataset("echoes", read)
+    plain = ["data.name=echoes", "data.train_split=trainval", "train.epochs=1"]
+    config = settings(run, *plain, "data.divide.intensity=4096")
+    result = bixt3d.train(config)
+    path = run.parent / "plain.yaml"
+    path.write_text(json.dumps(to_dict(settings(run, *plain))))
+    for cfg, overrides in ((path, []), (None, ["data.divide.intensity=1"]), (None, ["data.divide={}"])):
+        scored = evaluate_checkpoint(run / "last", cfg=cfg, overrides=overrides)
+        assert scored.seen.metrics["oa"] == result.last["oa"]
+    assert "data.divide.intensity=1 is not used: " in caplog.text and "fixes it as 4096.0" in caplog.text
+
+
+def test_results_with_other_settings_have_a_folder_of_their_own(run: Path, known: None) -> None:
+    bixt3d.train(settings(run, "data.name=balls", "train.epochs=1"))
+    plain = evaluate_checkpoint(run / "last", overrides=["train.eval_batch_size=3", "loss.ignore=[]"])
+    assert plain.out == run / "last_test"
+    other = evaluate_checkpoint(run / "last", overrides=["loss.ignore=[0]"])
+    assert other.out == run / "last_test_ignore" and other.seen.metrics != plain.seen.metrics
+    assert json.loads((other.out / "result.json").read_text())["settings"] == ["loss.ignore=[0]"]
+
+
+def test_the_folder_of_a_run_takes_no_results(run: Path, known: None) -> None:
+    bixt3d.train(settings(run, "data.name=balls", "train.epochs=1"))
+    before = (run / "result.json").read_bytes()
+    with pytest.raises(ValueError, match=r"got that of a training: take .*last_test"):
+        evaluate_checkpoint(run / "last", out=run)
+    assert (run / "result.json").read_bytes() == before
 
 
 def test_failed_evaluation_leaves_no_folder(

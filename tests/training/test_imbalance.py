@@ -157,6 +157,11 @@ def test_early_stopping(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     again = make_trainer(tmp_path / "a", make_config(*still, "train.patience=3"), resume=True)
     again.fit()
     assert again.epoch == 4  # it knows when the score rose
+    record = (tmp_path / "a/config.yaml").read_bytes()
+    changed = make_config(*still, "train.patience=3", "augment.shift=0.5")
+    other = make_trainer(tmp_path / "a", changed, resume=True)
+    other.fit()
+    assert other.is_over and (tmp_path / "a/config.yaml").read_bytes() == record  # as nothing is trained
     longer = make_trainer(tmp_path / "a", make_config(*still, "train.patience=5"), resume=True)
     longer.fit()
     assert longer.epoch == 6

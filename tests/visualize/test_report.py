@@ -75,7 +75,7 @@ def test_calibration_error_is_that_of_the_bins() -> None:
     assert Report().calibration_error is None
 
 
-def labelled() -> Report:
+def labelled(*ignore: int) -> Report:
     """Two clouds of 4 and 3 points; the second one's last point repeats."""
     parts = torch.tensor([[0, 0, 1, 1], [2, 3, 3, 2]])
     said = torch.tensor([[0, 1, 1, 1], [2, 2, 2, 0]])
@@ -93,6 +93,7 @@ def labelled() -> Report:
     )
     task = PartSegmentationTask(split.categories, split.parts_of_category, num_points=4)
     task.set_facts(task.facts(split))
+    task.ignore = ignore
     logits = 5 * torch.nn.functional.one_hot(said, 4).float()
     report = Report()
     for batch in CloudLoader(split, 2):
@@ -116,6 +117,14 @@ def test_parts_have_an_iou_each() -> None:
     assert report.confused()[1:] == [["pen: stem", "tip", 2], ["cup: body", "handle", 1]]
     assert [cloud.title for cloud in report.worst] == ["b", "a"]
     assert report.confidence[:, 0].sum() == 7 and report.confidence[:, 2].sum() == 4
+
+
+def test_parts_that_do_not_count_are_left_out() -> None:
+    """Neither as truth nor as an answer, as in the scores; the last part of all as well."""
+    report = labelled(1, 3)
+    assert report.predictions[1][2:5] == [2, 1.0, 1.0] and report.predictions[2][2:5] == [1, 1.0, 1.0]
+    assert [row[2] for row in report.part_scores[1:]] == ["body", "tip"]
+    assert report.confused()[1:] == [] and report.confidence[:, 0].sum() == 3
 
 
 def test_a_task_without_answers_gives_a_report_without() -> None:
