@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> None:
     }
     about = f"{counted(len(scored.split), 'shape')}, {which} split"
     rows = scored.task.table(scored.seen.counts)
-    stated = {"split": which, "shapes": len(scored.split), **scored.seen.metrics}
+    asked = {"settings": args.set} if args.set else {}
+    stated = {"split": which, "shapes": len(scored.split), **asked, **scored.seen.metrics}
     if (error := report.calibration_error) is not None:
         stated["calibration_error"] = error
         shown["calibration error"] = f"{error:.2%}"

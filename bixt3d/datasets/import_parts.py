@@ -141,9 +141,9 @@ def import_parts(
         path = list_path(out, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    tables = {"parts": parts}
+    tables: dict[str, Any] = {"parts": parts}
     if all(own.dtype.kind != "U" for own in given.values()):  # by which predictions say the parts, too
-        tables["labels"] = label_numbers(parts, ids)
+        tables["labels"] = label_numbers(ids)
     for name, table in tables.items():
         (out / f"{name}.json").write_text(json.dumps(table, indent=1, ensure_ascii=False), encoding="utf-8")
     lines = "".join(f"{category}\t{folder}\n" for category, folder in folders.items())

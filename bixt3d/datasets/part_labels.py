@@ -127,12 +127,6 @@ def number_parts(
     return parts, ids
 
 
-def label_numbers(
-    parts: Mapping[str, Mapping[str, int]], ids: Mapping[str, Mapping[int, int]]
-) -> dict[str, dict[str, int]]:
-    """Returns the label in the files of each part of parts.json, by category and name."""
-    labels = {category: {part: label for label, part in own.items()} for category, own in ids.items()}
-    return {
-        category: {name: labels[category][part] for name, part in own.items()}
-        for category, own in parts.items()
-    }
+def label_numbers(ids: Mapping[str, Mapping[int, int]]) -> dict[int, int]:
+    """Returns the label in the files of each part id, which several categories may share."""
+    return {part: label for own in ids.values() for label, part in own.items()}

@@ -175,25 +175,23 @@ def read_part_table(folder: Path, categories: tuple[str, ...]) -> dict[str, dict
     return table
 
 
-def read_part_codes(folder: Path, parts: dict[str, dict[str, int]]) -> tuple[int, ...]:
-    """Reads `labels.json`, the number that a user's files had for each part id; () where they had the ids.
+def read_part_codes(folder: Path, count: int) -> tuple[int, ...]:
+    """Reads `labels.json`, `{part id: number}`, by which a user's files say part ids from 0 to ``count`` - 1.
+
+    Part ids that it lacks have their own number; () where all have.
 
     Raises:
-        ValueError: It has other categories or parts than `parts.json`, or no whole numbers from 0.
+        ValueError: It holds anything but whole numbers from 0.
     """
     path = folder / "labels.json"
     if not path.is_file():
         return ()
     stated = read_json(path)
-    keys = {category: set(ids) for category, ids in parts.items()}
-    fits = isinstance(stated, dict) and all(isinstance(own, dict) for own in stated.values())
-    if not fits or {category: set(own) for category, own in stated.items()} != keys:
-        raise ValueError(f"{path}: expected a number for each part of parts.json, got {stated!r:.80}")
-    if not all(type(code) is int and code >= 0 for own in stated.values() for code in own.values()):
-        raise ValueError(f"{path}: expected whole numbers from 0, got {stated!r:.80}")
-    known = {part: stated[category][name] for category, ids in parts.items() for name, part in ids.items()}
-    codes = tuple(known.get(part, part) for part in range(1 + max(known)))
-    return codes if codes != tuple(range(len(codes))) else ()
+    whole = isinstance(stated, dict) and all(type(code) is int and code >= 0 for code in stated.values())
+    if not whole or not all(key.isdecimal() for key in stated):
+        raise ValueError(f"{path}: expected {{part id: number}}, whole numbers from 0, got {stated!r:.80}")
+    codes = tuple(stated.get(str(part), part) for part in range(count))
+    return codes if codes != tuple(range(count)) else ()
 
 
 def name_parts(table: dict[str, dict[str, int]]) -> tuple[str, ...]:

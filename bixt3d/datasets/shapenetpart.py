@@ -134,7 +134,7 @@ def read_shapenetpart(
         count,
         taken,
         normalized=True,
-        part_codes=read_part_codes(folder, parts),
+        part_codes=read_part_codes(folder, 1 + max(map(max, parts_of_category))),
     )
     sizes = " to ".join(map(str, sorted({int(count.min()), int(count.max())})))
     held = f"{len(categories)} categories with {sum(map(len, parts_of_category))} parts"

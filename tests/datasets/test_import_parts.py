@@ -275,9 +275,8 @@ def test_labels_that_are_true_and_false(tmp_path: Path) -> None:
 def test_predictions_have_the_labels_of_the_files(source: Path, tmp_path: Path) -> None:
     """So one that was corrected can go back to those that it was trained on."""
     import_parts(source, tmp_path / "out")
-    assert json.loads((tmp_path / "out/labels.json").read_text()) == {
-        category: {"part 3": 3, "part 7": 7} for category in ("desk lamp", "tree")
-    }
+    stated = json.loads((tmp_path / "out/labels.json").read_text())
+    assert stated == {"0": 3, "1": 7, "2": 3, "3": 7}
     split = open_dataset("shapenetpart", tmp_path / "out", "train")
     assert split.part_codes == (3, 7, 3, 7)
     task = make_task("part_segmentation", load_config("own_parts"))
@@ -288,14 +287,16 @@ def test_predictions_have_the_labels_of_the_files(source: Path, tmp_path: Path) 
     answer = Segmentation(np.array([2, 3, 3]), np.array(["a", "b", "b"]), np.ones(3), np.eye(3), 1)
     shown = LabelledCloud("tree", **task.view(answer))
     assert load_cloud(write_labels(shown, tmp_path, "tree", "ply")).labels.tolist() == [3, 7, 7]
-    for stated in ('{"tree": {}}', '{"desk lamp": {"part 3": 3}, "tree": {"part 3": 3, "part 7": 7}}', "[]"):
-        (tmp_path / "out/labels.json").write_text(stated)
-        with pytest.raises(ValueError, match="labels.json: expected a number for each part of parts.json"):
+    labels = tmp_path / "out/labels.json"
+    for text in ("[]", '{"a": 3}', '{"0": 1.5}', '{"0": -1}'):
+        labels.write_text(text)
+        with pytest.raises(
+            ValueError, match=r"labels.json: expected {part id: number}, whole numbers from 0"
+        ):
             open_dataset("shapenetpart", tmp_path / "out", "train")
-    (tmp_path / "out/labels.json").write_text(
-        '{"desk lamp": {"part 3": 0, "part 7": 1}, "tree": {"part 3": 2, "part 7": 3}}'
-    )
-    assert open_dataset("shapenetpart", tmp_path / "out", "train").part_codes == ()
+    for text, codes in (('{"0": 0, "1": 1}', ()), ('{"1": 9}', (0, 9, 2, 3))):
+        labels.write_text(text)
+        assert open_dataset("shapenetpart", tmp_path / "out", "train").part_codes == codes
 
 
 def test_words_that_cannot_be_labels(tmp_path: Path) -> None:
