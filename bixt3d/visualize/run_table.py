@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 LAST = 20  # epochs, the mean over which says more than one
 # Settings in which runs of one experiment differ.
 REPEATED = {"train": ("seed",), "data": ("fold", "val_seed")}
+AFTER = "# after epoch "  # what a line of config.yaml begins with that says which settings a run changed
 TITLE = 12  # characters of a line of a title, where a table is too wide
 MOST_NAMED = 3  # settings that the name of a mean states
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # in weights files, but no parameters
@@ -50,7 +51,7 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
     """Return a row for each run, then one for each experiment of which several seeds or folds are there.
 
     A run with settings, seed and fold of an earlier one is no other measurement: the log says so, and no mean
-    counts it.
+    counts it; nor one that has not ended, or whose settings changed on the way.
 
     Raises:
         FileNotFoundError: If a run has no log, such as the folder of an evaluation.
@@ -71,6 +72,12 @@ def run_rows(runs: Sequence[Run]) -> list[Row]:
         first = groups.setdefault(key, {}).setdefault(json.dumps(repeated, sort_keys=True), row)
         if first is not row:
             logger.warning("%s: settings, seed and fold of %s, so no mean counts it", row.name, first.name)
+    unlike = {run.name: said for run in runs if run.training and (said := _unlike(run.training))}
+    for key, group in groups.items():
+        for row in list(group.values()) if len(group) > 1 else ():
+            if row.name in unlike:
+                logger.warning("%s: %s, so no mean counts it", row.name, unlike[row.name])
+        groups[key] = {at: row for at, row in group.items() if row.name not in unlike or len(group) == 1}
     names = _differences(list(experiments.values()))
     means = [
         _mean(list(group.values()), name or f"{next(iter(group.values())).name} ...")
@@ -242,6 +249,22 @@ def _differences(experiments: Sequence[Mapping[str, str]]) -> list[str]:
     if not 0 < len(differ) <= MOST_NAMED:
         return [""] * len(experiments)
     return [", ".join(f"{name}={one.get(name, 'default')}" for name in differ) for one in experiments]
+
+
+def _unlike(folder: Path) -> str:
+    """Say why a run repeats no other with its settings: it has not ended, or had others; "" if it does."""
+    path = folder / "config.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    changes = [line.partition(": ")[2].split("; ") for line in lines if line.startswith(AFTER)]
+    told = [change.partition(" was ")[0] for line in changes for change in line]
+    if other := [key for key in told if key != "train.epochs"]:
+        return f"{', '.join(dict.fromkeys(other))} changed on the way"
+    settings = (_settings(folder) or {}).get("train", {})
+    epochs, patience = settings.get("epochs", 0), settings.get("patience", 0)
+    done = max((row["epoch"] for row in read_metrics(folder) if isinstance(row.get("epoch"), int)), default=0)
+    if not (folder / "result.json").is_file() or (done < epochs and not patience):
+        return f"it has not ended, {done} of {epochs} epochs"
+    return ""
 
 
 def _mean(rows: Sequence[Row], name: str) -> Row:

@@ -60,6 +60,30 @@ def test_a_run_that_is_not_done(tmp_path: Path) -> None:
     assert run_rows(find_runs([folder]))[0].values == {"parameters": None, "epochs": 0, "minutes": None}
 
 
+def test_runs_that_repeat_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that was stopped, before its end or in a longer one, and one that had other settings at first."""
+    found = [write_run(tmp_path / f"s{seed}", 0.8 + seed / 50, seed) for seed in range(5)]
+    (found[2] / "result.json").unlink()
+    lines = (found[3] / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (found[3] / "metrics.jsonl").write_text("".join(lines[:20]))
+    config = (found[4] / "config.yaml").read_text()
+    (found[4] / "config.yaml").write_text(
+        f"# after epoch 9: train.epochs was 9, now 30; optim.lr was 0.3, now 0.1\n{config}"
+    )
+    (found[1] / "config.yaml").write_text(
+        "# after epoch 9: train.epochs was 9, now 30\n" + (found[1] / "config.yaml").read_text()
+    )
+    mean = run_rows(find_runs(found))[-1]
+    assert mean.runs == ("s0", "s1")
+    assert caplog.messages == [
+        "s2: it has not ended, 30 of 30 epochs, so no mean counts it",
+        "s3: it has not ended, 20 of 30 epochs, so no mean counts it",
+        "s4: optim.lr changed on the way, so no mean counts it",
+    ]
+    caplog.clear()
+    assert len(run_rows(find_runs(found[2:3]))) == 1 and not caplog.messages
+
+
 def test_parameters_are_the_models(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "run", make_config("train.epochs=1", hierarchy=True))
     trainer.fit()
