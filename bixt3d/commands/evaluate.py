@@ -12,6 +12,8 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from bixt3d.commands.options import (
@@ -86,13 +88,17 @@ def run(args: argparse.Namespace) -> None:
     for name, rows in (("predictions", report.predictions), ("part_iou", report.part_scores)):
         if rows:
             write_csv(rows, out / f"{name}.csv")
+    draws = find_spec("matplotlib") is not None
+    if not draws:
+        print('pictures are left out; they need matplotlib: pip install "bixt3d[plots]"', file=sys.stderr)
     if confusion := scored.task.confusion(scored.seen.counts):
         write_confusion(*confusion, out / "confusion.csv")
-        pictures["Confusion matrix"] = confusion_matrix(*confusion, out / "confusion.png")
-        print(f"confusion matrix: {pictures['Confusion matrix']}")
-    if worst := report.write_worst(out / "worst.png"):
+        if draws:
+            pictures["Confusion matrix"] = confusion_matrix(*confusion, out / "confusion.png")
+            print(f"confusion matrix: {pictures['Confusion matrix']}")
+    if draws and (worst := report.write_worst(out / "worst.png")):
         print(f"the worst: {worst}")
-    if scored.task.per_point and args.picture != 0:
+    if draws and scored.task.per_point and args.picture != 0:
         draw_parts(checkpoint, scored, device, args.picture)
     shown = {
         scored.task.titles.get(name, name): scored.task.show(v) for name, v in scored.seen.metrics.items()

@@ -16,7 +16,7 @@ from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.preprocess import Preprocess
 from bixt3d.datasets.split import Split
 from bixt3d.tasks.base import Task, smoothing_of
-from bixt3d.tasks.labels import class_weights
+from bixt3d.tasks.labels import class_weights, note_ignored
 from bixt3d.tasks.results import Array, Prediction, check_output
 from bixt3d.tasks.together import alike
 
@@ -51,6 +51,7 @@ class ClassificationTask(Task):
     def look_at_training(self, split: Split) -> None:
         """Take what the classes weigh in the loss (``loss.class_weights``)."""
         if self.config is not None:
+            note_ignored(self.ignore, len(split.classes))
             counts = split.label[self.labelled(split)].bincount(minlength=len(split.classes))
             self.class_weights = class_weights(self.config.loss.class_weights, counts, split.classes)
 

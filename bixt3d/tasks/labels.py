@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,15 @@ from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
 from bixt3d.datasets.survey import count_parts
 from bixt3d.metrics import CONVENTIONS, is_labelled, mean_over_categories
+
+logger = logging.getLogger(__name__)
+
+
+def note_ignored(ignore: Sequence[int], count: int) -> None:
+    """Log which labels that are to be ignored are none of ``count`` labels from 0."""
+    if unknown := sorted({label for label in ignore if not -1 <= label < count}):
+        told = ", ".join(map(str, unknown))
+        logger.warning("loss.ignore: expected labels from 0 to %d, got %s: nothing has them", count - 1, told)
 
 
 def class_weights(stated: Any, counts: Tensor, names: Sequence[str] = ()) -> Tensor | None:

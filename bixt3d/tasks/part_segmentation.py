@@ -31,6 +31,7 @@ from bixt3d.tasks.labels import (
     checked_table,
     class_weights,
     counted_parts,
+    note_ignored,
     own_points,
     part_data,
 )
@@ -113,6 +114,7 @@ class PartSegmentationTask(Task):
     def look_at_training(self, split: Split) -> None:
         """Take what the parts weigh in the loss (``loss.class_weights``), by how many points are of each."""
         if self.config is not None:
+            note_ignored(self.ignore, split.num_parts)
             counts = counted_parts(split, self.ignore).sum(0)  # (P,)
             self.class_weights = class_weights(self.config.loss.class_weights, counts, split.part_names)
 

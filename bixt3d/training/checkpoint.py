@@ -26,6 +26,7 @@ from bixt3d.training.files import write_atomically
 from bixt3d.training.weights import checked, find_weights, list_weights
 
 FORMAT = 1
+SHOWN = 5  # runs that are named where a checkpoint is not found
 SUFFIX = ".safetensors"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # what weights may be stored in
 REPEATS = ("depth", "num_blocks", "self_attends_per_block", "group_blocks")  # arguments that repeat layers
@@ -115,11 +116,15 @@ def find_checkpoint(path: str | Path) -> Path:
         return shipped
     folder = path if path.is_dir() else path.parent
     there = sorted(p.name for p in folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+    runs = sorted({p.parent.name for p in folder.glob(f"*/*{SUFFIX}")})
+    more = ["..."] if len(runs) > SHOWN else []
+    held = ", ".join([*there, *(f"the run {run}" for run in runs[:SHOWN]), *more])
+    close = nearest(path.name, [*(name.removesuffix(SUFFIX) for name in there), *runs])
     known = list_weights() if is_name else []
     names = f"; names of weights are {', '.join(known)}{nearest(path, known)}" if known else ""
     raise FileNotFoundError(
         f"no checkpoint {path}: looked for {', '.join(str(p) for p in tried)}; {folder} holds "
-        f"{', '.join(there) or 'no checkpoint'}{names}"
+        f"{held or 'no checkpoint'}{close}{names}"
     )
 
 

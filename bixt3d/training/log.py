@@ -199,7 +199,9 @@ class RunLog:
             parts.append(f"{row['skipped']} steps skipped")
         for name in (f"{split}_{name}" for split in splits for name in self.shown):
             if name in row:
-                parts.append(f"{name.replace('_', ' ')} {100 * row[name]:.1f}%")
+                share = 0 <= row[name] <= 1  # as `Task.show` has it
+                text = f"{100 * row[name]:.1f}%" if share else f"{row[name]:.4g}"
+                parts.append(f"{name.replace('_', ' ')} {text}")
         return "  ".join([*parts, f"{row['clouds_per_second']:.0f} clouds/s"])
 
     def _rewind(self, epoch: int) -> int:

@@ -246,9 +246,12 @@ def note_source(folder: str | Path, name: str, source: str | Path) -> None:
 
 
 def _owners(folder: str | Path) -> dict[str, str]:
-    """Return the file of each name of labels in a folder."""
+    """Return the file of each name of labels in a folder; raise ValueError if its list is another's file."""
     path = Path(folder).expanduser() / SOURCES
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
+        rows = list(csv.reader(file))
+    if rows and rows[0] != SOURCES_HEAD.split(","):
+        raise ValueError(f"{path}: expected a list {SOURCES_HEAD}, got another file: choose another folder")
+    return {row[0]: row[1] for row in rows if len(row) == 2}

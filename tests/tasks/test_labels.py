@@ -13,7 +13,7 @@ from bixt3d.config import config_from
 from bixt3d.datasets.loader import Batch
 from bixt3d.datasets.split import Split
 from bixt3d.tasks import ClassificationTask, PartSegmentationTask, Task
-from bixt3d.tasks.labels import class_weights
+from bixt3d.tasks.labels import class_weights, note_ignored
 
 NAMES = ("a", "b", "c")
 
@@ -160,3 +160,10 @@ def test_confusion_without_ignored_labels() -> None:
     assert bixt3d.metrics.confusion_matrix(seen, label, 3, ignore=-1).sum() == 3
     with pytest.raises(ValueError, match="got -1 to 2"):
         bixt3d.metrics.confusion_matrix(seen, label, 3)
+
+
+def test_ignored_labels_that_are_none_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    note_ignored((-1, 0, 2), 3)
+    assert not caplog.messages
+    note_ignored((-1, 3, 7), 3)
+    assert caplog.messages == ["loss.ignore: expected labels from 0 to 2, got 3, 7: nothing has them"]

@@ -182,6 +182,10 @@ def test_attention_is_drawn_and_its_directions_compared(
     assert "a.svg" in outcome.succeeded().out
     text = (tmp_path / "a.svg").read_text()
     assert "<!-- latent 4 -->" in text and f"<!-- {mesh.name} -->" in text
+    beyond = ("--category", category, "--latents", "2", "5", "--out", tmp_path / "c.svg")
+    workplace.run("view_attention", mesh, "--checkpoint", run_dir, *beyond).refused(
+        "--latents: expected 1 to 4, got 5"
+    )
     other = ("--category", category, "--of", "tokens", "--out", tmp_path / "b.svg")
     workplace.run("view_attention", mesh, "--checkpoint", run_dir, *other).succeeded()
     assert (tmp_path / "b.svg").read_text() != text

@@ -113,6 +113,8 @@ def test_missing_checkpoint_says_what_is_there(tmp_path: Path) -> None:
     save_model(tmp_path / "run" / "last.safetensors", tiny(), META)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .*run/beast: .*run holds last\.safetensors"):
         load_model(tmp_path / "run" / "beast")
+    with pytest.raises(FileNotFoundError, match=r"holds the run run; did you mean 'run'\?"):
+        load_model(tmp_path / "runn")
     with pytest.raises(FileNotFoundError, match="nowhere holds no checkpoint"):
         load_model(tmp_path / "nowhere" / "best")
     with pytest.raises(FileNotFoundError, match="no checkpoint bixt_ti_cls"):

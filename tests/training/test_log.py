@@ -74,3 +74,10 @@ def test_a_long_epoch_says_a_line_a_minute(
     log.tick(loss)
     assert capsys.readouterr().out == "epoch 2/4  5 clouds/s\n"
     log.close()
+
+
+def test_metrics_that_are_no_shares_are_shown_as_they_are(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run", make_config(), torch.device("cpu"), shown=("oa", "cost"))
+    row = {"epoch": 2, "val_oa": 0.5, "val_cost": 40.25, "clouds_per_second": 9.0}
+    assert log._line(row, 3, ["val"]) == "epoch 2/3  val oa 50.0%  val cost 40.25  9 clouds/s"
+    log.close()

@@ -87,6 +87,15 @@ def test_coordinates_are_float_where_that_is_exact(tmp_path: Path) -> None:
     assert b"property double x\n" in write_ply(cloud(), tmp_path / "far.ply").read_bytes()
 
 
+def test_a_list_of_somebody_else_stays(tmp_path: Path) -> None:
+    (tmp_path / "sources.csv").write_text("mine,too\n1,2\n")
+    with pytest.raises(ValueError, match=r"sources.csv: expected a list name,file, got another file: choose"):
+        label_names([tmp_path / "a.xyz"], tmp_path)
+    with pytest.raises(ValueError, match="choose another folder"):
+        note_source(tmp_path, "a_parts", tmp_path / "a.xyz")
+    assert (tmp_path / "sources.csv").read_text() == "mine,too\n1,2\n"
+
+
 def test_arrays_and_text(tmp_path: Path) -> None:
     made = cloud()
     table = np.load(write_labels(made, tmp_path / "new", "mug", "npy"))
