@@ -15,7 +15,7 @@ from torch import nn
 
 from bixt3d.commands.located import SAMPLED, SHAPES, locate
 from bixt3d.config import Config, override, to_dict
-from bixt3d.datasets import cuts_clouds, open_dataset
+from bixt3d.datasets import cuts_clouds
 from bixt3d.datasets.acquire import SOURCES
 from bixt3d.datasets.features import parse_features, width_of
 from bixt3d.datasets.loader import Batch, CloudLoader
@@ -28,8 +28,9 @@ from bixt3d.tasks import Task
 from bixt3d.training.distributed import Workers
 from bixt3d.training.evaluate import evaluate
 from bixt3d.training.experiment import build_model, check_points, describe
+from bixt3d.training.folder import run_folder
 from bixt3d.training.resume import holds_run
-from bixt3d.training.splits import build_task, fit_batches, training_loader
+from bixt3d.training.splits import build_task, fit_batches, labelled_clouds, read_split, training_loader
 from bixt3d.training.trainer import TrainState
 from bixt3d.yaml import dump_yaml
 
@@ -45,7 +46,7 @@ def dry_run(config: Config, device: torch.device) -> None:
         ValueError: As the training would, for settings that do not fit the data or the model.
     """
     print(dump_yaml(to_dict(config)).rstrip() + "\n")
-    run_dir = Path(config.run.dir).expanduser()
+    run_dir = run_folder(config)
     print(f"run      {run_dir}{', which holds a run already' if holds_run(run_dir) else ''}")
     task = build_task(config)
     check_points(config)
@@ -76,19 +77,12 @@ def read(config: Config, task: Task) -> tuple[Split, dict[str, int], int]:
     data, counts, first, mapped = config.data, {}, None, 0
     limit = task.wanted_points(True) if cuts_clouds(data.name) else None
     for part in (data.train_split, *(["val"] if data.train_split == "train" else []), "test"):
-        split = open_dataset(
-            data.name,
-            data.root,
-            part,
-            limit,
-            features=data.features,
-            make=False,
-            up=data.up,
-            estimate_normals=data.estimate_normals,
-        )
+        split = labelled_clouds(part, read_split(config, part, limit), task)
         counts[part] = len(split)
         mapped += len(split) * isinstance(split.points, Mapped)
-        first = first or split[: needed(config)]
+        if first is None:
+            task.look_at_training(split)
+            first = split[: needed(config)]
     assert first is not None
     return first, counts, mapped
 

@@ -69,7 +69,7 @@ def open_splits(
     for name in names:
         split = _open(config, name, name == train, task)
         split = split if facts is None else match_labels(split, facts)
-        split = _labelled(name, split, task).to(device)
+        split = labelled_clouds(name, split, task).to(device)
         stored_points = stored_points or split.num_points
         opened[name] = task.arrange(split, name == train)
     return opened, stored_points
@@ -142,7 +142,7 @@ def _cut_train(config: Config, whole: Split, name: str) -> Split:
     return cut_train(whole, name, data.val_seed, None if data.fold is None else fold_of(data.fold))
 
 
-def _labelled(name: str, split: Split, task: Task) -> Split:
+def labelled_clouds(name: str, split: Split, task: Task) -> Split:
     """Return the clouds of a split that have a label; how many have none is said."""
     kept = task.labelled(split)
     count = int(kept.sum())
@@ -180,7 +180,7 @@ def open_all(
             name: _divided(config, prepare_split(split, data.features, data.up, data.estimate_normals))
             for name, split in given.items()
         }
-        given = {name: _labelled(name, split, task) for name, split in given.items()}
+        given = {name: labelled_clouds(name, split, task) for name, split in given.items()}
         own = given["train"].to(device)
         drawn = ("val",) if _draws_val(config) else ()  # from the clouds that are given
         missing = [name for name in wanted if name not in given and name not in drawn]
@@ -190,7 +190,7 @@ def open_all(
         splits, stored_points, chosen_split = {}, own.num_points, task.arrange(own, True)
     for name in wanted:
         if name in given:
-            split = _labelled(name, given[name], task).to(device)
+            split = labelled_clouds(name, given[name], task).to(device)
             if split.features != chosen_split.features:
                 raise ValueError(
                     f"{name}: expected features {', '.join(chosen_split.features) or 'none'}, as the "

@@ -52,7 +52,6 @@ class LabelledCloud:
         category: Name of its class or category.
         ids: The part ids of its category.
         names: Names of all part ids.
-        codes: The number by which files say each part id; none: the id itself.
         truth: True part of each point (N,), where known.
         prediction: Predicted part of each point (N,); None for a classifier.
         confidence: Probability of the predicted part (N,).
@@ -61,6 +60,7 @@ class LabelledCloud:
         scores: Probability of each class by its name, of a classifier.
         color: The cloud's own colours, RGB (N, 3) in [0, 1].
         up: The axis that points up, such as ``"z"``; y if None.
+        codes: The number by which files say each part id; none: the id itself.
 
     Raises:
         ValueError: If an array does not have one value a point, or ``up`` is no axis.
@@ -71,7 +71,6 @@ class LabelledCloud:
     category: str = ""
     ids: Sequence[int] = ()
     names: Sequence[str] = ()
-    codes: Sequence[int] = ()
     truth: Array | None = None
     prediction: Array | None = None
     confidence: Array | None = None
@@ -80,6 +79,7 @@ class LabelledCloud:
     scores: Mapping[str, float] = field(default_factory=dict)
     color: Array | None = None
     up: str | None = None
+    codes: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] < 3 or not len(self.points):

@@ -33,7 +33,7 @@ def dry(
     text = CONFIG.replace("NAME", name).replace("ROOT", root)
     text = text.replace("MODEL", "bixt_ti_partseg" if parts else "bixt_ti_cls")
     Path("mine.yaml").write_text(text)
-    before = sorted(folder.rglob("*"))
+    before = [path for path in sorted(folder.rglob("*")) if ".bixt3d_cache" not in path.parts]
     order = ["data.order=random" if parts else "data.order=stored"]
     cli.main(["train", "mine.yaml", "--dry-run", "--device", "cpu", "--set", *order, *settings])
     assert [path for path in sorted(folder.rglob("*")) if ".bixt3d_cache" not in path.parts] == before
@@ -120,6 +120,18 @@ def test_mistakes_are_those_of_training(folder: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit) as end:
         dry(folder, capsys, "model.args.dimm=3", name="shapes")
     assert "no argument 'dimm'" in str(end.value.code)
+
+
+def test_data_are_those_that_training_reads(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fold, a class that does not count, weights of the classes, and the seed in the folder's name."""
+    write_shapes("data", per_class=10, num_points=64, progress=False)
+    _, lines = dry(folder, capsys, "data.fold=1/4", "run.dir=runs/{seed}", "train.seed=7", name="shapes")
+    assert lines[0] == "run      runs/7" and lines[1].endswith(": 60 train, 20 val, 20 test")
+    _, lines = dry(folder, capsys, "loss.ignore=[0]", name="shapes")
+    assert lines[1].endswith(": 63 train, 9 val, 18 test")
+    with pytest.raises(SystemExit) as end:
+        dry(folder, capsys, "loss.class_weights=[1,2]", name="shapes")
+    assert "loss.class_weights: expected 10 numbers" in str(end.value.code)
 
 
 def test_times() -> None:
