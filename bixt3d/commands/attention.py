@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
     count = next(iter(next(iter(shapes.values())).values())).maps[0].shape[1]
     for option, numbers in (("--latents", args.latents or []), ("--heads", [args.heads or 1])):
         if wrong := [str(number) for number in numbers if number > count]:
-            raise UsageError(f"{option}: expected 1 to {count}, got {', '.join(wrong)}")
+            raise ValueError(f"{option}: expected 1 to {count}, got {', '.join(wrong)}")
     latents = [number - 1 for number in args.latents] if args.latents else None
     heads = args.heads - 1 if args.heads else None
     print(f"picture: {attention_picture(shapes, args.out, latents, heads)}")
